@@ -1,0 +1,51 @@
+"""MixBCT: one loss on a batch in which some new features are replaced by credible old ones.
+
+Liang et al., "MixBCT: Towards Self-Adapting Backward-Compatible Training", arXiv 2308.06948.
+
+    z_i = ^f_o,i  for i in R,   f_n,i  else;        L = L_arc(z)
+    R: int(alpha * B) rows, drawn at random among the batch's credible ones
+
+Replacement within the batch, not interpolation: a replaced row sends no gradient to the backbone, the class
+vectors are pulled by both, and the margin applies to old features too.
+
+    cd BCT_Methods/MixBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
+        --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128.py
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from engine.loop import main
+from engine.method import Clock, Method
+from utils.old_features import OldFeatures, load_credible, old_side
+from utils.seed import generator
+
+
+class MixBCT(Method):
+    """Needs the old feature of every new training image and the marks of the credible ones."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+        self.credible = load_credible(**old_side(cfg, "credible"))
+
+    def replaced(self, index: Tensor, clock: Clock) -> Tensor:
+        """R: rows of the batch, int64 [int(alpha * B)] (all credible ones if fewer), on the CPU."""
+        rows = self.credible[index].nonzero()[:, 0]
+        draw = torch.randperm(len(rows), generator=generator(self.cfg.seed, "mix", dist.get_rank(), clock.step))
+        return rows[draw[:int(self.cfg.mix_ratio * len(index))]]
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        rows = self.replaced(index, clock)
+        old = self.old[index[rows]].to(new.device, non_blocking=True)
+        mixed = new.index_copy(0, rows.to(new.device, non_blocking=True), old)
+        return {"cls": head(mixed, labels)}
+
+
+if __name__ == "__main__":
+    main(MixBCT)

@@ -1,0 +1,5 @@
+"""ResNet-18, softmax, 128 dimensions, on the first 30 % of each identity's images."""
+
+from easydict import EasyDict as edict
+
+config = edict(network="r18", embedding_size=128, rec="train_part_30_data")

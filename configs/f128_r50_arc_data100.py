@@ -1,0 +1,5 @@
+"""ResNet-50, ArcFace, 128 dimensions, on all images (what an upgrade could reach without the old model)."""
+
+from easydict import EasyDict as edict
+
+config = edict(network="r50", embedding_size=128, rec="train")

@@ -1,0 +1,5 @@
+"""ResNet-18, ArcFace, 512 dimensions, on the first 30 % of the identities."""
+
+from easydict import EasyDict as edict
+
+config = edict(network="r18", embedding_size=512, rec="train_part_30_class")

@@ -1,0 +1,45 @@
+"""Process group and device: the same code for one process, torchrun, torch.distributed.launch and several nodes."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def start_ranks() -> Ranks:
+    """Join the process group that the launcher describes in the environment; alone, a group of one.
+
+    CUDA: one GPU per process, LOCAL_RANK says which, nccl for tensors there and gloo for those on the CPU.
+    Without CUDA: gloo.  A group of one is a group too, so that nothing has to ask whether there is one.
+    """
+    cuda = torch.cuda.is_available()
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    elif not dist.is_initialized():
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def replicate(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module`` with its gradients averaged over the ranks; as it is on one rank or without parameters.
+
+    Buffers (BatchNorm statistics) stay each rank's own, as in insightface.
+    """
+    if dist.get_world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
+        return module
+    return nn.parallel.DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False,
+        gradient_as_bucket_view=True)

@@ -1,0 +1,38 @@
+"""What a method is: a module that turns new embeddings and labels into named loss terms."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands.  epoch: 0-based; step: batches seen by this rank; progress: in [0, 1)."""
+
+    epoch: int
+    step: int
+    progress: float
+
+
+class Method(nn.Module):
+    """Plain training, and the base of every method; it owns an equation, never optimiser, backbone or head.
+
+    The old models are trained with it as it stands.
+    """
+
+    def __init__(self, cfg):
+        """cfg: the run's settings, with num_classes and num_image as the record file has them."""
+        super().__init__()
+        self.cfg = cfg
+
+    def start_epoch(self, epoch: int, backbone: nn.Module) -> None:
+        """Called on all ranks before each epoch; does nothing here."""
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        """Weighted terms by name; the loop adds them up, logs them and goes down their gradient.
+
+        head: callable (embeddings, labels) -> loss, an argument because DDP would overwrite its class shards
+        if it were a submodule.  new float32 [B, d]: this rank's embeddings.  labels int64 [B] on the device.
+        index int64 [B] on the CPU: which image of the record file each row is.
+        """
+        return {"cls": head(new, labels)}

@@ -1,0 +1,117 @@
+"""Accuracy on pairs of aligned faces (lfw, cfp_fp, agedb_30 ... as .bin), ten folds, during training.
+
+The figure is insightface's: features of the image and of its mirror image are added and normalised, a pair
+is called the same below a squared distance that is chosen on nine folds and judged on the tenth.
+"""
+
+import io
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from engine.distributed import Ranks
+from utils.errors import UserError
+from utils.images import to_input
+
+THRESHOLDS = np.arange(0, 4, 0.01)      # squared distances of unit features
+
+
+class ArraysOnly(pickle.Unpickler):
+    """Unpickles lists, bytes, booleans and numpy arrays; any other name in the file is refused."""
+
+    ALLOWED = {(module, name) for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+               for name in ("_reconstruct", "ndarray", "dtype", "scalar")} | {("_codecs", "encode")}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_bin(path: Path, image_size: int) -> tuple[Tensor, np.ndarray]:
+    """(images uint8 [2P, S, S, 3] RGB, same bool [P]) of a verification .bin; pair i = images 2i and 2i + 1."""
+    data = path.read_bytes()
+    try:
+        try:
+            bins, same = ArraysOnly(io.BytesIO(data)).load()
+        except UnicodeDecodeError:                      # written by Python 2
+            bins, same = ArraysOnly(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:
+        raise UserError(f"{path} is not a verification file ({error}); expected a pickle of (encoded images, "
+                        f"same or not)") from error
+    if len(bins) != 2 * len(same) or len(same) < 10:
+        raise UserError(f"{path} has {len(bins)} images for {len(same)} pairs; expected two each, and ten pairs or more")
+    images = np.empty((len(bins), image_size, image_size, 3), np.uint8)
+    for i, item in enumerate(bins):
+        image = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise UserError(f"{path}: item {i} is no image that cv2 can decode; make the file again")
+        if image.shape[:2] != (image_size, image_size):
+            image = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_AREA)
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=images[i])
+    return torch.from_numpy(images), np.array(same, bool)
+
+
+@torch.inference_mode()
+def embed_pairs(backbone: nn.Module, images: Tensor, ranks: Ranks, batch_size: int) -> tuple[np.ndarray, float]:
+    """(unit features [2P, d] of image + mirror image, mean norm of the plain feature); the ranks share the batches."""
+    starts = range(0, len(images), batch_size)
+    features, norms = None, torch.zeros((), device=ranks.device)
+    for start in list(starts)[ranks.rank::ranks.world_size] or [0]:
+        x = to_input(images[start:start + batch_size], ranks.device)
+        plain = backbone(x)
+        total = plain + backbone(x.flip(3))
+        if features is None:
+            features = plain.new_zeros(len(images), plain.shape[1])
+        features[start:start + batch_size] = total
+        norms += plain.norm(dim=1).sum()
+    if ranks.rank >= len(starts):                       # fewer batches than ranks: this one only gave the shape
+        features.zero_(), norms.zero_()
+    dist.all_reduce(features)
+    dist.all_reduce(norms)
+    return nn.functional.normalize(features).cpu().numpy(), float(norms) / len(images)
+
+
+def ten_fold_accuracy(features: np.ndarray, same: np.ndarray) -> tuple[float, float, float]:
+    """(mean accuracy, its standard deviation over the folds, mean threshold); features [2P, d] of unit rows."""
+    distance = np.square(features[0::2] - features[1::2]).sum(1)
+    right = (distance[:, None] < THRESHOLDS) == same[:, None]          # [P, thresholds]
+    accuracy, chosen = [], []
+    for fold in np.array_split(np.arange(len(same)), 10):
+        others = np.ones(len(same), bool)
+        others[fold] = False
+        best = right[others].mean(0).argmax()
+        accuracy.append(right[fold, best].mean())
+        chosen.append(THRESHOLDS[best])
+    return float(np.mean(accuracy)), float(np.std(accuracy)), float(np.mean(chosen))
+
+
+class Verifier:
+    """The verification sets of a run: found once, kept as uint8 (a quarter of the floats, and not twice)."""
+
+    def __init__(self, cfg, ranks: Ranks, log):
+        self.ranks, self.batch_size, self.sets, self.best = ranks, cfg.batch_size, {}, {}
+        for name in cfg.val_targets:
+            path = Path(cfg.dataset) / f"{name}.bin"
+            if path.is_file():
+                self.sets[name] = load_bin(path, cfg.image_size)
+            elif ranks.rank == 0:
+                log.warning("no verification set %s: left out (config.val_targets)", path)
+
+    def __call__(self, backbone: nn.Module) -> dict[str, float]:
+        """{line of the log: accuracy} by set name; backbone: not wrapped, put back into training mode afterwards."""
+        backbone.eval()
+        accuracy = {}
+        for name, (images, same) in self.sets.items():
+            features, norm = embed_pairs(backbone, images, self.ranks, self.batch_size)
+            mean, deviation, threshold = ten_fold_accuracy(features, same)
+            self.best[name] = max(mean, self.best.get(name, 0.0))
+            accuracy[name] = (f"{name} accuracy {100 * mean:.2f} +- {100 * deviation:.2f} % "
+                              f"(best {100 * self.best[name]:.2f} %, threshold {threshold:.2f}, norm {norm:.1f})", mean)
+        backbone.train()
+        return accuracy

@@ -1,0 +1,179 @@
+"""PartialFC: a margin softmax whose classes are divided over the ranks, and of which a sample may be used.
+
+An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
+Partial FC", CVPR 2022, arXiv 2203.15565.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.precision import autocast
+from utils.seed import generator
+
+CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
+LARGEST_LOSS = -math.log(1e-30)        # a sample's loss is cut here: probabilities below 1e-30 read 1e-30
+
+
+class Gather(torch.autograd.Function):
+    """Rows of all ranks in rank order; the gradient of a row comes from every rank and goes to its owner."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(everyone, rows.contiguous())
+        ctx.own = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
+        return everyone
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        # A rank saw the rows through its own classes only, so the ranks' gradients add up.  DDP will take
+        # the mean over the ranks afterwards: times world_size it is the gradient of the global mean loss.
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.own] * dist.get_world_size()
+
+
+class ShardedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of logits [N, C_local] whose columns lie on different ranks; all ranks get the value.
+
+    labels int64 [N]: the local column, -1 = the class lives on another rank.  The logits become their own
+    gradient: they are held once.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
+        highest = logits.amax(1)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        logits = logits.sub_(highest[:, None])
+        column, here = labels.clamp(min=0)[:, None], labels >= 0
+        target = logits.gather(1, column)[:, 0] * here
+        total = logits.exp_().sum(1)
+        both = torch.stack([total, target])
+        dist.all_reduce(both)
+        total, target = both
+        probability = logits.div_(total[:, None])
+        ctx.save_for_backward(probability, column, here)
+        return (total.log() - target).clamp(max=LARGEST_LOSS).mean()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        grad, column, here = ctx.saved_tensors
+        grad.scatter_add_(1, column, -here.to(grad.dtype)[:, None])
+        return grad.mul_(upstream / len(grad)), None
+
+
+class PartialFC(nn.Module):
+    """Class vectors [C_local, d] of this rank, the margin, and the loss of the global batch.
+
+    margin: a loss of :mod:`losses.margins`.  sample_rate: share of this rank's classes that take part in a
+    step, the classes of the batch always among them.  fp16: half precision in the product, float32 after it.
+    seed: the initial weights are a function of (seed, class), the same for any number of ranks.
+
+    ``head(new, labels)`` with new float32 [B, d] and labels int64 [B] of this rank gives the mean loss over
+    all ranks' rows, the same value on every rank.  B must be the same on all ranks.  The gradient that
+    reaches ``new`` is world_size times that of the value, because DDP averages it; the gradient of the
+    weights is that of the value.
+    """
+
+    def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
+                 fp16: bool = False, seed: int = 0):
+        super().__init__()
+        if not 0 < sample_rate <= 1:
+            raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        self.margin, self.fp16, self.seed = margin, fp16, seed
+        self.num_classes, self.sample_rate = num_classes, sample_rate
+        self.num_local = num_classes // world_size + (rank < num_classes % world_size)
+        self.class_start = num_classes // world_size * rank + min(rank, num_classes % world_size)
+        if self.num_local == 0:
+            raise ValueError(f"{num_classes} classes cannot be divided over {world_size} ranks: use fewer ranks")
+        weight = self.initial_rows(embedding_size)
+        self.sampler = None
+        if sample_rate < 1:
+            self.sampler = RowSampler(int(sample_rate * self.num_local), weight, seed)
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = nn.Parameter(weight)
+
+    def initial_rows(self, embedding_size: int) -> Tensor:
+        """Normal(0, 0.01) rows of this rank's classes."""
+        stop = self.class_start + self.num_local
+        blocks = range(self.class_start // CLASSES_PER_DRAW, (stop - 1) // CLASSES_PER_DRAW + 1)
+        rows = [torch.randn(CLASSES_PER_DRAW, embedding_size, generator=generator(self.seed, "class rows", block))
+                for block in blocks]
+        first = self.class_start - blocks[0] * CLASSES_PER_DRAW
+        return torch.cat(rows)[first:first + self.num_local] * 0.01
+
+    def bind(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell the head who updates it: a sampled head lends the optimiser its rows, step by step."""
+        if self.sampler is not None:
+            self.sampler.bind(optimizer, self.weight)
+
+    def logits(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        """Float32 logits [N, classes] with the margin, of embeddings [N, d] and class rows [classes, d]."""
+        with autocast(embeddings.device, self.fp16):
+            cos = F.linear(F.normalize(embeddings), F.normalize(weight))
+        return self.margin(cos.float(), labels)
+
+    def forward(self, new: Tensor, labels: Tensor) -> Tensor:
+        embeddings = Gather.apply(new.float())
+        labels = Gather.apply(labels) - self.class_start
+        labels = labels.masked_fill((labels < 0) | (labels >= self.num_local), -1)
+        weight = self.weight
+        if self.sampler is not None:
+            weight, labels = self.sampler.lend(self.weight, labels)
+        return ShardedCrossEntropy.apply(self.logits(embeddings, weight, labels), labels)
+
+
+class RowSampler(nn.Module):
+    """A sample of a weight's rows as the parameter of the step; rows and their optimiser state go home after it.
+
+    The rows that a step leaves out keep weight, momentum and (AdamW) moments untouched.
+    """
+
+    def __init__(self, count: int, weight: Tensor, seed: int):
+        super().__init__()
+        self.count, self.seed, self.step = count, seed, 0
+        self.active = nn.Parameter(weight[:0].clone())      # the optimiser's parameter, anew at each step
+        self.state: dict[str, Tensor] = {}                   # optimiser state of all rows, by its own names
+
+    def bind(self, optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+        self.optimizer = optimizer
+        self.group = next(g for g in optimizer.param_groups if any(p is self.active for p in g["params"]))
+        optimizer.register_step_post_hook(lambda *_: self.take_back(weight))
+
+    def scores(self, rows: int) -> Tensor:
+        """Uniform numbers [rows]; the highest are sampled."""
+        return torch.rand(rows, generator=generator(self.seed, "class sample", dist.get_rank(), self.step))
+
+    def lend(self, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The step's rows as a parameter [n, d], and labels renumbered to them (-1 stays)."""
+        positive = labels[labels >= 0].unique()
+        if len(positive) < self.count:
+            scores = self.scores(len(weight)).to(weight.device)
+            scores[positive] = 2.0
+            self.rows = scores.topk(self.count).indices.sort().values
+        else:
+            self.rows = positive
+        self.step += 1
+        self.optimizer.state.pop(self.active, None)
+        self.active = nn.Parameter(weight[self.rows])
+        self.group["params"] = [self.active]
+        if self.state:
+            self.optimizer.state[self.active] = {
+                name: value[self.rows] if value.shape == weight.shape else value
+                for name, value in self.state.items()}
+        return self.active, torch.where(labels >= 0, torch.searchsorted(self.rows, labels), labels)
+
+    @torch.no_grad()
+    def take_back(self, weight: Tensor) -> None:
+        weight[self.rows] = self.active
+        for name, value in self.optimizer.state[self.active].items():
+            if value is not None and value.shape == self.active.shape:
+                self.state.setdefault(name, torch.zeros_like(weight))[self.rows] = value
+            elif value is not None:
+                self.state[name] = value

@@ -1,0 +1,32 @@
+"""The plain softmax head: a linear layer with bias on the raw embedding, cross-entropy; classes sharded."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.precision import autocast
+from losses.partial_fc import PartialFC
+
+
+class SoftmaxHead(PartialFC):
+    """logits = f . W^T + b: no normalisation, no margin, no scale (``margin`` is not used).
+
+    The old models named *softmax* are trained with it.  Sampling classes would need the bias sampled too
+    and old models have few classes: sample_rate below 1 is refused.
+    """
+
+    def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
+                 fp16: bool = False, seed: int = 0):
+        if sample_rate < 1:
+            raise ValueError(f"the softmax head uses all classes: set config.sample_rate = 1 (found {sample_rate})")
+        super().__init__(margin, embedding_size, num_classes, fp16=fp16, seed=seed)
+        bound = 1 / math.sqrt(embedding_size)       # torch.nn.Linear's variance, from the same draw
+        with torch.no_grad():
+            self.weight.mul_(bound / math.sqrt(3) / 0.01)
+        self.bias = nn.Parameter(torch.zeros(self.num_local))
+
+    def logits(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        with autocast(embeddings.device, self.fp16):
+            return F.linear(embeddings, weight, self.bias).float()

@@ -1,0 +1,255 @@
+"""Who a drawn face belongs to: a table of shape and colour parameters, a skin and a relief, from (seed, number).
+
+Lengths are in units of the distance between the eyes, x to the right of the image, y down, z towards the camera,
+origin between the eyes.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+
+# Streams of random numbers; a key is (stream, ...) and never repeats (see draws).
+FACE, SCENE, FRAME, LAYOUT = range(4)
+
+# Each row: value = mean + between * z(identity) + within * z(scene or frame); z has unit variance.
+# The three loadings give the correlation of z(identity) with sex, age and build, as in real faces.
+# A row whose `within` is large and whose `between` is small is an expression rather than a feature.
+PARAMETERS = (
+    # name            mean  between within   sex   age  build
+    # outline
+    ("crown_y",      -1.52,  0.07,  0.00,   0.0,  0.0,  0.0),
+    ("temple_width",  1.00,  0.06,  0.01,   0.2,  0.0,  0.2),
+    ("cheek_width",   1.14,  0.08,  0.02,   0.2,  0.0,  0.6),
+    ("jaw_width",     0.92,  0.10,  0.03,   0.4,  0.1,  0.5),
+    ("jaw_y",         0.98,  0.10,  0.00,   0.1,  0.2,  0.0),
+    ("chin_width",    0.42,  0.09,  0.01,   0.4,  0.0,  0.3),
+    ("chin_y",        1.76,  0.12,  0.00,   0.3,  0.0,  0.0),
+    ("depth",         0.75,  0.06,  0.00,   0.0,  0.0,  0.0),
+    ("ear_size",      0.30,  0.06,  0.00,   0.2,  0.3,  0.0),
+    ("ear_y",         0.25,  0.09,  0.00,   0.0,  0.2,  0.0),
+    ("ear_out",       0.08,  0.05,  0.00,   0.1,  0.0,  0.0),
+    ("neck_width",    0.78,  0.10,  0.02,   0.5,  0.0,  0.4),
+    # eyes
+    ("eye_width",     0.52,  0.05,  0.01,   0.0,  0.0, -0.2),
+    ("eye_height",    0.21,  0.04,  0.00,  -0.3, -0.4,  0.0),
+    ("eye_tilt",      0.06,  0.08,  0.00,  -0.2, -0.3,  0.0),
+    ("eye_skew",      0.00,  0.22,  0.00,   0.0,  0.0,  0.0),
+    ("lid_line",      0.035, 0.012, 0.006, -0.5,  0.0,  0.0),
+    ("lid_fold",      0.09,  0.035, 0.00,   0.0,  0.2,  0.0),
+    ("iris",          0.105, 0.010, 0.00,   0.0,  0.0,  0.0),
+    ("eye_close",     0.05,  0.05,  0.16,   0.0,  0.0,  0.0),
+    ("gaze_x",        0.00,  0.01,  0.06,   0.0,  0.0,  0.0),
+    ("gaze_y",        0.00,  0.01,  0.025,  0.0,  0.0,  0.0),
+    # brows
+    ("brow_y",       -0.36,  0.055, 0.02,   0.3,  0.1,  0.0),
+    ("brow_in",       0.20,  0.055, 0.00,  -0.3,  0.0,  0.0),
+    ("brow_length",   0.62,  0.07,  0.00,   0.0,  0.0,  0.0),
+    ("brow_thick",    0.105, 0.034, 0.004,  0.5,  0.1,  0.0),
+    ("brow_taper",    0.50,  0.22,  0.00,   0.0,  0.0,  0.0),
+    ("brow_arch",     0.07,  0.045, 0.00,  -0.4,  0.0,  0.0),
+    ("brow_tilt",    -0.01,  0.08,  0.00,   0.0,  0.2,  0.0),
+    ("brow_raise",    0.00,  0.01,  0.06,   0.0,  0.0,  0.0),
+    ("frown",         0.00,  0.01,  0.05,   0.2,  0.2,  0.0),
+    # nose
+    ("nose_y",        0.57,  0.07,  0.00,   0.1,  0.2,  0.0),
+    ("nose_width",    0.56,  0.08,  0.00,   0.4,  0.2,  0.1),
+    ("bridge_width",  0.22,  0.04,  0.00,   0.2,  0.0,  0.0),
+    ("nose_z",        0.42,  0.09,  0.00,   0.3,  0.2,  0.0),
+    ("nose_root",     0.12,  0.08,  0.00,   0.2,  0.0,  0.0),
+    ("nose_hook",     0.00,  0.05,  0.00,   0.2,  0.2,  0.0),
+    ("nostril",       0.070, 0.018, 0.00,   0.2,  0.0,  0.0),
+    ("nostril_x",     0.13,  0.025, 0.00,   0.0,  0.0,  0.0),
+    ("wing_line",     0.45,  0.20,  0.05,   0.0,  0.3,  0.0),
+    # mouth
+    ("mouth_y",       1.15,  0.07,  0.00,   0.2,  0.1,  0.0),
+    ("mouth_width",   0.82,  0.085, 0.01,   0.1,  0.0,  0.1),
+    ("upper_lip",     0.105, 0.034, 0.004, -0.3, -0.4,  0.1),
+    ("lower_lip",     0.145, 0.038, 0.004, -0.3, -0.3,  0.1),
+    ("cupid",         0.035, 0.020, 0.00,  -0.2, -0.2,  0.0),
+    ("corner_y",      0.00,  0.035, 0.00,   0.0,  0.4,  0.0),
+    ("smile",         0.25,  0.15,  0.55,  -0.2,  0.0,  0.0),
+    ("mouth_open",   -0.05,  0.03,  0.10,   0.0,  0.0,  0.0),
+    ("pucker",        0.00,  0.10,  0.25,   0.0,  0.0,  0.0),
+    # relief, as heights above the ellipsoid of the head (see BUMPS)
+    ("brow_ridge",    0.06,  0.05,  0.00,   0.6,  0.1,  0.0),
+    ("socket",        0.13,  0.06,  0.00,   0.2,  0.3, -0.4),
+    ("cheekbone",     0.06,  0.06,  0.00,  -0.1, -0.2, -0.2),
+    ("cheek",         0.00,  0.08,  0.01,   0.0, -0.3,  0.6),
+    ("lips_out",      0.09,  0.05,  0.01,   0.0, -0.2,  0.0),
+    ("chin_out",      0.10,  0.07,  0.00,   0.3,  0.0,  0.1),
+    ("cleft",         0.00,  0.03,  0.00,   0.2,  0.0,  0.0),
+    ("fold",          0.04,  0.035, 0.01,   0.1,  0.6,  0.1),
+    ("eye_bag",       0.02,  0.025, 0.01,   0.1,  0.5,  0.1),
+    # hair
+    ("hairline_y",   -1.08,  0.15,  0.03,  -0.1, -0.4,  0.0),
+    ("peak",          0.00,  0.09,  0.01,   0.1,  0.0,  0.0),
+    ("recede",        0.05,  0.14,  0.01,   0.5,  0.5,  0.0),
+    ("fringe",       -0.10,  0.22,  0.16,  -0.3, -0.1,  0.0),
+    ("parting",       0.00,  0.35,  0.10,   0.0,  0.0,  0.0),
+    ("hair_top",      0.18,  0.09,  0.05,  -0.1, -0.3,  0.0),
+    ("hair_side",     0.10,  0.10,  0.06,  -0.5,  0.0,  0.0),
+    ("hair_length",   0.45,  0.65,  0.25,  -0.8, -0.1,  0.0),
+    ("sideburn_y",    0.15,  0.22,  0.04,   0.3,  0.0,  0.0),
+    ("moustache",    -0.75,  0.65,  0.12,   0.7,  0.1,  0.0),
+    ("beard",        -0.85,  0.65,  0.12,   0.7,  0.2,  0.0),
+    ("beard_height",  0.35,  0.25,  0.03,   0.0,  0.0,  0.0),
+    ("stubble",      -0.10,  0.22,  0.10,   0.7,  0.0,  0.0),
+    # colour: 0 dark .. 1 light, or a shift of hue
+    ("skin_light",    0.62,  0.20,  0.05,  -0.1,  0.0,  0.0),
+    ("skin_warm",     0.00,  0.45,  0.25,   0.0,  0.0,  0.0),
+    ("blush",         0.05,  0.06,  0.05,  -0.2,  0.0,  0.1),
+    ("hair_light",    0.25,  0.25,  0.06,   0.0,  0.3,  0.0),
+    ("hair_red",      0.10,  0.30,  0.08,   0.0,  0.0,  0.0),
+    ("hair_grey",    -0.15,  0.35,  0.02,   0.1,  0.9,  0.0),
+    ("brow_dark",     0.60,  0.22,  0.08,   0.0, -0.2,  0.0),
+    ("eye_light",     0.35,  0.30,  0.02,   0.0,  0.0,  0.0),
+    ("lip_red",       0.35,  0.18,  0.14,  -0.4, -0.2,  0.0),
+    ("lip_dark",      0.15,  0.10,  0.06,   0.0,  0.0,  0.0),
+    # accessories that one person has more often than another
+    ("glasses",      -1.00,  0.80,  0.60,   0.0,  0.4,  0.0),
+)
+NAMES = tuple(row[0] for row in PARAMETERS)
+MEAN, BETWEEN, WITHIN = np.array([row[1:4] for row in PARAMETERS]).T
+LOADINGS = np.array([row[4:7] for row in PARAMETERS])                                    # [P, 3]
+
+# Smooth bumps of the relief, mirrored where x is not 0: amplitude * exp(-((x-x0)/wx)^2 - ((y-y0)/wy)^2).
+BUMPS = (
+    # parameter     sign    x0     y0     wx    wy
+    ("brow_ridge",  1.0,   0.40, -0.30,  0.40, 0.14),
+    ("socket",     -1.0,   0.48,  0.02,  0.28, 0.20),
+    ("eye_bag",     1.0,   0.50,  0.24,  0.25, 0.07),
+    ("cheekbone",   1.0,   0.72,  0.45,  0.28, 0.22),
+    ("cheek",       1.0,   0.62,  0.90,  0.30, 0.30),
+    ("fold",       -1.0,   0.46,  0.85,  0.09, 0.28),
+    ("lips_out",    1.0,   0.00,  1.15,  0.40, 0.17),
+    ("chin_out",    1.0,   0.00,  1.56,  0.32, 0.18),
+    ("cleft",      -1.0,   0.00,  1.60,  0.07, 0.14),
+)
+
+# Maps of the skin and of the relief cover x and y in [-SPAN, SPAN] around (0, MIDDLE_Y) with MAP x MAP cells.
+MAP, SPAN, MIDDLE_Y = 96, 1.95, 0.15
+MAP_X, MAP_Y = np.meshgrid(*[(np.arange(MAP, dtype=np.float32) + 0.5) / MAP * 2 * SPAN - SPAN] * 2)
+MAP_Y = MAP_Y + MIDDLE_Y
+
+# Displacements that no parameter of the table describes: each identity has its own mixture of these fields.
+FIELDS = 8
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One drawn person; equal (seed, number) give equal arrays, whatever else was drawn before.
+
+    values: float64 [P], the table's parameters for this person without expression or styling.
+    fields: float64 [FIELDS, 2], weights of the smooth displacement fields (see displacement).
+    normals: float32 [MAP, MAP, 3], unit normals of the frontal face.  skin: float32 [MAP, MAP, 3], factors about 1.
+    """
+    seed: int
+    number: int
+    values: np.ndarray
+    fields: np.ndarray
+    normals: np.ndarray
+    skin: np.ndarray
+
+
+def draws(seed: int, *key: int) -> np.random.Generator:
+    """The random numbers of one purpose: a function of (seed, key) only, not of order or process."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def identity(seed: int, number: int) -> Identity:
+    """Person `number` (>= 0) of the world `seed` (>= 0)."""
+    rng = draws(seed, FACE, number)
+    causes = rng.standard_normal(3)                                  # sex, age, build
+    own = np.sqrt(np.clip(1 - (LOADINGS ** 2).sum(1), 0.05, 1))
+    z = LOADINGS @ causes + own * rng.standard_normal(len(NAMES))
+    values = MEAN + BETWEEN * np.clip(z, -2.5, 2.5)
+    p = SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
+    fields = 0.035 * rng.standard_normal((FIELDS, 2))
+    return Identity(seed, number, values, fields, normals_of(p, rng), skin_of(p, rng))
+
+
+def varied(who: Identity, rng: np.random.Generator, sway: float) -> SimpleNamespace:
+    """The parameters of one scene or frame: the person's own, moved by expression and styling (`sway` times)."""
+    z = np.clip(rng.standard_normal(len(NAMES)), -2.5, 2.5)
+    return SimpleNamespace(**dict(zip(NAMES, (who.values + sway * WITHIN * z).tolist(), strict=True)))
+
+
+def displacement(fields: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth shifts (dx, dy) [n] at the points (x, y): what makes faces asymmetric and odd in their own way."""
+    u, v = x / 1.2, (y - 0.4) / 1.2
+    basis = np.stack([u * v, u * u, v * v, u * u * v, np.sin(2.6 * v), np.sin(2.6 * u),
+                      np.cos(3 * u) * v, np.cos(3 * v) * u])
+    return tuple(fields.T @ basis)
+
+
+def height(p: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """z of the face's surface without its small relief: a paraboloid head and a nose."""
+    head = p.depth * (1 - (x / p.cheek_width) ** 2 - ((y - 0.2) / 1.75) ** 2)
+    along = (y + 0.25) / (p.nose_y + 0.25)                           # 0 at the root, 1 at the tip
+    ridge = p.nose_root + (p.nose_z - p.nose_root) * along + p.nose_hook * 4 * along * (1 - along)
+    ends = np.clip(6 * (along + 0.15), 0, 1) * np.clip(5 * (1.22 - along), 0, 1)
+    half = 0.5 * (p.bridge_width + (p.nose_width - p.bridge_width) * np.clip(along, 0, 1) ** 2)
+    return np.maximum(head, -1.2) + ridge * ends * np.exp(-((x / (0.75 * half)) ** 2))
+
+
+def smooth_noise(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
+    """Random field float32 [MAP, MAP, channels] whose features are MAP / cells wide, about unit variance."""
+    coarse = rng.standard_normal((cells, cells, channels)).astype(np.float32)
+    return cv2.resize(coarse, (MAP, MAP), interpolation=cv2.INTER_CUBIC).reshape(MAP, MAP, channels)
+
+
+def normals_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
+    """Unit normals [MAP, MAP, 3] of the head with nose, bumps and a relief of this person's own."""
+    z = height(p, MAP_X, MAP_Y)
+    for name, sign, x0, y0, wide, high in BUMPS:
+        z = z + sign * getattr(p, name) * bump(x0, y0, wide, high)
+    z = z + 0.022 * smooth_noise(rng, 11, 1)[..., 0]
+    step = 2 * SPAN / MAP
+    dy, dx = np.gradient(cv2.GaussianBlur(z.astype(np.float32), (0, 0), 1.0), step)
+    normals = np.dstack([-dx, -dy, np.ones_like(dx)])
+    return (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
+
+
+def bump(x0: float, y0: float, wide: float, high: float) -> np.ndarray:
+    """A Gaussian hill [MAP, MAP] at (x0, y0), and its mirror image."""
+    return np.exp(-((np.abs(MAP_X) - x0) / wide) ** 2 - ((MAP_Y - y0) / high) ** 2)
+
+
+def skin_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
+    """Colour factors [MAP, MAP, 3]: blotches, freckles, blush, rings under the eyes, stubble, wrinkles, moles."""
+    skin = 1 + 0.055 * smooth_noise(rng, 7, 1) + 0.02 * smooth_noise(rng, 5, 3)
+    freckles = max(0.0, rng.normal(-0.03, 0.09)) * smooth_noise(rng, 48, 1) * bump(0.4, 0.4, 0.5, 0.35)[..., None]
+    skin = skin - np.array([0.6, 1.0, 1.2]) * np.abs(freckles)
+    shade = p.blush * bump(0.68, 0.62, 0.28, 0.24)[..., None] * np.array([-0.3, 1.6, 1.3])
+    shade = shade + 3 * max(p.eye_bag, 0) * bump(0.48, 0.2, 0.24, 0.08)[..., None] * np.array([1.0, 1.2, 0.9])
+    lower_face = bump(0.0, 1.6, 1.1, 0.5) + 0.8 * bump(0.0, 0.92, 0.4, 0.12)
+    shade = shade + max(p.stubble, 0) * np.clip(lower_face, 0, 1)[..., None] * np.array([1.1, 1.0, 0.8])
+    skin = np.ascontiguousarray(skin - shade, dtype=np.float32)
+    draw_wrinkles(skin, p, rng)
+    for _ in range(rng.poisson(1.5)):
+        place = cell(rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 1.5))
+        dark = rng.uniform(0.35, 0.8)
+        cv2.circle(skin, place, int(rng.uniform(8, 24)), (dark, 0.9 * dark, 0.85 * dark), -1, cv2.LINE_8, 4)
+    return skin
+
+
+def cell(x: float, y: float) -> tuple[int, int]:
+    """A point of the face as map coordinates in 1/16 cells, as OpenCV's drawing functions take them."""
+    scale = 16 * MAP / (2 * SPAN)
+    return int((x + SPAN) * scale), int((y - MIDDLE_Y + SPAN) * scale)
+
+
+def draw_wrinkles(skin: np.ndarray, p: SimpleNamespace, rng: np.random.Generator) -> None:
+    """Lines of the forehead, beside the eyes and around the mouth; deeper in old faces (p.fold follows age)."""
+    depth = float(np.clip(0.25 + 8 * (p.fold - 0.04), 0, 0.6))
+    lines = np.ones((MAP, MAP), np.float32)
+    curves = [[(-0.6, y), (0.0, y + rng.uniform(-0.1, 0.05)), (0.6, y)] for y in rng.uniform(-0.95, -0.5, 3)]
+    for side in (-1, 1):
+        curves += [[(0.82 * side, y), (1.0 * side, 3 * y - 0.02)] for y in rng.uniform(-0.06, 0.1, 2)]
+        curves += [[(0.3 * side, 0.62), (0.46 * side, 0.85), (0.5 * side, p.mouth_y)]]
+    for curve in curves:
+        cv2.polylines(lines, [np.array([cell(x, y) for x, y in curve], np.int32)], False,
+                      1 - depth * rng.uniform(0.2, 1), 1, cv2.LINE_8, 4)
+    skin *= cv2.GaussianBlur(lines, (0, 0), 0.9)[..., None]

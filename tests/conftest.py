@@ -1,0 +1,34 @@
+"""Puts the repository on the path and names the two optional folders that some tests read."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def optional_folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT.parent / default))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}; set {variable} to run this test")
+    return folder
+
+
+@pytest.fixture
+def faces() -> Path:
+    """Real faces in MS1MV3's and IJB-C's layout."""
+    return optional_folder("FACES", "shared/data/lfw")
+
+
+@pytest.fixture
+def one_rank():
+    """A process group of one, as a script started without a launcher has."""
+    import torch.distributed as dist
+
+    from engine.distributed import start_ranks
+
+    yield start_ranks()
+    dist.destroy_process_group()

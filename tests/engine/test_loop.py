@@ -1,0 +1,108 @@
+"""The loop on a toy set: it learns, repeats itself bit for bit, resumes exactly, and refuses what cannot work."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy import write_records
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTS = [9, 12, 7, 10, 11]
+SMALL = ["image_size=16", "batch_size=8", "num_epoch=2", "lr=0.02", "val_targets=[]", "frequent=1", "workers=0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_records(folder / "train_part_30_class", COUNTS)
+    return folder
+
+
+def train(data: Path, output: Path, *settings: str, script: str = "train_old_softmax.py",
+          config: str = "configs/f128_r18_softmax_class30.py") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, script, config, f"dataset={data}", f"output={output}", *SMALL, *settings],
+                          capture_output=True, text=True, cwd=ROOT)
+
+
+def losses(done: subprocess.CompletedProcess) -> list[float]:
+    assert done.returncode == 0, done.stderr
+    return [float(x) for x in re.findall(r"  loss ([\d.]+)", done.stderr)]
+
+
+def weights(output: Path) -> dict:
+    return torch.load(output / "model.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory) -> tuple[Path, list[float]]:
+    output = tmp_path_factory.mktemp("straight")
+    return output, losses(train(data, output, "num_epoch=4"))
+
+
+def test_it_learns_and_leaves_its_files(straight):
+    output, loss = straight
+    assert len(loss) == 4 * (sum(COUNTS) // 8)
+    assert sum(loss[-6:]) < 0.6 * sum(loss[:6])
+    assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoint_gpu_0.pt",
+                                                  "training.log", "tensorboard"}
+    head = torch.load(output / "softmax_fc_gpu_0.pt", weights_only=True)
+    assert head["weight"].shape == (5, 128) and head["bias"].shape == (5,) and head["num_classes"] == 5
+    assert all(key.split(".")[0] in ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc",
+                                     "features") for key in weights(output))
+
+
+def test_any_number_of_workers_gives_the_same_bits(straight, data, tmp_path):
+    losses(train(data, tmp_path, "num_epoch=4", "workers=3"))
+    expected = weights(straight[0])
+    assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path).items())
+
+
+def test_resume_equals_the_straight_run(straight, data, tmp_path):
+    """Stopped by a loss that is made infinite after two epochs, then resumed with the right settings."""
+    losses(train(data, tmp_path, "num_epoch=4", "decay_epoch=[]"))
+    saved = torch.load(tmp_path / "checkpoint_gpu_0.pt", weights_only=True)
+    assert saved["epoch"] == 4
+    (tmp_path / "half").mkdir()
+    losses(train(data, tmp_path / "half", "num_epoch=2", "lr_power=0"))
+    losses(train(data, tmp_path / "half", "num_epoch=4", "lr_power=0", "resume=True"))
+    losses(train(data, tmp_path / "whole", "num_epoch=4", "lr_power=0"))
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path / "half").items())
+
+
+def test_gradient_accumulation_and_sampling_run(data, tmp_path):
+    assert losses(train(data, tmp_path / "a", "gradient_acc=2"))
+    assert losses(train(data, tmp_path / "b", "sample_rate=0.5", script="train_old_arc.py"))
+    assert losses(train(data, tmp_path / "c", "optimizer=adamw", "sample_rate=0.5", script="train_old_arc.py"))
+    assert losses(train(data, tmp_path / "d", "rec=synthetic", "num_image=32", "num_classes=4"))
+
+
+@pytest.mark.parametrize("settings, words", [
+    (["dali=True"], "config.dali = True is not supported"),
+    (["sample_rate=0.5", "gradient_acc=2"], "set one of them to 1"),
+    (["network=r19"], "r18"),
+    (["optimizer=lion"], 'must be "sgd" or "adamw"'),
+    (["rec=train_part_70_class"], "train_part_70_class"),
+    (["batch_size=500"], "500"),
+    (["lr=1e20"], "the loss is not finite"),
+    (["resume=True"], "config.resume is set but there is no"),
+])
+def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
+    done = train(data, tmp_path, *settings)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and words in last and "Traceback" not in done.stderr
+
+
+def test_declared_classes_win_with_a_warning(data, tmp_path):
+    done = train(data, tmp_path, "num_classes=9", "num_epoch=1")
+    assert done.returncode == 0 and "9" in done.stderr
+    assert torch.load(tmp_path / "softmax_fc_gpu_0.pt", weights_only=True)["weight"].shape == (9, 128)
+
+
+def test_too_few_classes_name_the_record(data, tmp_path):
+    done = train(data, tmp_path, "num_classes=3", "num_epoch=1")
+    assert done.returncode == 1 and "label" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

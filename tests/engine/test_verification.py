@@ -1,0 +1,101 @@
+"""Ten-fold accuracy against a loop over scikit-learn's folds; the .bin reader on good and hostile files."""
+
+import os
+import pickle
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ranks import on_ranks
+from sklearn.model_selection import KFold
+
+from engine.distributed import start_ranks
+from engine.verification import THRESHOLDS, embed_pairs, load_bin, ten_fold_accuracy
+from utils.errors import UserError
+
+
+def test_ten_folds_equal_a_loop():
+    draw = np.random.default_rng(0)
+    first = draw.standard_normal((57, 8))
+    same = draw.random(57) < 0.5
+    second = np.where(same[:, None], first + 0.7 * draw.standard_normal((57, 8)), draw.standard_normal((57, 8)))
+    features = np.empty((114, 8))
+    features[0::2], features[1::2] = first, second
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+
+    distance = [sum((a - b) ** 2) for a, b in zip(features[0::2], features[1::2], strict=True)]
+    accuracy = []
+    for others, fold in KFold(10).split(same):
+        score = [np.mean([(distance[i] < t) == same[i] for i in others]) for t in THRESHOLDS]
+        best = THRESHOLDS[int(np.argmax(score))]
+        accuracy.append(np.mean([(distance[i] < best) == same[i] for i in fold]))
+    found = ten_fold_accuracy(features, same)
+    assert found[:2] == pytest.approx((np.mean(accuracy), np.std(accuracy)))
+    assert 0.6 < found[0] < 1
+
+
+def jpegs(n: int) -> list[bytes]:
+    draw = np.random.default_rng(1)
+    return [cv2.imencode(".jpg", draw.integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes() for _ in range(n)]
+
+
+@pytest.mark.parametrize("items", [jpegs, lambda n: [np.frombuffer(b, np.uint8) for b in jpegs(n)]])
+def test_bytes_and_arrays(tmp_path, items):
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps((items(20), [True, False] * 5)))
+    images, same = load_bin(path, 32)
+    assert images.shape == (20, 32, 32, 3) and images.dtype == torch.uint8 and same.tolist() == [True, False] * 5
+    assert load_bin(path, 16)[0].shape == (20, 16, 16, 3)
+
+
+def test_real_pairs(faces):
+    images, same = load_bin(faces / "ms1m-retinaface-t1/lfw.bin", 112)
+    assert len(images) == 1200 and same.sum() == 300
+    arrays, _ = load_bin(faces / "ms1m-retinaface-t1/lfw_arrays.bin", 112)
+    assert torch.equal(arrays, images[:len(arrays)])
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("data, words", [
+    (pickle.dumps(Harm()), "is not a verification file"),
+    (b"", "is not a verification file"),
+    (pickle.dumps((jpegs(20), [True] * 9)), "20 images for 9 pairs"),
+    (pickle.dumps((jpegs(19) + [b"no image"], [True] * 10)), "item 19 is no image"),
+])
+def test_bad_files_are_refused(tmp_path, monkeypatch, data, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.bin").write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        load_bin(tmp_path / "a.bin", 32)
+    assert not (tmp_path / "harmed").exists()
+
+
+class Sums(torch.nn.Module):
+    """A backbone whose feature is two numbers of the image."""
+
+    def forward(self, x):
+        return torch.stack([x[:, 0].sum((1, 2)), x[:, 1, :, 0].sum(1)], 1)
+
+
+def embed_on_this_rank(pairs: int) -> tuple:
+    images = torch.randint(256, (2 * pairs, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return embed_pairs(Sums(), images, start_ranks() if "RANK" not in os.environ else
+                       SimpleNamespace(rank=int(os.environ["RANK"]), world_size=2, device=torch.device("cpu")), 8)
+
+
+@pytest.mark.parametrize("pairs", [3, 11])
+def test_two_ranks_share_the_work(pairs, one_rank):
+    features, norm = embed_on_this_rank(pairs)
+    images = torch.randint(256, (2 * pairs, 4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = (images.double().permute(0, 3, 1, 2) - 127.5) / 127.5
+    slow = Sums()(x) + Sums()(x.flip(3))
+    np.testing.assert_allclose(features, torch.nn.functional.normalize(slow).numpy(), atol=1e-5)
+    assert norm == pytest.approx(Sums()(x).norm(dim=1).mean().item(), rel=1e-5)
+    for found, found_norm in on_ranks(2, embed_on_this_rank, pairs):
+        assert np.array_equal(found, features) and found_norm == pytest.approx(norm)

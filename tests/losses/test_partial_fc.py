@@ -1,0 +1,144 @@
+"""PartialFC and the softmax head: 1 rank = 2 ranks = dense, in loss and gradients, with uneven classes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from ranks import on_ranks
+
+from losses import ArcFace, CosFace, PartialFC, SoftmaxHead
+
+CLASSES, DIM, BATCH = 11, 16, 8
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return torch.randn(BATCH, DIM, generator=draw) * 5, torch.randint(CLASSES, (BATCH,), generator=draw)
+
+
+def make(kind: str, **more) -> PartialFC:
+    head = {"arc": PartialFC, "cos": PartialFC, "softmax": SoftmaxHead}[kind]
+    return head(CosFace() if kind == "cos" else ArcFace(), DIM, CLASSES, seed=5, **more)
+
+
+def step_of_this_rank(kind: str) -> dict:
+    """Loss and gradients of this rank's rows and classes."""
+    embeddings, labels = batch()
+    own = slice(dist.get_rank() * BATCH // dist.get_world_size(), (dist.get_rank() + 1) * BATCH // dist.get_world_size())
+    new = embeddings[own].clone().requires_grad_()
+    head = make(kind)
+    loss = head(new, labels[own])
+    loss.backward()
+    return {"loss": loss.detach(), "new": new.grad, "weight": head.weight.grad, "rows": head.weight.detach(),
+            "bias": head.bias.grad if kind == "softmax" else None, "start": head.class_start}
+
+
+def all_kinds() -> dict:
+    return {kind: step_of_this_rank(kind) for kind in ("arc", "cos", "softmax")}
+
+
+def dense(kind: str, weight: torch.Tensor) -> dict:
+    """The same by one float64 matrix of all classes and torch's own cross-entropy."""
+    embeddings, labels = batch()
+    new, weight = embeddings.double().requires_grad_(), weight.double().requires_grad_()
+    bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
+    if kind == "softmax":
+        logits = new @ weight.T + bias
+    else:
+        logits = (ArcFace() if kind == "arc" else CosFace())(F.normalize(new) @ F.normalize(weight).T, labels)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    return {"loss": loss.detach(), "new": new.grad, "weight": weight.grad, "bias": bias.grad}
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    return on_ranks(2, all_kinds)
+
+
+@pytest.mark.parametrize("kind", ["arc", "cos", "softmax"])
+def test_one_rank_is_dense(kind, one_rank):
+    one = step_of_this_rank(kind)
+    slow = dense(kind, one["rows"])
+    for name in ("loss", "new", "weight"):
+        torch.testing.assert_close(one[name].double(), slow[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["arc", "cos", "softmax"])
+def test_two_ranks_are_dense(kind, two_ranks):
+    first, second = (rank[kind] for rank in two_ranks)
+    assert (len(first["rows"]), len(second["rows"]), second["start"]) == (6, 5, 6)
+    slow = dense(kind, torch.cat([first["rows"], second["rows"]]))
+    for rank in (first, second):
+        torch.testing.assert_close(rank["loss"].double(), slow["loss"], rtol=1e-5, atol=0)
+    # DDP takes the mean over the ranks: the gradient of a rank's own rows is world_size times the dense one.
+    both = {name: torch.cat([first[name], second[name]]).double() for name in ("new", "weight")}
+    torch.testing.assert_close(both["new"], 2 * slow["new"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(both["weight"], slow["weight"], rtol=1e-4, atol=1e-6)
+    if kind == "softmax":
+        torch.testing.assert_close(torch.cat([first["bias"], second["bias"]]).double(), slow["bias"], rtol=1e-4,
+                                   atol=1e-6)
+
+
+def test_initial_rows_do_not_depend_on_the_number_of_ranks(one_rank, two_ranks):
+    for kind in ("arc", "softmax"):
+        assert torch.equal(make(kind).weight.detach(), torch.cat([rank[kind]["rows"] for rank in two_ranks]))
+
+
+def test_half_precision_is_near(one_rank):
+    embeddings, labels = batch()
+    exact, half = make("arc")(embeddings, labels), make("arc", fp16=torch.bfloat16)(embeddings, labels)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", [lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=5e-4, fused=True),
+                                       lambda p: torch.optim.AdamW(p, 0.01, fused=True)])
+def test_sampled_rows_learn_and_the_others_rest(optimizer, one_rank):
+    """Five steps at rate 0.4 against a dense copy on which only the sampled rows are stepped."""
+    head = make("arc", sample_rate=0.4)
+    steps = optimizer(head.parameters())
+    head.bind(steps)
+    seen = torch.zeros(CLASSES, dtype=torch.bool)
+    embeddings, labels = batch()
+    for turn in range(5):
+        before = head.weight.clone()
+        positive = labels[turn:turn + 2]
+        head(embeddings[turn:turn + 2], positive).backward()
+        rows = head.sampler.rows
+        assert len(rows) == max(int(0.4 * CLASSES), len(positive.unique())) and set(positive.tolist()) <= set(rows.tolist())
+        steps.step()
+        steps.zero_grad()
+        changed = (head.weight != before).any(1)
+        rest = torch.ones(CLASSES, dtype=torch.bool)
+        rest[rows] = False
+        assert changed[rows].all() and not changed[rest].any()
+        seen[rows] = True
+    name = "momentum_buffer" if "momentum_buffer" in head.sampler.state else "exp_avg"
+    assert torch.equal((head.sampler.state[name] != 0).any(1), seen)
+
+
+def test_sampled_sgd_equals_a_slow_copy(one_rank):
+    """Momentum and decay of each row as if it had an optimiser of its own that sleeps when it is not sampled."""
+    head = make("arc", sample_rate=0.4)
+    steps = torch.optim.SGD(head.parameters(), 0.1, 0.9, weight_decay=5e-4)
+    head.bind(steps)
+    weight, momentum = head.weight.double(), torch.zeros(CLASSES, DIM, dtype=torch.float64)
+    embeddings, labels = batch()
+    for turn in range(4):
+        head(embeddings[turn:turn + 3], labels[turn:turn + 3]).backward()
+        rows = head.sampler.rows
+        leaf = weight[rows].clone().requires_grad_()
+        cos = F.normalize(embeddings[turn:turn + 3].double()) @ F.normalize(leaf).T
+        target = torch.searchsorted(rows, labels[turn:turn + 3])
+        F.cross_entropy(ArcFace()(cos, target), target).backward()
+        momentum[rows] = 0.9 * momentum[rows] + leaf.grad + 5e-4 * weight[rows]
+        weight[rows] -= 0.1 * momentum[rows]
+        steps.step()
+        steps.zero_grad()
+    torch.testing.assert_close(head.weight.double(), weight, rtol=1e-4, atol=1e-6)
+
+
+def test_softmax_head_refuses_sampling(one_rank):
+    with pytest.raises(ValueError, match="sample_rate = 1"):
+        make("softmax", sample_rate=0.5)

@@ -1,0 +1,110 @@
+"""The credible marks and the prototypes against plain loops, in any label order, and through the command line."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.get_feature.denoise_credible import credible
+from tools.get_feature.get_avg_feature import class_means
+from utils.classes import class_blocks, class_counts
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def features(seed: int = 0, n: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), draw.integers(0, classes, n - classes)])
+    return draw.standard_normal((n, 5)).astype(np.float32) * draw.uniform(1, 9, (n, 1)).astype(np.float32), labels
+
+
+def slow_credible(rows: np.ndarray, labels: np.ndarray, share: float, column_norm: bool) -> list[bool]:
+    rows = [[v / math.sqrt(sum(w * w for w in row)) for v in row] for row in rows.astype(float).tolist()]
+    if column_norm:
+        norms = [math.sqrt(sum(row[j] ** 2 for row in rows)) for j in range(5)]
+        rows = [[v / norm for v, norm in zip(row, norms, strict=True)] for row in rows]
+    mask = [False] * len(rows)
+    for label in set(labels.tolist()):
+        images = [i for i in range(len(rows)) if labels[i] == label]
+        mean = [sum(rows[i][j] for i in images) / len(images) for j in range(5)]
+        images.sort(key=lambda i: sum((v - m) ** 2 for v, m in zip(rows[i], mean, strict=True)))
+        for i in images[:math.ceil(round(share * len(images), 6))]:
+            mask[i] = True
+    return mask
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("column_norm", [True, False])
+def test_credible_equals_a_loop(share, column_norm):
+    rows, labels = features()
+    assert credible(rows, labels, share, column_norm).tolist() == slow_credible(rows, labels, share, column_norm)
+
+
+def test_decimal_shares_are_not_rounded_up():
+    rows, _ = features(n=25, classes=1)
+    assert credible(rows, np.zeros(25, int), 0.56).sum() == 14
+
+
+def test_class_means_equal_a_loop():
+    rows, labels = features(1)
+    for label, mean in enumerate(class_means(rows, labels)):
+        np.testing.assert_allclose(mean, np.mean([r.astype(float) for r, c in zip(rows, labels, strict=True)
+                                                  if c == label], axis=0))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 1000])
+def test_blocks_cover_every_image_once_in_class_order(rows):
+    labels = features(2)[1]
+    counts = class_counts(labels, "labels")
+    seen, classes = [], []
+    for part, images, starts in class_blocks(labels, counts, rows):
+        assert len(images) <= rows or part.stop - part.start == 1
+        classes += range(part.start, part.stop)
+        for label, begin in zip(range(part.start, part.stop), starts, strict=True):
+            assert (labels[images[begin:begin + counts[label]]] == label).all()
+        seen += images.tolist()
+    assert classes == list(range(9)) and sorted(seen) == list(range(200))
+
+
+@pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image"), ([-1, 0], "from 0 up"), ([], "none")])
+def test_labels_with_gaps_are_refused(labels, words):
+    with pytest.raises(UserError, match=words):
+        class_counts(np.array(labels, int), "label.npy")
+
+
+def command(tmp_path, script: str, *args: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "tools/get_feature" / script, *args, "--feature-save", tmp_path],
+                          capture_output=True, text=True)
+
+
+def test_command_line(tmp_path):
+    rows, labels = features()
+    folder = tmp_path / "OPclass"
+    folder.mkdir()
+    np.save(folder / "f5_r18_arc_class70_feature.npy", rows)
+    np.save(folder / "f5_r18_arc_class70_label.npy", labels)
+    (folder / "f5_r18_arc_class70_feature.json").write_text('{"model": "m", "records": "r"}')
+    assert command(tmp_path, "denoise_credible.py", "--T", "0.29", "--SD", "f5_r18_arc_class70").returncode == 0
+    mask = np.load(folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy")
+    assert mask.tolist() == slow_credible(rows, labels, 0.29, True)
+    origin = json.loads((folder / "f5_r18_arc_class70_credible_ratio_29_feature.json").read_text())
+    assert origin == {"model": "m", "records": "r", "T": 0.29, "column_norm": True}
+    assert command(tmp_path, "get_avg_feature.py", "--SD", "f5_r18_arc_class70").returncode == 0
+    prototypes = np.load(folder / "f5_r18_arc_class70_avg_feature.npy")
+    assert prototypes.dtype == np.float32 and np.linalg.norm(prototypes, axis=1) == pytest.approx(np.ones(9))
+
+    before = sorted(folder.iterdir())
+    for args, words in ((["--SD", "f5_r18_arc_class70", "--T", "1.5"], "--T must be in (0, 1]"),
+                        (["--SD", "f5_r18_arc_other"], "must end in one of class100"),
+                        (["--SD", "f6_r18_arc_class70"], "get_feature.py")):
+        done = command(tmp_path, "denoise_credible.py", *args)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    np.save(folder / "f5_r18_arc_class70_label.npy", labels[:-1])
+    done = command(tmp_path, "get_avg_feature.py", "--SD", "f5_r18_arc_class70")
+    assert done.returncode == 1 and "200 rows" in done.stderr and "199" in done.stderr
+    assert sorted(folder.iterdir()) == before

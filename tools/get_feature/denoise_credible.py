@@ -1,0 +1,81 @@
+"""Mark the credible old features: per class the share T of them that lies nearest to the class mean (MixBCT).
+
+    python tools/get_feature/denoise_credible.py --T 0.9 --SD f128_r18_softmax_class70
+
+reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_credible_ratio_90_feature.npy, bool
+[images], True = may stand in for the new feature.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils.classes import ROWS, class_blocks, class_counts
+from utils.errors import UserError, run
+from utils.old_features import FEATURE_SAVE, artefact, credible_kind, load_features, load_origin, save_array
+
+
+def unit_rows(block: np.ndarray) -> np.ndarray:
+    return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+
+
+def column_norms(features: np.ndarray) -> np.ndarray:
+    """Norm of each column of the row-normalised features, over the whole set: float64 [d]."""
+    square = np.zeros(features.shape[1])
+    for start in range(0, len(features), ROWS):
+        square += np.square(unit_rows(features[start:start + ROWS])).sum(0, dtype=np.float64)
+    return np.maximum(np.sqrt(square), 1e-12)
+
+
+def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm: bool = True,
+             source="labels") -> np.ndarray:
+    """bool [N]: per class of n images the ceil(share * n) nearest to the class mean are True.
+
+    features [N, d], labels int64 [N] in any order; source names them in messages.  Rows are L2-normalised,
+    then (column_norm) each column over the whole set, as the public tool does.
+    """
+    counts = class_counts(labels, source)
+    # ceil(share * n) of the decimal that the user wrote: 0.56 * 25 is 14, not 14.000000000000002.
+    keep = np.array([math.ceil(round(share * int(n), 6)) for n in counts])
+    scale = column_norms(features) if column_norm else 1.0
+    mask = np.zeros(len(labels), bool)
+    with tqdm(total=len(labels), unit=" images", disable=None) as bar:
+        for classes, images, starts in class_blocks(labels, counts):
+            rows = unit_rows(features[images]) / scale
+            size = counts[classes]
+            means = np.add.reduceat(rows, starts, axis=0) / size[:, None]
+            distance = np.linalg.norm(rows - np.repeat(means, size, axis=0), axis=1)
+            member = np.repeat(np.arange(len(size)), size)
+            nearest_first = np.lexsort((distance, member))
+            place = np.arange(len(images)) - np.repeat(starts, size)
+            mask[images[nearest_first]] = place < np.repeat(keep[classes], size)
+            bar.update(len(images))
+    return mask
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--SD", required=True, help="source and data: <old config's start>_<class70, data100, ...>")
+    parser.add_argument("--T", type=float, default=0.9, help="share of each class that is kept, in (0, 1]")
+    parser.add_argument("--no-column-norm", action="store_true",
+                        help="leave out the second normalisation, of each column over the whole set")
+    parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
+    args = parser.parse_args()
+    if not 0 < args.T <= 1:
+        raise UserError(f"--T must be in (0, 1], found {args.T}")
+
+    features, labels, source = load_features(args.feature_save, args.SD)
+    mask = credible(features, labels, args.T, not args.no_column_norm, source)
+    target = artefact(args.feature_save, args.SD, credible_kind(args.T))
+    save_array(target, mask, load_origin(source) | {"T": args.T, "column_norm": not args.no_column_norm})
+    print(f"{target}: {mask.sum()} of {len(mask)} images ({100 * mask.mean():.1f} %) are credible")
+
+
+if __name__ == "__main__":
+    run(main)

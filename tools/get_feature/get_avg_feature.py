@@ -1,0 +1,48 @@
+"""The old prototypes: mean old feature of each class, as unit rows (BCT, UniBCT).
+
+    python tools/get_feature/get_avg_feature.py --SD f128_r18_softmax_class70
+
+reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_avg_feature.npy, float32 [classes, d].
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils.classes import class_blocks, class_counts
+from utils.errors import run
+from utils.old_features import FEATURE_SAVE, artefact, load_features, load_origin, save_array
+
+
+def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np.ndarray:
+    """float64 [C, d]: mean of the raw features [N, d] of each class; labels int64 [N] in any order."""
+    counts = class_counts(labels, source)
+    means = np.empty((len(counts), features.shape[1]))
+    with tqdm(total=len(labels), unit=" images", disable=None) as bar:
+        for classes, images, starts in class_blocks(labels, counts):
+            means[classes] = np.add.reduceat(features[images].astype(np.float64), starts, axis=0)
+            bar.update(len(images))
+    return means / counts[:, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--SD", required=True, help="source and data: <old config's start>_<class70, data100, ...>")
+    parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
+    args = parser.parse_args()
+
+    features, labels, source = load_features(args.feature_save, args.SD)
+    means = class_means(features, labels, source)
+    prototypes = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    target = artefact(args.feature_save, args.SD, "avg_feature")
+    save_array(target, prototypes, load_origin(source))
+    print(f"{target}: {len(prototypes)} prototypes of {prototypes.shape[1]} dimensions")
+
+
+if __name__ == "__main__":
+    run(main)

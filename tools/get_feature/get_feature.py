@@ -1,0 +1,140 @@
+"""Old features of the new training images: one un-flipped view per image, raw float32, in record order.
+
+    python tools/get_feature/get_feature.py configs/f128_r18_softmax_class30.py --SD f128_r18_softmax_class70
+    torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     (ranks share the work)
+
+reads <config.output>/model.pt and the record file that --SD ends in (class100 data100 class70 data70 class30
+data30), writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
+Killed and started again it goes on where it stopped; any number of ranks writes the same bytes.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from backbones.weights import fingerprint, load_model, load_state
+from engine.distributed import Ranks, start_ranks
+from records.faces import FaceRecords
+from records.loader import ordered_loader
+from utils.config import load_config, locate
+from utils.errors import UserError, run
+from utils.images import to_input
+from utils.old_features import artefact, part_of, save_origin
+
+
+class PartialFile:
+    """Two arrays on disk that grow batch by batch, and a mark for each batch that is in them.
+
+    The marks belong to a ``plan`` (model, records, batch size ...); another plan starts anew.
+    """
+
+    def __init__(self, features: Path, labels: Path, plan: dict, ranks: Ranks):
+        self.names = {kind: path.with_name(path.name + ".part")
+                      for kind, path in (("features", features), ("labels", labels))}
+        self.names["done"] = features.with_name(features.name + ".done.part")
+        self.plan_file = features.with_name(features.name + ".plan.part")
+        self.targets = {"features": features, "labels": labels}
+        n, d, batches = plan["images"], plan["dim"], -(-plan["images"] // plan["batch_size"])
+        if ranks.rank == 0 and not self.goes_on(plan):
+            features.parent.mkdir(parents=True, exist_ok=True)
+            self.plan_file.unlink(missing_ok=True)
+            for kind, shape, dtype in (("features", (n, d), np.float32), ("labels", (n,), np.int64),
+                                       ("done", (batches,), bool)):
+                np.lib.format.open_memmap(self.names[kind], "w+", dtype, shape).flush()
+            self.plan_file.write_text(json.dumps(plan))
+        dist.barrier()
+        self.features, self.labels, self.done = (np.load(self.names[k], mmap_mode="r+", allow_pickle=False)
+                                                 for k in ("features", "labels", "done"))
+
+    def goes_on(self, plan: dict) -> bool:
+        try:
+            return json.loads(self.plan_file.read_text()) == plan and all(p.is_file() for p in self.names.values())
+        except (OSError, ValueError):
+            return False
+
+    def write(self, batch: int, rows: slice, features: np.ndarray, labels: np.ndarray) -> None:
+        self.features[rows], self.labels[rows] = features, labels
+        self.done[batch] = True                 # after the rows: a mark never lies
+
+    def finish(self) -> None:
+        """Give the arrays their names; called by one rank, when all have written."""
+        for array in (self.features, self.labels):
+            array.flush()
+        for kind, target in self.targets.items():
+            os.replace(self.names[kind], target)
+        self.names["done"].unlink()
+        self.plan_file.unlink()
+
+
+@torch.inference_mode()
+def extract(model: torch.nn.Module, dataset, file: PartialFile, ranks: Ranks, batch_size: int, workers: int) -> None:
+    """Embed the batches that are not yet in ``file``; batch k belongs to rank k % world_size.
+
+    Whole batches, always the same ones, on one thread per rank: the sums inside a layer then run in the same
+    order however many ranks there are, and the bits agree.
+    """
+    done = set(np.flatnonzero(file.done).tolist())
+    dist.barrier()                              # all ranks have read the marks before one adds to them
+    loader = ordered_loader(dataset, batch_size, ranks.rank, ranks.world_size, workers, skip=done)
+    with tqdm(total=len(dataset), initial=min(len(done) * batch_size, len(dataset)), unit=" images",
+              disable=None if ranks.rank == 0 else True) as bar:
+        for images, labels, index in loader:
+            features = model(to_input(images, ranks.device)).float().cpu().numpy()
+            first = int(index[0])
+            file.write(first // batch_size, slice(first, first + len(index)), features, labels.numpy())
+            bar.update(len(index) * ranks.world_size)
+
+
+def check_names(config_path: str, sd: str) -> None:
+    """--SD names the old model and the images; its first part must be the config's."""
+    start = Path(config_path).stem.rsplit("_", 1)[0]
+    if sd.rsplit("_", 1)[0] != start:
+        raise UserError(f"--SD {sd} does not belong to {config_path}: expected {start}_<class70, data70, class100 ...>")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("config", help="config file of the old model")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
+    parser.add_argument("--SD", required=True, help="source and data: <config's start>_<class70, data100, ...>")
+    parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
+    parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
+    args = parser.parse_args()
+
+    cfg = load_config(args.config, args.overrides)
+    check_names(args.config, args.SD)
+    ranks = start_ranks()
+    weights = Path(cfg.output) / "model.pt"
+    if not weights.is_file():
+        raise UserError(f"no model {weights}; train it first with train_old_*.py {args.config}")
+    model = load_model(cfg.network, weights, fp16=args.fp16).to(ranks.device, memory_format=torch.channels_last)
+    records = locate(part_of(args.SD)[1], cfg.dataset)
+    dataset = FaceRecords(records, model.image_size)
+    origin = {"model": fingerprint(load_state(weights)), "records": dataset.fingerprint(), "images": len(dataset),
+              "dim": cfg.embedding_size, "image_size": model.image_size, "fp16": args.fp16}
+    target = artefact(cfg.feature_save, args.SD, "feature")
+    label_target = artefact(cfg.feature_save, args.SD, "label")
+    file = PartialFile(target, label_target, origin | {"batch_size": args.batch}, ranks)
+    extract(model, dataset, file, ranks, args.batch, cfg.workers)
+    dist.barrier()
+    if ranks.rank == 0:
+        file.finish()
+        for path in (target, label_target):
+            save_origin(path, origin)
+        print(f"{target}: {len(dataset)} features of {cfg.embedding_size} dimensions")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+"""One logger, "bct": the first rank speaks on the terminal and into training.log, the others only warn."""
+
+import logging
+import sys
+from pathlib import Path
+
+
+def start_logging(rank: int = 0, folder: str | None = None) -> logging.Logger:
+    """Set up the logger "bct"; lines go to stderr and, on rank 0 with a folder, to <folder>/training.log."""
+    log = logging.getLogger("bct")
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handlers = [logging.StreamHandler(sys.stderr)]
+    if rank == 0 and folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(Path(folder) / "training.log"))
+    mark = "" if rank == 0 else f" rank {rank}"
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(f"%(asctime)s{mark} %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+    return log

@@ -1,0 +1,169 @@
+"""What the old model leaves for the new one: files in feature_save, and whether they belong to this run.
+
+Row i of every per-image array belongs to image i of the record file.  Beside each .npy stands a .json that
+says which model and which records it was computed from; whoever reads the array compares.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.weights import fingerprint, load_state
+from utils.config import locate
+from utils.errors import UserError
+
+FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
+
+# What --SD ends in -> (scenario folder in feature_save, record file in config.dataset).
+PARTS = {
+    "class100": ("EXclass", "train"),
+    "data100": ("EXdata", "train"),
+    "class70": ("OPclass", "train_part_70_class"),
+    "data70": ("OPdata", "train_part_70_data"),
+    "class30": ("OPclass", "train_part_30_class"),
+    "data30": ("OPdata", "train_part_30_data"),
+}
+
+
+def part_of(sd: str) -> tuple[str, str]:
+    """(scenario folder, record file) of a source-and-data name such as f128_r18_softmax_class70."""
+    part = sd.rsplit("_", 1)[-1]
+    if part not in PARTS:
+        raise UserError(f"--SD {sd} must end in one of {' '.join(PARTS)} (the images whose features are meant)")
+    return PARTS[part]
+
+
+def artefact(feature_save: str, sd: str, kind: str) -> Path:
+    """feature_save/<scenario>/<SD>_<kind>.npy; kind: feature, label, avg_feature, credible_ratio_90_feature."""
+    return Path(feature_save) / part_of(sd)[0] / f"{sd}_{kind}.npy"
+
+
+def credible_kind(share: float) -> str:
+    """The name's middle part for a share in (0, 1]: 0.9 -> credible_ratio_90_feature (0.29 is 29, not 28)."""
+    return f"credible_ratio_{round(100 * share, 4):g}_feature"
+
+
+def save_array(path: Path, array: np.ndarray, origin: dict) -> None:
+    """Write ``array`` and its origin beside, each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.save(file, array)
+    os.replace(part, path)
+    save_origin(path, origin)       # after the array: a stop in between leaves a mismatch, never a false match
+
+
+def save_origin(path: Path, origin: dict) -> None:
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(origin, indent=1) + "\n")
+    os.replace(part, path.with_suffix(".json"))
+
+
+def load_array(path: Path, made_by: str) -> np.ndarray:
+    """The array of a .npy, memory-mapped: its rows are shared by all processes of a machine and read on demand.
+
+    ``made_by``: the command that makes the file, for the message when it is missing or torn.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; make it with: {made_by}")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is not a whole .npy file ({error}); make it again with: {made_by}") from error
+
+
+def load_origin(path: Path) -> dict:
+    """The origin beside a .npy: model, records, images, dim; empty when there is none (a file made elsewhere)."""
+    file = path.with_suffix(".json")
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); make {path.name} again or remove {file.name}") from error
+
+
+def check_origin(path: Path, made_by: str, **expected) -> None:
+    """Refuse ``path`` when its origin names another model or other records than ``expected``; None is not compared."""
+    origin = load_origin(path)
+    for what, value in expected.items():
+        found = origin.get(what)
+        if None not in (value, found) and found != value:
+            raise UserError(f"{path} was computed from another {what} ({what} fingerprint {short(found)}, expected "
+                            f"{short(value)}); make it again with: {made_by}")
+
+
+def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
+    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name."""
+    command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
+    file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
+    features, labels = load_array(file, command), load_array(label_file, command)
+    if len(features) != len(labels):
+        raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again: {command}")
+    return features, np.asarray(labels), file
+
+
+def short(fingerprint) -> str:
+    return str(fingerprint)[:12]
+
+
+class OldFeatures:
+    """Old features of the training images: ``old[index]`` gives unit rows, float32 [B, d], without gradient.
+
+    One view per image, raw in the file.  Memory-mapped: at MS1MV3's size and 512 dimensions the file has
+    10.6 GB, which eight processes share.
+    """
+
+    def __init__(self, path: Path, *, images: int, dim: int, records: str | None = None,
+                 model: str | None = None):
+        command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
+        self.rows = load_array(path, command)
+        if self.rows.ndim != 2 or self.rows.shape[1] != dim:
+            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: the new model's "
+                            f"config.embedding_size must be the old one's")
+        if len(self.rows) != images:
+            raise UserError(f"{path} has {len(self.rows)} rows, the training set has {images} images; "
+                            f"make it for this set with: {command}")
+        check_origin(path, command, records=records, model=model)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Unit rows [B, d] on the CPU for index int64 [B] on the CPU."""
+        return F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
+
+
+def old_side(cfg, kind: str) -> dict:
+    """Where the artefact config.<kind> is, and what it must belong to: arguments of the readers here.
+
+    cfg.records and cfg.num_image describe the training set; where the old model's file exists, the artefact
+    must come from that very model.
+    """
+    if cfg[kind] is None:
+        raise UserError(f"config.{kind} is not set: this method needs it (BCT_Methods/scenarios.py fills it in)")
+    model = None
+    if cfg.old_model is not None and Path(cfg.old_model).is_file():
+        model = fingerprint(load_state(cfg.old_model))
+    return dict(path=locate(cfg[kind], cfg.feature_save), images=cfg.num_image, records=cfg.records, model=model)
+
+
+def describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def sd_of(path: Path) -> str:
+    """The --SD part of an artefact's file name."""
+    return re.sub(r"_(feature|label|avg_feature|credible_ratio_[\d.]+_feature)$", "", path.stem)
+
+
+def load_credible(path: Path, *, images: int, records: str | None = None, model: str | None = None) -> Tensor:
+    """bool [images] on the CPU: True = this image's old feature may stand in for the new one."""
+    command = f"python tools/get_feature/denoise_credible.py --T 0.9 --SD {sd_of(path)}"
+    mask = load_array(path, command)
+    if mask.dtype != bool or mask.shape != (images,):
+        raise UserError(f"{path} holds {describe(mask)}, expected bool [{images}] (one mark per training image); "
+                        f"make it again with: {command}")
+    check_origin(path, command, records=records, model=model)
+    return torch.from_numpy(np.array(mask))
