@@ -1,47 +1,56 @@
-"""The networks by name: one file per architecture, insightface's state-dict keys, one forward each."""
+"""Networks from a face image to an embedding: insightface's, by insightface's names."""
 
 import difflib
-from functools import partial
 
-from torch import nn
+import torch
 
-from backbones import iresnet, mobilefacenet, vit
+from backbones.backbone import Backbone
+from backbones.iresnet import IResNet
+from backbones.iresnet2060 import IResNet2060
+from backbones.mobilefacenet import MobileFaceNet
+from backbones.vit import VisionTransformer
 from utils.errors import UserError
 
+# name -> class and what makes it this network.
 BUILDERS = {
-    "r18": partial(iresnet.IResNet, (2, 2, 2, 2)),
-    "r34": partial(iresnet.IResNet, (3, 4, 6, 3)),
-    "r50": partial(iresnet.IResNet, (3, 4, 14, 3)),
-    "r100": partial(iresnet.IResNet, (3, 13, 30, 3)),
-    "r200": partial(iresnet.IResNet, (6, 26, 60, 6)),
-    "r2060": partial(iresnet.IResNet, (3, 128, 896, 3), checkpointing=True),
-    "mbf": partial(mobilefacenet.MobileFaceNet, (1, 4, 6, 2), 2),
-    "mbf_large": partial(mobilefacenet.MobileFaceNet, (2, 8, 12, 4), 4),
-    # width, depth, drop path, masked share of the patches, recompute in backward
-    "vit_t": partial(vit.VisionTransformer, 256, 12, 0.1, 0.1),
-    "vit_t_dp005_mask0": partial(vit.VisionTransformer, 256, 12, 0.05, 0.0),
-    "vit_s": partial(vit.VisionTransformer, 512, 12, 0.1, 0.1),
-    "vit_s_dp005_mask_0": partial(vit.VisionTransformer, 512, 12, 0.05, 0.0),
-    "vit_b": partial(vit.VisionTransformer, 512, 24, 0.1, 0.1, True),
-    "vit_b_dp005_mask_005": partial(vit.VisionTransformer, 512, 24, 0.05, 0.05, True),
-    "vit_l_dp005_mask_005": partial(vit.VisionTransformer, 768, 24, 0.05, 0.05, True),
+    "r18": (IResNet, dict(depths=(2, 2, 2, 2))),
+    "r34": (IResNet, dict(depths=(3, 4, 6, 3))),
+    "r50": (IResNet, dict(depths=(3, 4, 14, 3))),
+    "r100": (IResNet, dict(depths=(3, 13, 30, 3))),
+    "r200": (IResNet, dict(depths=(6, 26, 60, 6))),
+    "r2060": (IResNet2060, dict(depths=(3, 128, 896, 3))),
+    "mbf": (MobileFaceNet, dict(depths=(1, 4, 6, 2), scale=2)),
+    "mbf_large": (MobileFaceNet, dict(depths=(2, 8, 12, 4), scale=4)),
+    "vit_t": (VisionTransformer, dict(dim=256, depth=12, drop_path=0.1, mask_ratio=0.1)),
+    "vit_t_dp005_mask0": (VisionTransformer, dict(dim=256, depth=12, drop_path=0.05, mask_ratio=0.0)),
+    "vit_s": (VisionTransformer, dict(dim=512, depth=12, drop_path=0.1, mask_ratio=0.1)),
+    "vit_s_dp005_mask_0": (VisionTransformer, dict(dim=512, depth=12, drop_path=0.05, mask_ratio=0.0)),
+    "vit_b": (VisionTransformer, dict(dim=512, depth=24, drop_path=0.1, mask_ratio=0.1, recompute=True)),
+    "vit_b_dp005_mask_005": (
+        VisionTransformer, dict(dim=512, depth=24, drop_path=0.05, mask_ratio=0.05, recompute=True)),
+    "vit_l_dp005_mask_005": (
+        VisionTransformer, dict(dim=768, depth=24, drop_path=0.05, mask_ratio=0.05, recompute=True)),
 }
 NETWORKS = list(BUILDERS)
-FILES = {"r": iresnet, "m": mobilefacenet, "v": vit}      # first letter of a name -> its architecture
 
 
-def get_model(name: str, *, num_features: int = 512, image_size: int = 112, dropout: float = 0.0,
-              fp16=False) -> nn.Module:
-    """Network ``name`` of NETWORKS: float32 [B, 3, S, S] -> embedding float32 [B, num_features], not normalised.
-
-    fp16: autocast inside forward, float16 on CUDA, bfloat16 on CPUs that have it (backbones/precision.py).
-    """
+def builder(name: str) -> tuple[type[Backbone], dict]:
+    """Class and settings of a network; :class:`UserError` with the list and the nearest name for an unknown one."""
     if name not in BUILDERS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0)[0]
-        raise UserError(f"unknown network {name}; did you mean {near}? The networks are {' '.join(NETWORKS)}")
-    return BUILDERS[name](num_features=num_features, image_size=image_size, dropout=dropout, fp16=fp16)
+        near = difflib.get_close_matches(str(name), NETWORKS, n=1, cutoff=0)
+        raise UserError(f"unknown network '{name}'; did you mean {near[0]}? There are {' '.join(NETWORKS)}")
+    return BUILDERS[name]
 
 
-def shape_of(name: str, state: dict) -> tuple[int, int]:
-    """(num_features, image_size) that a state dict of network ``name`` was trained with; KeyError if it is another's."""
-    return FILES[name[0]].shape_of(state)
+def get_model(name: str, *, fp16: bool | torch.dtype = False, num_features: int = 512, image_size: int = 112,
+              dropout: float = 0.0, **settings) -> Backbone:
+    """A new network: images float32 [B, 3, image_size, image_size] -> embeddings float32 [B, num_features].
+
+    fp16: half precision where the device has it, or a torch.dtype; see :func:`backbones.precision.autocast`.
+    image_size: pixels, a multiple of 16.  dropout: probability, on the features that enter the last linear layers.
+    settings: win over the network's own (its class lists them), e.g. mask_ratio=0.25 for vit_t.
+    For speed, put it into channels_last: ``model.to(memory_format=torch.channels_last)``.
+    """
+    kind, own = builder(name)
+    return kind(**{**own, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
+                   **settings})

@@ -1,26 +1,38 @@
-"""Half precision where the device has it: float16 on CUDA, bfloat16 on CPUs with the instructions for it."""
+"""Half precision where the hardware has it: one rule for the backbones and the heads."""
 
+import functools
 import logging
-from functools import lru_cache
+from contextlib import nullcontext
 
 import torch
 
+# Names in torch.cpu.get_capabilities(): x86 with AVX-512 or AMX, ARM.
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
-@lru_cache
-def half_precision(kind: str) -> torch.dtype | None:
-    """The dtype that ``fp16 = True`` means on a device of ``kind`` ("cuda", "cpu"); None = float32.
 
-    A CPU without AVX512-BF16 or AMX emulates bfloat16 at a tenth of float32's speed: there it is float32.
+def half_precision(device: torch.device | str) -> torch.dtype | None:
+    """What ``fp16 = True`` means on a device: float16 on CUDA, bfloat16 on a CPU made for it, else None (float32).
+
+    A CPU without bfloat16 instructions emulates them: a convolution takes ten times as long as in float32.
     """
-    if kind == "cuda":
-        return torch.float16
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    logging.getLogger("bct").info("this CPU has no bfloat16 instructions: fp16 = True runs in float32")
-    return None
+    kind = torch.device(device).type
+    return torch.float16 if kind == "cuda" else cpu_half_precision() if kind == "cpu" else None
 
 
-def autocast(device: torch.device, fp16: bool | torch.dtype) -> torch.autocast:
-    """The autocast context of a forward; ``fp16`` may also be a dtype, which is then taken on any device."""
-    dtype = fp16 if isinstance(fp16, torch.dtype) else half_precision(device.type) if fp16 else None
-    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+@functools.cache
+def cpu_half_precision() -> torch.dtype | None:
+    found = [name for name in BF16_INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
+    logging.getLogger("bct").info(
+        "fp16 on this CPU: bfloat16 (%s)" % " ".join(found) if found else
+        "fp16 on this CPU: float32 (no bfloat16 instructions, which alone would make it faster)")
+    return torch.bfloat16 if found else None
+
+
+def autocast(device: torch.device | str, fp16: bool | torch.dtype):
+    """Context for the operations that half precision is good for; torch.autocast says which.
+
+    fp16: False, True (see :func:`half_precision`), or the type itself, e.g. torch.bfloat16, which is then used
+    on any device.
+    """
+    dtype = fp16 if isinstance(fp16, torch.dtype) else half_precision(device) if fp16 else None
+    return nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)

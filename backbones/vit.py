@@ -1,7 +1,7 @@
-"""The vision transformer of insightface: 9x9 patches, all tokens flattened into the last linear layer.
+"""Vision transformer (arXiv 2010.11929) as insightface trains it on faces, with its state-dict keys.
 
-Dosovitskiy et al., arXiv 2010.11929; random masking as in MAE (He et al., arXiv 2111.06377) while training;
-state-dict keys as in insightface's arcface_torch.
+No class token: all tokens together go through two linear layers.  In training some tokens are left out
+(as in MAE, arXiv 2111.06377) and stand as one learned token before those layers.
 """
 
 import torch
@@ -9,130 +9,117 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from backbones.precision import autocast
-from utils.errors import UserError
+from backbones.backbone import Backbone
 
-PATCH = 9       # pixels; a border of image_size % 9 pixels at the right and lower edge is not seen
-
-
-class Mlp(nn.Module):
-    def __init__(self, width: int, dropout: float):
-        super().__init__()
-        self.fc1, self.act, self.fc2 = nn.Linear(width, 4 * width), nn.ReLU6(), nn.Linear(4 * width, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+PATCH = 9       # pixels
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width)
-        self.drop = nn.Dropout(dropout)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
-        return self.drop(self.proj(x))
+        """[B, L, D] -> [B, L, D]; softmax(q k^T / sqrt(D / heads)) v in each head."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.relu6(self.fc1(x)))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); each branch left out of a sample with probability drop_path."""
+    """Attention and MLP, each on the normalised tokens and added to them."""
 
-    def __init__(self, width: int, heads: int, dropout: float, drop_path: float):
+    def __init__(self, dim: int, heads: int, drop_path: float):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads, dropout)
-        self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width, dropout)
         self.drop_path = drop_path
-
-    def kept(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * keep / (1 - self.drop_path)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads)
+        self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.kept(self.attn(self.norm1(x)))
         return x + self.kept(self.mlp(self.norm2(x)))
 
+    def kept(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: in training the branch of an image is 0 with probability drop_path, else scaled up."""
+        return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.drop_path, self.training)
+
 
 class PatchEmbed(nn.Module):
-    def __init__(self, width: int):
+    """[B, 3, H, W] -> [B, patches, D]; row by row."""
+
+    def __init__(self, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, PATCH)
+        self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class VisionTransformer(nn.Module):
-    """x float32 [B, 3, S, S] -> embedding float32 [B, num_features], not normalised.
+class VisionTransformer(Backbone):
+    """dim: size of a token.  drop_path: of the last block, rising from 0.  mask_ratio: share of tokens left out.
 
-    width, depth, heads: of the blocks.  drop_path: probability at the last block, rising linearly from 0.
-    mask_ratio: share of the patches that a training step replaces by the mask token; none in eval mode.
-    checkpointing: recompute the blocks in backward instead of keeping their activations.
+    dropout: probability, on the tokens before the linear layers.  recompute: keep one activation per block and
+    compute the others again in the backward pass.
+    The patches start at the upper left corner, as in insightface.  Up to 8 pixels at the right and lower edge
+    are not seen: 4 of 112, and 5 of 32, 3 of 48, 1 of 64, 8 of 80, 6 of 96, 2 of 128.
     """
 
-    def __init__(self, width: int, depth: int, drop_path: float, mask_ratio: float, checkpointing: bool = False, *,
-                 heads: int = 8, num_features: int = 512, image_size: int = 112, dropout: float = 0.0, fp16=False):
-        super().__init__()
-        if image_size < 16 or image_size % 16:
-            raise UserError(f"config.image_size must be a multiple of 16, found {image_size}")
-        self.fp16, self.image_size, self.mask_ratio = fp16, image_size, mask_ratio
-        self.checkpointing = checkpointing
+    def __init__(self, dim: int, depth: int, *, heads: int = 8, drop_path: float, mask_ratio: float,
+                 recompute: bool = False, fp16: bool | torch.dtype = False, num_features: int = 512,
+                 image_size: int = 112, dropout: float = 0.0):
+        super().__init__(fp16, num_features, image_size)
         patches = (image_size // PATCH) ** 2
-        self.pos_embed = nn.Parameter(torch.zeros(1, patches, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.patch_embed = PatchEmbed(width)
-        self.pos_drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([Block(width, heads, dropout, p.item())
-                                     for p in torch.linspace(0, drop_path, depth)])
-        self.norm = nn.LayerNorm(width)
+        self.recompute = recompute
+        self.keep = max(int(patches * (1 - mask_ratio)), 1)
+        self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
+        # Without masks no gradient would reach the mask token, and DDP would wait for it for ever.
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=mask_ratio > 0)
+        self.patch_embed = PatchEmbed(dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
         self.feature = nn.Sequential(
-            nn.Linear(width * patches, width, bias=False), nn.BatchNorm1d(width, eps=2e-5),
-            nn.Linear(width, num_features, bias=False), nn.BatchNorm1d(num_features, eps=2e-5))
-        self.mask_token.requires_grad_(mask_ratio > 0)
-        nn.init.normal_(self.mask_token, std=0.02)
+            nn.Linear(patches * dim, dim, bias=False), nn.BatchNorm1d(dim, eps=2e-5),
+            nn.Linear(dim, num_features, bias=False), nn.BatchNorm1d(num_features, eps=2e-5))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def masked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(the kept tokens [B, kept, D], where each token of the sequence is to be found after them [B, T])."""
-        batch, tokens, _ = x.shape
-        order = torch.rand(batch, tokens, device=x.device).argsort(1)
-        kept = order[:, :int(tokens * (1 - self.mask_ratio))]
-        return x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2])), order.argsort(1)
+    def trunk(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images) + self.pos_embed
+        if not self.training:
+            return self.norm(self.transform(x))
+        # Each image keeps its own random tokens; the mask token stands in all other places.
+        kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])
+        out = self.norm(self.transform(x.gather(1, kept)))
+        return self.mask_token.to(out.dtype).expand(x.shape).scatter(1, kept, out)
 
-    def unmasked(self, x: Tensor, restore: Tensor) -> Tensor:
-        """The whole sequence again, with the mask token where a token was left out."""
-        batch, tokens = restore.shape
-        gaps = self.mask_token.to(x.dtype).expand(batch, tokens - x.shape[1], -1)
-        return torch.cat([x, gaps], 1).gather(1, restore[:, :, None].expand(-1, -1, x.shape[2]))
+    def transform(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+        return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        masking = self.training and self.mask_ratio > 0
-        with autocast(x.device, self.fp16):
-            x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
-            if masking:
-                x, restore = self.masked(x)
-            for block in self.blocks:
-                recompute = self.checkpointing and self.training
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            x = self.norm(x.float())
-        if masking:
-            x = self.unmasked(x, restore)
-        return self.feature(x.float().flatten(1))
+    def embed(self, x: Tensor) -> Tensor:
+        return self.feature(self.dropout(x.flatten(1)))
 
-
-def shape_of(state: dict[str, Tensor]) -> tuple[int, int]:
-    """(num_features, image_size) of a state dict; patches = (image_size // 9)^2."""
-    side = round(state["pos_embed"].shape[1] ** 0.5)
-    return len(state["feature.2.weight"]), next(s for s in range(16, 10**6, 16) if s // PATCH == side)
+    @staticmethod
+    def shape_of(state: dict[str, Tensor]) -> tuple[int, int]:
+        covered = PATCH * int(state["pos_embed"].shape[1] ** 0.5)
+        return len(state["feature.2.weight"]), 16 * -(-covered // 16)

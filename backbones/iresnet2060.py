@@ -1,0 +1,44 @@
+"""The 2060-layer IResNet of insightface: activations of its two long stages are computed twice instead of kept."""
+
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from backbones.iresnet import IResNet
+
+SEGMENT = 8         # blocks between two activations that are kept
+
+
+class Recomputed(nn.Sequential):
+    """A Sequential that keeps every ``SEGMENT``-th activation; the backward pass computes the others again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        for start in range(0, len(self), SEGMENT):
+            blocks = nn.Sequential(*list(self)[start:start + SEGMENT])
+            x = checkpoint(blocks, x, use_reentrant=False,
+                           context_fn=lambda blocks=blocks: (nullcontext(), statistics_at_rest(blocks)))
+        return x
+
+
+@contextmanager
+def statistics_at_rest(blocks: nn.Module):
+    """The second forward pass over a batch must not count the batch twice in the running mean and variance."""
+    norms = [module for module in blocks.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class IResNet2060(IResNet):
+    def __init__(self, depths: tuple[int, int, int, int] = (3, 128, 896, 3), **settings):
+        super().__init__(depths, **settings)
+        self.layer2 = Recomputed(*self.layer2)
+        self.layer3 = Recomputed(*self.layer3)

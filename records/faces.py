@@ -1,0 +1,120 @@
+"""Face records as a data set: (image, label, index); index i is the i-th image in record order."""
+
+import logging
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from records.recordio import RecordReader
+from utils.errors import UserError
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class FaceRecords(Dataset):
+    """Images of a .rec file with insightface's header and identity records, with a header alone, or with neither.
+
+    image_size: pixels; images of another size are resized (None = the size of the first image).
+    num_classes: wins over the file's own count, with a warning; None = header, or largest label + 1.
+    """
+
+    def __init__(self, path, image_size: int | None = None, num_classes: int | None = None):
+        self.records = RecordReader(path)
+        self.path = self.records.path
+        first = int(self.records.keys.min())
+        header, image = self.records.unpack(first)
+        classes = None
+        if header.flag > 0 and len(image) == 0:         # insightface: [images + 1, images + 1 + classes], no image
+            images = int(header.label[0]) - 1
+            self.keys = np.arange(1, images + 1)
+            classes = int(header.label[1]) - (images + 1) if self.has_identities(images) else int(header.label[1])
+            if images < 1 or images >= len(self.records):
+                raise UserError(f"{self.path}: its header promises {images} images, the index has "
+                                f"{len(self.records) - 1} records behind it; copy or make both files again")
+        else:
+            self.keys = np.sort(self.records.keys)
+        if classes is None:
+            classes = int(self.labels().max()) + 1
+        if num_classes is not None and num_classes != classes:
+            logging.getLogger("bct").warning(
+                "config.num_classes = %d, but %s has %d classes: %d %s", num_classes, self.path, classes,
+                abs(num_classes - classes), "classes have no image and act as negatives"
+                if num_classes > classes else "classes do not fit")
+        self.num_classes = classes if num_classes is None else num_classes
+        self.image_size = image_size or len(self.decode(0))
+
+    def has_identities(self, images: int) -> bool:
+        """Whether identity records follow the images (they are no images and carry no class)."""
+        return len(self.records) > images + 1
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def label(self, i: int) -> int:
+        """Class of image i; a label that is no class of this set is refused by name."""
+        value = float(self.records.unpack(int(self.keys[i]))[0].label[0])
+        return self.checked(i, value)
+
+    def checked(self, i: int, value: float) -> int:
+        if not value.is_integer() or value < 0 or value >= getattr(self, "num_classes", np.inf):
+            raise UserError(f"{self.path}: record {self.keys[i]} has label {value:g}, expected a whole number from 0 to "
+                            f"{getattr(self, 'num_classes', 'classes')} - 1; correct config.num_classes or the file")
+        return int(value)
+
+    def labels(self) -> np.ndarray:
+        """int64 [N]; one pass over the record headers, nothing is decoded."""
+        return np.fromiter((self.label(i) for i in range(len(self))), np.int64, len(self))
+
+    def jpeg(self, i: int) -> bytes:
+        """The encoded image i as it is in the file."""
+        return bytes(self.records.unpack(int(self.keys[i]))[1])
+
+    def decode(self, i: int, data=None) -> np.ndarray:
+        """Image i, uint8 [H, W, 3] in BGR and its own size."""
+        data = self.jpeg(i) if data is None else data
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+        if image is None:
+            key = int(self.keys[i])
+            self.records.fail(key, int(self.records.offsets[self.records.row(key)]), "is no image that cv2 can decode")
+        return image
+
+    def read_into(self, target: np.ndarray, i: int) -> int:
+        """Decode image i as RGB into ``target`` uint8 [S, S, 3]; its label."""
+        header, data = self.records.unpack(int(self.keys[i]))
+        image = self.decode(i, data)
+        if image.shape != target.shape:
+            image = cv2.resize(image, target.shape[1::-1], interpolation=cv2.INTER_AREA)
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
+        return self.checked(i, float(header.label[0]))
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+        image = np.empty((self.image_size, self.image_size, 3), np.uint8)
+        return image, self.read_into(image, i), i
+
+    def __getitems__(self, rows) -> Batch:
+        """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
+        images = torch.empty(len(rows), self.image_size, self.image_size, 3, dtype=torch.uint8)
+        labels = [self.read_into(target, int(i)) for target, i in zip(images.numpy(), rows, strict=True)]
+        return images, torch.tensor(labels), torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+
+    def fingerprint(self) -> str:
+        return self.records.fingerprint()
+
+
+class SyntheticFaces(Dataset):
+    """Random images of the configured size (config.rec = "synthetic"): what training costs without a disk."""
+
+    def __init__(self, num_images: int, num_classes: int, image_size: int):
+        self.num_images, self.num_classes, self.image_size = num_images, num_classes, image_size
+        draw = np.random.default_rng(0)
+        self.image = torch.from_numpy(draw.integers(0, 256, (image_size, image_size, 3), np.uint8))
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitems__(self, rows) -> Batch:
+        index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+        return self.image.repeat(len(rows), 1, 1, 1), index % self.num_classes, index

@@ -1,0 +1,209 @@
+"""MXNet's .rec/.idx record files, read and written in plain Python over mmap; byte-identical to mxnet 1.9.1.
+
+A record is: magic u32, (cflag << 29 | length) u32, data, zero padding to a multiple of 4; little-endian.  Data
+that holds the magic word at a multiple of 4 is cut there into parts (cflag 1 first, 2 middle, 3 last; 0 whole)
+and the word is dropped.  The .idx has a line "key<TAB>offset" for each record.
+"""
+
+import hashlib
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+LENGTH_BITS = 29
+HEADER = struct.Struct("<IfQQ")         # flag, label, id, id2
+EDGE = 64 * 1024                        # bytes of the .rec's start and end that enter its fingerprint
+
+
+class Header(NamedTuple):
+    """flag: number of labels behind the header, 0 = the label in it.  label: float32 [flag or 1]."""
+
+    flag: int
+    label: np.ndarray
+    id: int
+    id2: int
+
+
+def pack(label, image: bytes, id: int, id2: int) -> bytes:
+    """Payload of a record: ``label`` a number (flag 0) or a row of numbers (flag = how many)."""
+    if np.ndim(label) == 0:
+        return HEADER.pack(0, float(label), id, id2) + image
+    row = np.asarray(label, np.float32)
+    return HEADER.pack(len(row), 0.0, id, id2) + row.tobytes() + image
+
+
+def unpack(payload) -> tuple[Header, memoryview]:
+    """(header, image bytes) of a payload; ValueError if it is too short for what its header promises."""
+    if len(payload) < HEADER.size:
+        raise ValueError(f"{len(payload)} bytes are too few for a header of {HEADER.size}")
+    flag, label, id, id2 = HEADER.unpack_from(payload)
+    if 4 * flag > len(payload) - HEADER.size:
+        raise ValueError(f"{flag} labels do not fit into {len(payload)} bytes")
+    row = np.frombuffer(payload, np.float32, flag, HEADER.size) if flag else np.array([label], np.float32)
+    return Header(flag, row, id, id2), memoryview(payload)[HEADER.size + 4 * flag:]
+
+
+def rec_path(path) -> Path:
+    """The .rec file that ``path`` means: itself, a prefix, or a folder with a train.rec."""
+    path = Path(path)
+    if path.suffix == ".rec":
+        return path
+    return path / "train.rec" if path.is_dir() else path.with_name(path.name + ".rec")
+
+
+def read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, offsets) int64 of an .idx, checked against the .rec's ``size`` in bytes."""
+    try:
+        numbers = np.array(path.read_bytes().split(), dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path} is not an index ({error}); expected lines of key<TAB>offset") from error
+    if len(numbers) == 0 or len(numbers) % 2:
+        raise UserError(f"{path} holds {len(numbers)} numbers; expected lines of key<TAB>offset")
+    keys, offsets = numbers[0::2].copy(), numbers[1::2].copy()
+    if len(np.unique(keys)) != len(keys):
+        raise UserError(f"{path} names a key twice; make the index again")
+    outside = np.flatnonzero((offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0))
+    if len(outside):
+        raise UserError(f"{path}: key {keys[outside[0]]} points to byte {offsets[outside[0]]}, {path.with_suffix('.rec')} "
+                        f"has {size}; the two files do not belong together or the .rec is cut short: copy both again")
+    return keys, offsets
+
+
+class RecordReader:
+    """Random access to the records of ``path`` (.rec file, prefix, or folder with train.rec).
+
+    Safe for any number of workers and ranks: reads of a map have no file position, and each process maps the
+    file for itself when it first reads (fork, spawn and pickle are all fine).
+    """
+
+    def __init__(self, path):
+        self.path = rec_path(path)
+        index = self.path.with_suffix(".idx")
+        for file in (self.path, index):
+            if not file.is_file():
+                raise UserError(f"no file {file}; expected a .rec and an .idx of one name (tools/split_dataset makes "
+                                f"the parts of train.rec, tools/make_rec makes a .rec of a folder of images)")
+        self.size = self.path.stat().st_size
+        self.keys, self.offsets = read_index(index, self.size)
+        self._map = None
+        self._row = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_map": None, "_row": None}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def fail(self, key: int, offset: int, words: str):
+        raise UserError(f"{self.path}: record {key} at byte {offset} {words}; copy or make the file again")
+
+    def row(self, key: int) -> int:
+        """Position of ``key`` in the index."""
+        if 0 <= key < len(self.keys) and self.keys[key] == key:       # insightface's keys are consecutive from 0
+            return key
+        if self._row is None:
+            self._row = {int(k): i for i, k in enumerate(self.keys)}
+        if key not in self._row:
+            raise UserError(f"{self.path} has no record {key}; its keys go from {self.keys.min()} to {self.keys.max()}")
+        return self._row[key]
+
+    def read(self, key: int) -> memoryview | bytes:
+        """The payload of record ``key``; parts of a split record are put together again."""
+        if self._map is None:
+            with open(self.path, "rb") as file:
+                self._map = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        start = offset = int(self.offsets[self.row(key)])
+        parts = []
+        while True:
+            if offset + 8 > self.size:
+                self.fail(key, start, "runs past the end of the file")
+            magic, word = struct.unpack_from("<II", self._map, offset)
+            flag, length = word >> LENGTH_BITS, word & (1 << LENGTH_BITS) - 1
+            if magic != MAGIC:
+                self.fail(key, start, f"does not begin with the magic word (found {magic:#010x} at byte {offset})")
+            if offset + 8 + length > self.size:
+                self.fail(key, start, f"has {length} bytes, which runs past the end of the file")
+            if flag not in ((2, 3) if parts else (0, 1)):
+                self.fail(key, start, f"has parts out of order (part flag {flag} at byte {offset})")
+            data = self._map[offset + 8:offset + 8 + length]
+            if flag == 0:
+                return data
+            parts.append(data)
+            if flag == 3:
+                return MAGIC_BYTES.join(parts)
+            offset += 8 + (length + 3) // 4 * 4
+
+    def unpack(self, key: int) -> tuple[Header, memoryview]:
+        """(header, image bytes) of record ``key``."""
+        try:
+            return unpack(self.read(key))
+        except ValueError as error:
+            self.fail(key, int(self.offsets[self.row(key)]), f"has no valid header ({error})")
+
+    def fingerprint(self) -> str:
+        """sha256 over the .rec's size, the .idx, and the first and last 64 KiB of the .rec.
+
+        Fast on 30 GB; images that change while every length stays the same go unseen, unless at the ends.
+        """
+        digest = hashlib.sha256(f"{self.size}".encode())
+        digest.update(np.stack([self.keys, self.offsets]).tobytes())
+        with open(self.path, "rb") as file:
+            digest.update(file.read(EDGE))
+            file.seek(max(self.size - EDGE, 0))
+            digest.update(file.read(EDGE))
+        return digest.hexdigest()
+
+
+class RecordWriter:
+    """Writes <prefix>.rec and <prefix>.idx; both get their names when the ``with`` block ends without an error."""
+
+    def __init__(self, prefix):
+        prefix = Path(prefix)
+        self.targets = [prefix.with_name(prefix.name + end) for end in (".rec", ".idx")]
+        self.parts = [target.with_name(target.name + ".part") for target in self.targets]
+
+    def __enter__(self):
+        self.rec, self.idx = open(self.parts[0], "wb"), open(self.parts[1], "w")
+        self.offset = 0
+        return self
+
+    def write(self, key: int, payload: bytes) -> None:
+        self.idx.write(f"{key}\t{self.offset}\n")
+        pieces = split_at_magic(bytes(payload))
+        for i, piece in enumerate(pieces):
+            if len(piece) >= 1 << LENGTH_BITS:
+                raise UserError(f"{self.targets[0]}: record {key} has {len(piece)} bytes; a part holds less than 2^29")
+            flag = 0 if len(pieces) == 1 else 1 if i == 0 else 3 if i == len(pieces) - 1 else 2
+            padding = -len(piece) % 4
+            self.rec.write(struct.pack("<II", MAGIC, flag << LENGTH_BITS | len(piece)) + piece + bytes(padding))
+            self.offset += 8 + len(piece) + padding
+
+    def __exit__(self, kind, *_):
+        self.rec.close()
+        self.idx.close()
+        for part, target in zip(self.parts, self.targets, strict=True):
+            if kind is None:
+                os.replace(part, target)
+            else:
+                part.unlink()
+
+
+def split_at_magic(payload: bytes) -> list[bytes]:
+    """The payload cut at each magic word that starts at a multiple of 4; the words are left out."""
+    pieces, start, at = [], 0, payload.find(MAGIC_BYTES)
+    while at >= 0:
+        if at % 4 == 0:
+            pieces.append(payload[start:at])
+            start = at + 4
+            at = payload.find(MAGIC_BYTES, start)
+        else:
+            at = payload.find(MAGIC_BYTES, at + 1)
+    return [*pieces, payload[start:]]

@@ -1,0 +1,178 @@
+"""IJB-C and IJB-B as insightface lays them out: loosely cropped images, templates, 1:1 pairs, 1:N lists.
+
+    <data>/IJBC/loose_crop/*.jpg
+    <data>/IJBC/meta/ijbc_face_tid_mid.txt            NAME TEMPLATE MEDIUM                  one row per image
+    <data>/IJBC/meta/ijbc_name_5pts_score.txt         NAME x1 y1 ... x5 y5 SCORE            same images, same order
+    <data>/IJBC/meta/ijbc_template_pair_label.txt     ENROL VERIFY {0|1}                    1 = same person
+    <data>/IJBC/meta/ijbc_1N_{gallery_G1,gallery_G2,probe_mixed}.csv      header, then TEMPLATE,SUBJECT,...
+
+IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its *row*, the rank of its id.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+
+GALLERIES = {"IJBC": ("G1", "G2"), "IJBB": ("S1", "S2")}
+LARGEST_ID = 100_000_000        # template ids index a dense table: 400 MB at most
+
+
+@dataclass(frozen=True)
+class Images:
+    """All N images of a subset."""
+
+    folder: Path                # of the image files
+    names: np.ndarray           # str [N]
+    landmarks: np.ndarray       # float32 [N, 5, 2], x and y in pixels: eyes, nose, corners of the mouth
+    scores: np.ndarray          # float32 [N], of the face detector
+    templates: np.ndarray       # int32 [N], row of the template that the image belongs to
+    media: np.ndarray           # int64 [N], id of the photograph or video
+    template_ids: np.ndarray    # int64 [T], ascending
+    meta: str                   # sha256 of the landmark file
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of each image file, int64 [N]; a missing file is refused before hours of embedding."""
+        folder, sizes = str(self.folder), np.empty(len(self), np.int64)
+        for i, name in enumerate(self.names):
+            try:
+                sizes[i] = os.stat(f"{folder}/{name}").st_size
+            except OSError as error:
+                raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}): it is in row {i + 1} of the "
+                                f"landmark file; restore it") from error
+        return sizes
+
+    def fingerprint(self) -> str:
+        """sha256 over the landmark file (names, landmarks, scores) and the sizes of the image files."""
+        return hashlib.sha256(self.meta.encode() + self.sizes().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The 1:1 protocol: P pairs of templates."""
+
+    enrol: np.ndarray           # int32 [P], template rows: the old model's side in a cross test
+    verify: np.ndarray          # int32 [P], template rows: the new model's side
+    same: np.ndarray            # bool [P]
+
+
+@dataclass(frozen=True)
+class People:
+    """Templates with the subject that each shows."""
+
+    templates: np.ndarray       # int32 [n], template rows, ascending
+    subjects: np.ndarray        # int64 [n], subject ids
+
+    def __add__(self, other: "People") -> "People":
+        return People(np.concatenate([self.templates, other.templates]),
+                      np.concatenate([self.subjects, other.subjects]))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The 1:N protocol: every probe is searched in each gallery."""
+
+    galleries: dict[str, People]
+    probes: People
+
+
+def subset_folder(data: str | Path, subset: str) -> Path:
+    """<data>/<subset>, or <data> itself when it is that folder."""
+    folder = Path(data) / subset
+    if not folder.is_dir() and (Path(data) / "meta").is_dir():
+        folder = Path(data)
+    if not (folder / "meta").is_dir() or not (folder / "loose_crop").is_dir():
+        raise UserError(f"no {subset} data in {folder}: expected its folders meta and loose_crop; "
+                        f"give the folder that holds {subset} with -d")
+    return folder
+
+
+def read_images(data: str | Path, subset: str) -> Images:
+    """The images of ``subset`` ("IJBC" or "IJBB") below the folder ``data``."""
+    folder = subset_folder(data, subset)
+    belongs, faces = (meta_file(folder, subset, name) for name in ("face_tid_mid.txt", "name_5pts_score.txt"))
+    template, media = read_numbers(belongs, np.int64, (1, 2), "NAME TEMPLATE MEDIUM").T
+    numbers = read_numbers(faces, np.float32, tuple(range(1, 12)), "NAME, ten coordinates and SCORE")
+    text = faces.read_bytes()
+    names = np.array([line.split(maxsplit=1)[0] for line in text.decode().splitlines() if line.strip()])
+    if len(template) != len(names):
+        raise UserError(f"{faces} has {len(names)} rows, {belongs.name} has {len(template)}; "
+                        f"expected the same images in the same order in both")
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{faces} row {np.flatnonzero(~np.isfinite(numbers).all(1))[0] + 1}: "
+                        f"expected finite landmarks and score")
+    if template.min() < 0 or template.max() >= LARGEST_ID:
+        raise UserError(f"{belongs}: template ids must lie in [0, {LARGEST_ID}), "
+                        f"found {template.min()} to {template.max()}")
+    template_ids, templates = np.unique(template, return_inverse=True)
+    return Images(folder / "loose_crop", names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10],
+                  templates.astype(np.int32), media, template_ids, hashlib.sha256(text).hexdigest())
+
+
+def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
+    """The pairs of the 1:1 protocol, in the file's order."""
+    file = meta_file(subset_folder(data, subset), subset, "template_pair_label.txt")
+    table = read_numbers(file, np.int32, (0, 1, 2), "ENROL VERIFY {0|1}")
+    same = table[:, 2] == 1
+    if not ((table[:, 2] == 0) | same).all() or same.all() or not same.any():
+        raise UserError(f"{file}: expected pairs labelled 1 (same person) and pairs labelled 0, "
+                        f"found the labels {np.unique(table[:, 2])[:5].tolist()}")
+    return Pairs(rows_of(table[:, 0], images, file), rows_of(table[:, 1], images, file), same)
+
+
+def read_search(data: str | Path, subset: str, images: Images) -> Search:
+    """The galleries and probes of the 1:N protocol."""
+    folder = subset_folder(data, subset)
+    galleries = {name: read_people(meta_file(folder, subset, f"1N_gallery_{name}.csv"), images)
+                 for name in GALLERIES[subset]}
+    return Search(galleries, read_people(meta_file(folder, subset, "1N_probe_mixed.csv"), images))
+
+
+def read_people(file: Path, images: Images) -> People:
+    """Templates of a 1:N list, each once; the file has a row for each of their images."""
+    table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",", skiprows=1)
+    templates, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
+    subjects = table[first, 1]
+    torn = np.flatnonzero(subjects[inverse] != table[:, 1])
+    if len(torn):
+        raise UserError(f"{file}: template {table[torn[0], 0]} belongs to the subjects {subjects[inverse[torn[0]]]} "
+                        f"and {table[torn[0], 1]}; expected one")
+    return People(rows_of(templates, images, file), subjects)
+
+
+def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
+    """Template rows int32 of template ids; an id without an image is refused."""
+    table = np.full(images.template_ids[-1] + 2, -1, np.int32)      # the last entry stands for every larger id
+    table[images.template_ids] = np.arange(len(images.template_ids), dtype=np.int32)
+    rows = table[np.clip(ids, -1, len(table) - 1)]                  # -1, a negative id, is the last entry too
+    if len(rows) and rows.min() < 0:
+        raise UserError(f"{file}: template {ids[rows.argmin()]} has no image in face_tid_mid.txt")
+    return rows
+
+
+def meta_file(folder: Path, subset: str, name: str) -> Path:
+    file = folder / "meta" / f"{subset.lower()}_{name}"
+    if not file.is_file():
+        raise UserError(f"no file {file}; the meta files of {subset} come with insightface's evaluation data, not with "
+                        f"NIST's")
+    return file
+
+
+def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout) -> np.ndarray:
+    """Columns of a text table, [rows, columns]; ``row`` says in words what a row is."""
+    if not file.read_bytes()[:1 << 16].strip():
+        raise UserError(f"{file} is empty; expected rows of {row}")
+    try:
+        table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, **layout)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); expected rows of {row}") from error
+    if not len(table):
+        raise UserError(f"{file} has a header and nothing below it; expected rows of {row}")
+    return table
