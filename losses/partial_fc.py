@@ -24,7 +24,7 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
         everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(everyone, rows.contiguous())
+        dist.all_gather_single(everyone, rows.contiguous())
         ctx.own = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
         return everyone
 

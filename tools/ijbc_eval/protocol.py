@@ -11,6 +11,7 @@ IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its 
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Pairs:
 class People:
     """Templates with the subject that each shows."""
 
-    templates: np.ndarray       # int32 [n], template rows, ascending
+    templates: np.ndarray       # int32 [n], template rows
     subjects: np.ndarray        # int64 [n], subject ids
 
     def __add__(self, other: "People") -> "People":
@@ -167,12 +168,12 @@ def meta_file(folder: Path, subset: str, name: str) -> Path:
 
 def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout) -> np.ndarray:
     """Columns of a text table, [rows, columns]; ``row`` says in words what a row is."""
-    if not file.read_bytes()[:1 << 16].strip():
-        raise UserError(f"{file} is empty; expected rows of {row}")
     try:
-        table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, **layout)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")         # "input contained no data": said better below
+            table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, **layout)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); expected rows of {row}") from error
     if not len(table):
-        raise UserError(f"{file} has a header and nothing below it; expected rows of {row}")
+        raise UserError(f"{file} is empty; expected rows of {row}")
     return table

@@ -1,0 +1,204 @@
+"""The figures of the two protocols from unit template features: verification (1:1) and identification (1:N).
+
+Every function takes the *gallery side* first (enrolled templates, the old model's in a cross test), then the
+*query side* (verified templates or probes, always the new model's): one call is one cell of a compatibility matrix.
+Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives than 1 / FAR).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import auc, roc_curve
+
+from tools.ijbc_eval.protocol import Pairs, People, Search
+
+FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])       # false accept rates of the 1:1 table
+FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates of the 1:N table
+RANKS = (1, 5, 10)
+CURVE_FARS = np.logspace(-6, 0, 241)
+CURVE_FPIRS = np.logspace(-4, 0, 161)
+CURVE_RANKS = 50
+CELLS = 80_000_000          # similarities per block: 320 MB
+ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
+
+
+# --- 1:1 -----------------------------------------------------------------------------------------------------
+
+def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Cosine of each pair, float32 [P]; gallery, query: unit rows [T, d] of all templates.
+
+    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks, and
+    the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.
+    """
+    left, row = used_rows(pairs.enrol, len(gallery))
+    right, column = used_rows(pairs.verify, len(query))
+    scores, across = np.empty(len(row), np.float32), query[right].T
+    step = max(1, CELLS // len(right))
+    for start in range(0, len(left), step):
+        product = gallery[left[start:start + step]] @ across
+        here = np.flatnonzero((row >= start) & (row < start + step))
+        scores[here] = product[row[here] - start, column[here]]
+    return scores
+
+
+def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the distinct values of rows, ascending; each row's place among them, int32), for 0 <= rows < count."""
+    used = np.zeros(count, bool)
+    used[rows] = True
+    return np.flatnonzero(used), (np.cumsum(used, dtype=np.int32) - 1)[rows]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Scores of the pairs of one person and of two, float32, each ascending."""
+
+    same: np.ndarray
+    different: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, same: np.ndarray) -> "Roc":
+        return cls(np.sort(scores[same]), np.sort(scores[~same]))
+
+    def at(self, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(TAR, threshold) per FAR: the largest TAR whose false accepts are <= FAR; a pair is accepted above it.
+
+        With k false accepts allowed, the threshold is the (k+1)-th largest score of two people, or -inf.
+        """
+        n = len(self.different)
+        allowed = np.floor(fars * n + ROUNDING).astype(np.int64)
+        threshold = np.where(allowed < n, self.different[np.maximum(n - 1 - allowed, 0)], -np.inf)
+        accepted = len(self.same) - np.searchsorted(self.same, threshold, side="right")
+        return accepted / len(self.same), threshold
+
+    def auc(self) -> float:
+        """Probability that a pair of one person scores higher than one of two; a tie counts half."""
+        below = np.searchsorted(self.different, self.same, side="left").astype(np.float64)
+        not_above = np.searchsorted(self.different, self.same, side="right")
+        return float((below + not_above).mean() / 2 / len(self.different))
+
+
+def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(TAR, threshold, AUC) as the public evaluators read them: the nearest point of scikit-learn's *thinned* curve.
+
+    Flatters small sets (the nearest FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's size.
+    """
+    far, tar, threshold = roc_curve(same, scores)
+    nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])   # largest TAR at that FAR
+    return tar[nearest], threshold[nearest], float(auc(far, tar))
+
+
+def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public: bool = False) -> tuple[dict, dict]:
+    """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol."""
+    scores = pair_scores(gallery, query, pairs)
+    roc = Roc.of(scores, pairs.same)
+    if public:
+        tar, threshold, area = public_roc(scores, pairs.same, FARS)
+    else:
+        tar, threshold = (answerable(x, FARS, len(roc.different)) for x in roc.at(FARS))
+        area = roc.auc()
+    figures = {"FAR": FARS, "TAR": tar, "threshold": threshold, "auc": area,
+               "same": len(roc.same), "different": len(roc.different)}
+    return figures, {"scores": scores, "tar": answerable(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))}
+
+
+def answerable(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndarray:
+    """``values``, NaN where ``rate`` is below one of the negatives: the data has no such operating point."""
+    return np.where(rates * negatives + ROUNDING < 1, np.nan, values)
+
+
+# --- 1:N -----------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Hits:
+    """What each of n probes found in one gallery."""
+
+    mate: np.ndarray        # float32 [n], best cosine to its own subject; -inf without one
+    other: np.ndarray       # float32 [n], best cosine to any other subject; -inf without one
+    rank: np.ndarray        # int64 [n], 1 = its own subject is strictly first; 0 = not in this gallery
+    entries: int            # subjects in the gallery
+
+    @property
+    def mated(self) -> np.ndarray:
+        return self.rank > 0
+
+    def within(self, rank: int) -> int:
+        """Probes whose own subject is among the first ``rank``."""
+        return int((self.mated & (self.rank <= rank)).sum())
+
+    def tpir(self, fpirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(TPIR, threshold) per FPIR: mated probes whose mate is first and above the threshold.
+
+        The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending; without
+        non-mated or without mated probes there is none (NaN).
+        """
+        negatives = np.sort(self.other[~self.mated])[::-1]
+        if not len(negatives) or not self.mated.any():
+            return np.full(len(fpirs), np.nan), np.full(len(fpirs), np.nan)
+        threshold = negatives[np.maximum((len(negatives) * fpirs + ROUNDING).astype(np.int64) - 1, 0)]
+        found = np.sort(self.mate[self.mated & (self.mate > self.other)])
+        above = len(found) - np.searchsorted(found, threshold, side="right")
+        return above / self.mated.sum(), threshold
+
+
+def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: People) -> Hits:
+    """Search all probes in a gallery; gallery, query: unit rows [T, d] of all templates.
+
+    A subject with several gallery templates counts once, with the best of them.
+    """
+    order = np.argsort(people.subjects, kind="stable")
+    subjects, starts = np.unique(people.subjects[order], return_index=True)
+    entries = gallery[people.templates[order]].T
+    column = np.minimum(np.searchsorted(subjects, probes.subjects), len(subjects) - 1)
+    mated = subjects[column] == probes.subjects
+    mate, other = np.full((2, len(mated)), -np.inf, np.float32)
+    rank = np.zeros(len(mated), np.int64)
+    step = max(1, CELLS // len(order))
+    for start in range(0, len(mated), step):
+        rows = slice(start, start + step)
+        similarity = query[probes.templates[rows]] @ entries
+        if len(subjects) < len(order):
+            similarity = np.maximum.reduceat(similarity, starts, axis=1)
+        own = np.flatnonzero(mated[rows])
+        cells = own, column[rows][own]
+        best = similarity[cells]
+        similarity[cells] = -np.inf
+        mate[start + own], other[rows] = best, similarity.max(1)
+        rank[start + own] = 1 + (similarity[own] >= best[:, None]).sum(1)
+    return Hits(mate, other, rank, len(subjects))
+
+
+def gallery_figures(hits: Hits) -> dict:
+    """Figures of one gallery; top-k as a share of its mated probes."""
+    mated = int(hits.mated.sum())
+    nonmated = len(hits.rank) - mated
+    tpir, threshold = (answerable(x, FPIRS, nonmated) for x in hits.tpir(FPIRS))
+    return {"entries": hits.entries, "mated": mated, "nonmated": nonmated, "FPIR": FPIRS, "TPIR": tpir,
+            "threshold": threshold, "top": {str(k): share(hits.within(k), mated) for k in RANKS}}
+
+
+def share(part: int, whole: int) -> float:
+    return part / whole if whole else np.nan
+
+
+def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search) -> tuple[dict, dict]:
+    """(figures for tables and JSON, arrays for plots) of the 1:N protocol.
+
+    TPIR is the mean of the two galleries.  "top" pools them: correct probes of both / mated probes of both;
+    "top_of_all_probes" divides by all probes, as the public evaluators do (the same where, as in IJB-C, every
+    probe has its mate in one gallery).  "mixed" is a search in both galleries at once.
+    """
+    galleries = {name: search(gallery, query, people, protocol.probes)
+                 for name, people in protocol.galleries.items()}
+    first, second = protocol.galleries.values()
+    mixed = search(gallery, query, first + second, protocol.probes)
+    per_gallery = {name: gallery_figures(hits) for name, hits in galleries.items()}
+    correct = {k: sum(hits.within(k) for hits in galleries.values()) for k in range(1, CURVE_RANKS + 1)}
+    mated, probes = sum(f["mated"] for f in per_gallery.values()), len(protocol.probes.subjects)
+    figures = {"FPIR": FPIRS, "TPIR": np.mean([f["TPIR"] for f in per_gallery.values()], 0),
+               "top": {str(k): share(correct[k], mated) for k in RANKS},
+               "top_of_all_probes": {str(k): correct[k] / probes for k in RANKS},
+               "probes": probes, "mated": mated,
+               "galleries": per_gallery | {"mixed": gallery_figures(mixed)}}
+    curves = [answerable(hits.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~hits.mated).sum()))
+              for hits in galleries.values()]
+    return figures, {"tpir": np.mean(curves, 0), "cmc": np.array([share(c, mated) for c in correct.values()])}

@@ -1,0 +1,61 @@
+"""From the embeddings of images to one unit feature per template.
+
+A template is a linear map of its images: the mean within a medium (a photograph, a video), the sum over media.
+"""
+
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from tools.ijbc_eval.protocol import Images
+
+ROWS = 16_384       # images per block where all of them are gone through
+
+
+class Mode(NamedTuple):
+    """What an image counts for; str() gives insightface's name, N0D1F1 by default."""
+
+    normalise: bool = False     # N1: each image's feature has norm 1, instead of telling quality by its norm
+    detector: bool = True       # D1: weighted by the score of the face detector
+    flip: bool = True           # F1: the features of the image and of its mirror image are added
+
+    def __str__(self) -> str:
+        return f"N{self.normalise:d}D{self.detector:d}F{self.flip:d}"
+
+
+MODES = [Mode(*flags) for flags in product((False, True), repeat=3)]
+
+
+def template_features(embeddings: np.ndarray, images: Images, mode: Mode = Mode()) -> np.ndarray:
+    """Unit features float32 [T, d] of all templates, rows in the order of images.template_ids.
+
+    embeddings: float32 [2, N, d] of the images and of their mirror images, as the network gave them.
+    """
+    views = np.asarray(embeddings)[:1 + mode.flip]
+    weight = image_weights(images, mode.detector)
+    if mode.normalise:
+        weight /= norms(views)
+    count = len(images)
+    sums = csr_array((weight, (images.templates, np.arange(count))), (len(images.template_ids), count))
+    features = sum(sums @ view for view in views)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def image_weights(images: Images, detector: bool) -> np.ndarray:
+    """Share of each image in its template, float32 [N]: 1 / images of the same template and medium, times the score."""
+    media, medium = np.unique(images.media, return_inverse=True)
+    group = images.templates.astype(np.int64) * len(media) + medium
+    _, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
+    weight = (1 / count[inverse]).astype(np.float32)
+    return weight * images.scores if detector else weight
+
+
+def norms(views: np.ndarray) -> np.ndarray:
+    """Norms of the summed views, float32 [N], block by block; never 0."""
+    out = np.empty(views.shape[1], np.float32)
+    for start in range(0, len(out), ROWS):
+        rows = slice(start, start + ROWS)
+        out[rows] = np.linalg.norm(views[:, rows].sum(0), axis=1)
+    return np.maximum(out, 1e-12)
