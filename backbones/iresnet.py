@@ -11,7 +11,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class Block(nn.Module):
-    """norm - conv - norm - prelu - conv - norm beside a shortcut; [B, inputs, H, W] -> [B, outputs, H/stride, W/stride]."""
+    """norm - conv - norm - prelu - conv - norm, beside a shortcut; the second convolution has the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()

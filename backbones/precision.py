@@ -22,9 +22,8 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
 @functools.cache
 def cpu_half_precision() -> torch.dtype | None:
     found = [name for name in BF16_INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
-    logging.getLogger("bct").info(
-        "fp16 on this CPU: bfloat16 (%s)" % " ".join(found) if found else
-        "fp16 on this CPU: float32 (no bfloat16 instructions, which alone would make it faster)")
+    logging.getLogger("bct").info("fp16 on this CPU: %s", f"bfloat16 ({' '.join(found)})" if found else
+                                  "float32, it has no bfloat16 instructions")
     return torch.bfloat16 if found else None
 
 

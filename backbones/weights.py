@@ -1,76 +1,81 @@
-"""Weights from files: plain state dicts, insightface's checkpoints, those of the public code."""
+"""Weights from files: of this project, of insightface, of the public code; read without running what is in them."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbones import NETWORKS, get_model, shape_of
+from backbones import NETWORKS, builder, get_model
+from backbones.backbone import Backbone
 from utils.errors import UserError
 
-# Heads that the public code keeps inside its backbones; they are not part of one.
-EXTRA_HEADS = ("cls_fc.", "BCT_FC.", "discriminator.", "eboundary.")
+WRAPPERS = ("state_dict_backbone", "backbone", "state_dict")        # keys under which a checkpoint keeps the backbone
+HEADS = ("cls_fc.", "BCT_FC.", "discriminator.", "eboundary.")      # what the public code saves with it
 
 
-def load_state(path) -> dict[str, Tensor]:
-    """The backbone's tensors in ``path``, on the CPU; no code in the file is run.
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The backbone's tensors in the file ``path``, on the CPU, memory-mapped where the format allows it.
 
-    Reads a plain state dict, one under "state_dict_backbone" (insightface), "state_dict" or "backbone", with
-    or without DDP's "module."; extra heads of the public code are left out.
+    The file holds a state dict, or a dict with one under one of ``WRAPPERS``; a leading "module." (DDP) and
+    the public code's extra heads are taken off.  :class:`UserError` if there is nothing of the kind.
     """
-    if not Path(path).is_file():
-        raise UserError(f"no model file {path}; train it first, or give another path")
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no model file {path}; train the model first or name another file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a whole PyTorch file of plain tensors ({str(error).splitlines()[0]}); "
-                        f"expected the state dict of a backbone") from error
-    for inner in ("state_dict_backbone", "state_dict", "backbone"):
-        if isinstance(state, dict) and isinstance(state.get(inner), dict):
-            state = state[inner]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no state dict; expected the tensors of a backbone by name")
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:      # torn zip, foreign bytes, code in a pickle: torch.load has an exception for each
+        raise UserError(f"{path} is not a whole file of tensors as torch.save writes it "
+                        f"({type(error).__name__}); copy it again or save it as a state_dict") from error
+    state = next((data[key] for key in WRAPPERS if isinstance(data, dict) and isinstance(data.get(key), dict)), data)
+    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
+        raise UserError(f"{path} holds no state dict of a backbone; expected tensors by name, by themselves or "
+                        f"under one of {' '.join(WRAPPERS)}")
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if not key.startswith(EXTRA_HEADS)}
+    return {key: value for key, value in state.items() if not key.startswith(HEADS)}
 
 
-def build(network: str, state: dict[str, Tensor], fp16=False) -> nn.Module:
-    """Network ``network`` filled with ``state``; embedding and image size follow from the tensors' shapes."""
-    num_features, image_size = shape_of(network, state)
-    with torch.device("meta"):
-        model = get_model(network, num_features=num_features, image_size=image_size, fp16=fp16)
-    model.load_state_dict(state, assign=True)
+def load_model(network: str, path: str | Path, fp16: bool | torch.dtype = False) -> Backbone:
+    """The network with the weights in ``path``, in eval mode on the CPU, for the file's embedding and image size."""
+    state = load_state(path)
+    model = empty_model(network, state, fp16)
+    wrong = differences(model, state)
+    if wrong:
+        fitting = [name for name in NETWORKS if not differences(empty_model(name, state), state)]
+        looks = f"this looks like {' or '.join(fitting)}" if fitting else "no other network here fits either"
+        raise UserError(f"{path} does not hold a {network}: {', '.join(wrong[:3])}"
+                        f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; {looks}")
+    model.to_empty(device="cpu")
+    model.load_state_dict(state)
     return model.eval()
 
 
-def load_model(network: str, path, fp16=False) -> nn.Module:
-    """The model in ``path`` in eval mode, on the CPU; ``model.image_size`` says what it wants to see."""
-    if network not in NETWORKS:
-        get_model(network)
-    state = load_state(path)
+def empty_model(network: str, state: dict[str, Tensor], fp16: bool | torch.dtype = False) -> Backbone:
+    """The network for the embedding and image size that ``state`` seems to have, without memory for its weights."""
     try:
-        return build(network, state, fp16)
-    except (KeyError, StopIteration, RuntimeError, ValueError, ZeroDivisionError, UserError):
-        with torch.device("meta"):
-            wanted = get_model(network).state_dict()
-        missing = [key for key in wanted if key not in state] + [key for key in state if key not in wanted]
-        fits = next((name for name in NETWORKS if name != network and set(state) == set_of_keys(name)), None)
-        hint = f"it looks like {fits}" if fits else "give the network that it was trained as"
-        first = f"first key that does not fit: {missing[0]}" if missing else "its tensors have other shapes"
-        raise UserError(f"{path} does not hold a {network} ({first}); {hint}") from None
-
-
-def set_of_keys(network: str) -> set[str]:
+        num_features, image_size = builder(network)[0].shape_of(state)
+    except (KeyError, IndexError, TypeError, ValueError):       # the tensors that tell are missing or of another rank
+        num_features, image_size = 512, 112
     with torch.device("meta"):
-        return set(get_model(network).state_dict())
+        return get_model(network, fp16=fp16, num_features=num_features, image_size=max(image_size, 16))
+
+
+def differences(model: Backbone, state: dict[str, Tensor]) -> list[str]:
+    """What keeps ``state`` from being the model's, tensor by tensor in the model's order; empty = it fits."""
+    own = {key: list(value.shape) for key, value in model.state_dict().items()}
+    found = {key: list(value.shape) for key, value in state.items()}
+    return ([f"{key} is missing" if key not in found else f"{key} is {found[key]} instead of {shape}"
+             for key, shape in own.items() if found.get(key) != shape]
+            + [f"{key} has no place in it" for key in found if key not in own])
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes in the order of the names: the same for a file saved again."""
+    """sha256 (hex) over names, dtypes, shapes and bytes in order of the names: the same however it was saved."""
     digest = hashlib.sha256()
     for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -35,7 +35,7 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
     parser.add_argument("config", help="config file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     run(lambda: train(load_config(args.config, args.overrides), method, head))
 
 

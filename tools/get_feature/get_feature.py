@@ -78,8 +78,8 @@ class PartialFile:
 def extract(model: torch.nn.Module, dataset, file: PartialFile, ranks: Ranks, batch_size: int, workers: int) -> None:
     """Embed the batches that are not yet in ``file``; batch k belongs to rank k % world_size.
 
-    Whole batches, always the same ones, on one thread per rank: the sums inside a layer then run in the same
-    order however many ranks there are, and the bits agree.
+    Whole batches, always the same ones: a layer's sums run in the same order however many ranks there are, and
+    the bits agree.
     """
     done = set(np.flatnonzero(file.done).tolist())
     dist.barrier()                              # all ranks have read the marks before one adds to them
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     cfg = load_config(args.config, args.overrides)
     check_names(args.config, args.SD)

@@ -18,7 +18,7 @@ RANKS = (1, 5, 10)
 CURVE_FARS = np.logspace(-6, 0, 241)
 CURVE_FPIRS = np.logspace(-4, 0, 161)
 CURVE_RANKS = 50
-CELLS = 80_000_000          # similarities per block: 320 MB
+CELLS = 40_000_000          # similarities per block: 160 MB
 ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
 
 
@@ -98,7 +98,8 @@ def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public: boo
         area = roc.auc()
     figures = {"FAR": FARS, "TAR": tar, "threshold": threshold, "auc": area,
                "same": len(roc.same), "different": len(roc.different)}
-    return figures, {"scores": scores, "tar": answerable(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))}
+    curve = answerable(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))
+    return figures, {"scores": scores, "far": CURVE_FARS, "tar": curve, "frr": 1 - curve}
 
 
 def answerable(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndarray:
@@ -201,4 +202,5 @@ def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search) -> tup
                "galleries": per_gallery | {"mixed": gallery_figures(mixed)}}
     curves = [answerable(hits.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~hits.mated).sum()))
               for hits in galleries.values()]
-    return figures, {"tpir": np.mean(curves, 0), "cmc": np.array([share(c, mated) for c in correct.values()])}
+    return figures, {"fpir": CURVE_FPIRS, "tpir": np.mean(curves, 0), "ranks": np.array(list(correct)),
+                     "cmc": np.array([share(count, mated) for count in correct.values()])}

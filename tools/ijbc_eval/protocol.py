@@ -63,6 +63,9 @@ class Pairs:
     verify: np.ndarray          # int32 [P], template rows: the new model's side
     same: np.ndarray            # bool [P]
 
+    def __str__(self) -> str:
+        return f"{len(self.same)} pairs, {self.same.sum()} of one person"
+
 
 @dataclass(frozen=True)
 class People:
@@ -82,6 +85,10 @@ class Search:
 
     galleries: dict[str, People]
     probes: People
+
+    def __str__(self) -> str:
+        sizes = [f"{len(people.templates)} in gallery {name}" for name, people in self.galleries.items()]
+        return f"{len(self.probes.templates)} probes, {', '.join(sizes)}"
 
 
 def subset_folder(data: str | Path, subset: str) -> Path:

@@ -25,10 +25,11 @@ class Mode(NamedTuple):
         return f"N{self.normalise:d}D{self.detector:d}F{self.flip:d}"
 
 
+DEFAULT = Mode()
 MODES = [Mode(*flags) for flags in product((False, True), repeat=3)]
 
 
-def template_features(embeddings: np.ndarray, images: Images, mode: Mode = Mode()) -> np.ndarray:
+def template_features(embeddings: np.ndarray, images: Images, mode: Mode = DEFAULT) -> np.ndarray:
     """Unit features float32 [T, d] of all templates, rows in the order of images.template_ids.
 
     embeddings: float32 [2, N, d] of the images and of their mirror images, as the network gave them.

@@ -1,0 +1,134 @@
+"""Extraction: 1 rank = 2 ranks bit for bit, goes on where it stopped, refuses what does not belong together."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import write_records
+
+from backbones import get_model
+from backbones.weights import fingerprint
+from records.faces import FaceRecords
+from utils.errors import UserError
+from utils.images import to_input
+from utils.old_features import OldFeatures, load_credible
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Path:
+    """A data set of 27 images and an old model that has seen something (its BatchNorms are not at their start)."""
+    folder = tmp_path_factory.mktemp("extraction")
+    write_records(folder / "data/train_part_70_class", [9, 11, 7], size=32)
+    torch.manual_seed(0)
+    model = get_model("r18", num_features=128, image_size=32).train()
+    with torch.no_grad():
+        model(torch.randn(16, 3, 32, 32))
+    (folder / "old").mkdir()
+    torch.save(model.state_dict(), folder / "old/model.pt")
+    return folder
+
+
+def extract(setting: Path, target: str, ranks: int = 1, *more: str) -> subprocess.CompletedProcess:
+    start = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                                                 f"--nproc_per_node={ranks}"]
+    return subprocess.run([*start, "tools/get_feature/get_feature.py", CONFIG, "--SD", SD, "--batch", "4",
+                           f"dataset={setting / 'data'}", f"output={setting / 'old'}", "workers=1",
+                           f"feature_save={setting / target}", *more], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def one(setting) -> Path:
+    done = extract(setting, "one")
+    assert done.returncode == 0, done.stderr
+    return setting / "one/OPclass"
+
+
+def test_features_are_those_of_the_unflipped_images(setting, one):
+    features = np.load(one / f"{SD}_feature.npy")
+    data = FaceRecords(setting / "data/train_part_70_class")
+    model = get_model("r18", num_features=128, image_size=32)
+    model.load_state_dict(torch.load(setting / "old/model.pt", weights_only=True))
+    model.eval()
+    for i in (0, 13, 26):
+        with torch.no_grad():
+            alone = model(to_input(torch.from_numpy(data[i][0])[None], "cpu"))[0].numpy()
+        np.testing.assert_allclose(features[i], alone, atol=1e-4 * np.abs(alone).max())
+    assert np.load(one / f"{SD}_label.npy").tolist() == [0] * 9 + [1] * 11 + [2] * 7
+    origin = json.loads((one / f"{SD}_feature.json").read_text())
+    assert (origin["images"], origin["dim"], origin["records"]) == (27, 128, data.fingerprint())
+    assert origin["model"] == fingerprint(model.state_dict())
+    assert sorted(p.name for p in one.iterdir()) == [f"{SD}_{n}" for n in ("feature.json", "feature.npy", "label.json",
+                                                                           "label.npy")]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bits(setting, one, ranks):
+    done = extract(setting, f"ranks{ranks}", ranks)
+    assert done.returncode == 0, done.stderr
+    for name in ("feature.npy", "label.npy", "feature.json"):
+        assert (setting / f"ranks{ranks}/OPclass/{SD}_{name}").read_bytes() == (one / f"{SD}_{name}").read_bytes()
+
+
+def test_it_goes_on_where_it_stopped(setting, one):
+    """A record that is no image stops the run; with the record mended the other batches are not done again."""
+    data, good = setting / "data", (setting / "data/train_part_70_class.rec").read_bytes()
+    at = good.rindex(b"\xff\xd8\xff")            # the last image
+    try:
+        (data / "train_part_70_class.rec").write_bytes(good[:at] + bytes(40) + good[at + 40:])
+        done = extract(setting, "stopped")
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 1 and "record 27" in last and last.startswith("error: ")
+        part = setting / f"stopped/OPclass/{SD}_feature.npy.part"
+        assert part.is_file() and not part.with_suffix("").is_file()
+        marks = np.load(setting / f"stopped/OPclass/{SD}_feature.npy.done.part")
+        assert marks[:5].all() and not marks[-1]
+    finally:
+        (data / "train_part_70_class.rec").write_bytes(good)
+    # The broken file had another fingerprint: make the plan that of the good one, as after a kill.
+    plan = setting / f"stopped/OPclass/{SD}_feature.npy.plan.part"
+    origin = json.loads((one / f"{SD}_feature.json").read_text())
+    plan.write_text(json.dumps(origin | {"batch_size": 4}))
+    rows = np.load(part, mmap_mode="r+")
+    rows[0] = 7.0                                # a batch that is marked as done is not computed again
+    rows.flush()
+    assert extract(setting, "stopped").returncode == 0
+    found, expected = np.load(setting / f"stopped/OPclass/{SD}_feature.npy"), np.load(one / f"{SD}_feature.npy")
+    assert (found[0] == 7.0).all() and np.array_equal(found[1:], expected[1:])
+
+
+@pytest.mark.parametrize("more, words", [
+    (["--SD", "f128_r18_arc_class70"], "does not belong to"),
+    (["--SD", "f128_r18_softmax_class71"], "must end in one of"),
+    (["output=nowhere"], "train it first"),
+    (["dataset=nowhere"], "train_part_70_class"),
+    (["network=r50"], "r50"),
+])
+def test_mistakes_end_with_one_sentence(setting, more, words):
+    done = extract(setting, "bad", 1, *more)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: ") and words in last and "Traceback" not in done.stderr
+
+
+def test_features_of_something_else_are_refused(one, tmp_path):
+    file = one / f"{SD}_feature.npy"
+    origin = json.loads((one / f"{SD}_feature.json").read_text())
+    right = dict(images=27, dim=128, records=origin["records"], model=origin["model"])
+    old = OldFeatures(file, **right)
+    assert torch.allclose(old[torch.tensor([3, 0])].norm(dim=1), torch.ones(2))
+    for wrong, words in ((dict(images=28), "27 rows, the training set has 28"), (dict(dim=64), "embedding_size"),
+                         (dict(records="x"), "another records"), (dict(model="x"), "another model")):
+        with pytest.raises(UserError, match=words):
+            OldFeatures(file, **(right | wrong))
+    with pytest.raises(UserError, match="make it with: python tools/get_feature/denoise_credible.py"):
+        load_credible(one / f"{SD}_credible_ratio_90_feature.npy", images=27)
+    torn = tmp_path / f"{SD}_feature.npy"
+    torn.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a whole .npy"):
+        OldFeatures(torn, **right)

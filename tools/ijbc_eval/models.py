@@ -1,0 +1,185 @@
+"""Model files of three kinds behind one face: uint8 images in, embeddings of them and of their mirror images out.
+
+A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word for the cache) and
+``replicas()``: one function per device, each uint8 [B, S, S, 3] RGB -> float32 [2, B, dim] (image, mirror image).
+"""
+
+import copy
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbones.precision import half_precision
+from backbones.weights import fingerprint, load_model, load_state
+from utils.errors import UserError
+from utils.images import to_input
+
+
+def open_model(file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
+    """The model in ``file``: NAME.onnx, MXNet's PREFIX,EPOCH, or else a PyTorch checkpoint of ``network``."""
+    if file.lower().endswith(".onnx"):
+        return OnnxModel(file, devices, fp16, pixel_scale)
+    if "," in Path(file).name:
+        return MxnetModel(file, devices, fp16, pixel_scale)
+    return TorchModel(file, network, devices, fp16, pixel_scale)
+
+
+def find_devices(name: str) -> list[torch.device]:
+    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu"."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected cpu, cuda (all GPUs) or cuda:K")
+    if device.type == "cpu":
+        return [device]
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UserError(f"--device {name}: this machine shows {count} GPUs; run with --device cpu or another number")
+    return [device] if device.index is not None else [torch.device("cuda", i) for i in range(count)]
+
+
+def both_views(images: Tensor, device: torch.device, pixel_scale: float | None) -> Tensor:
+    """Network input [2B, 3, S, S] float32, images and then mirror images; scale None: raw values 0 to 255."""
+    if pixel_scale is None:
+        x = images.to(device).permute(0, 3, 1, 2).float()
+    else:
+        x = to_input(images, device, pixel_scale=pixel_scale)
+    return torch.cat([x, x.flip(3)])
+
+
+class TorchModel:
+    """A state dict of one of the networks in backbones/."""
+
+    def __init__(self, file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
+        self.model = load_model(network, file, fp16=fp16)
+        self.devices, self.pixel_scale = devices, pixel_scale
+        self.fingerprint = fingerprint(load_state(file))
+        self.dim, self.image_size = self.model.num_features, self.model.image_size
+        half = half_precision(devices[0].type) if fp16 else None
+        self.precision = str(half or torch.float32).removeprefix("torch.")
+
+    def replicas(self) -> list:
+        return [partial(self.embed, copy.deepcopy(self.model).to(device, memory_format=torch.channels_last), device)
+                for device in self.devices]
+
+    @torch.inference_mode()
+    def embed(self, model: nn.Module, device: torch.device, images: Tensor) -> np.ndarray:
+        out = model(both_views(images, device, self.pixel_scale))
+        return out.float().view(2, len(images), -1).cpu().numpy()
+
+
+class OnnxModel:
+    """An ONNX file with input [N, 3, S, S] and an embedding as its first output; N is free or fixed.
+
+    Files that were converted from MXNet subtract the mean and scale in their first nodes: they get raw pixels.
+    """
+
+    def __init__(self, file: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
+        import onnx
+        import onnxruntime
+
+        if fp16:
+            raise UserError(f"--fp16 is for PyTorch checkpoints; {file} has a precision of its own")
+        if not Path(file).is_file():
+            raise UserError(f"no model file {file}; expected an ONNX file")
+        self.runtime, self.file = onnxruntime, file
+        self.cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if devices[0].type == "cuda" and not self.cuda:
+            print("this onnxruntime has no CUDA: the model runs on the CPU (pip install onnxruntime-gpu)")
+        self.devices = devices if self.cuda else [torch.device("cpu")]
+        try:
+            first = {node.op_type for node in onnx.load(file, load_external_data=False).graph.node[:8]}
+            session = self.session(torch.device("cpu"))
+        except Exception as error:      # protobuf and onnxruntime raise many kinds
+            raise UserError(f"{file} is not an ONNX model that onnxruntime can load ({str(error)[:200]})") from error
+        self.pixel_scale = None if {"Sub", "Mul"} <= first else pixel_scale
+        shape = session.get_inputs()[0].shape
+        if len(shape) != 4 or shape[1] != 3:
+            raise UserError(f"{file} takes input of shape {shape}; expected [N, 3, S, S]")
+        self.image_size = shape[2] if isinstance(shape[2], int) else 112
+        self.batch = shape[0] if isinstance(shape[0], int) else None
+        self.fingerprint, self.precision = file_hash([file]), "onnx"
+        out = self.embed(session, torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8))
+        self.dim = out.shape[2]
+
+    def session(self, device: torch.device):
+        gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if device.type == "cuda" else []
+        return self.runtime.InferenceSession(self.file, providers=gpu + ["CPUExecutionProvider"])
+
+    def replicas(self) -> list:
+        return [partial(self.embed, self.session(device)) for device in self.devices]
+
+    def embed(self, session, images: Tensor) -> np.ndarray:
+        x = both_views(images, torch.device("cpu"), self.pixel_scale).contiguous().numpy()
+        step = self.batch or len(x)
+        x = np.concatenate([x, np.repeat(x[-1:], -len(x) % step, axis=0)])      # whole batches for a fixed N
+        names = [session.get_outputs()[0].name], session.get_inputs()[0].name
+        out = [session.run(names[0], {names[1]: x[i:i + step]})[0] for i in range(0, len(x), step)]
+        return np.concatenate(out).reshape(len(x), -1)[:2 * len(images)].astype(np.float32).reshape(2, len(images), -1)
+
+
+class MxnetModel:
+    """MXNet's PREFIX-symbol.json and PREFIX-EPOCH.params, embedding = the output of layer fc1 (insightface)."""
+
+    def __init__(self, file: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
+        prefix, _, epoch = file.rpartition(",")
+        if fp16 or not epoch.isdigit():
+            raise UserError(f"{file}: expected MXNet's PREFIX,EPOCH such as models/r100/model,0, without --fp16")
+        files = [f"{prefix}-symbol.json", f"{prefix}-{int(epoch):04d}.params"]
+        missing = [name for name in files if not Path(name).is_file()]
+        if missing:
+            raise UserError(f"no file {missing[0]} for the MXNet model {file}")
+        self.mx = import_mxnet(file)
+        symbol, self.arg, self.aux = self.mx.model.load_checkpoint(prefix, int(epoch))
+        layers = symbol.get_internals()
+        outputs = layers.list_outputs()
+        if "fc1_output" not in outputs:
+            raise UserError(f"{files[0]} has no layer fc1, the embedding of insightface's models")
+        self.symbol = layers["fc1_output"]
+        # insightface's networks begin with (x - 127.5) / 128 as layers of their own.
+        self.pixel_scale = None if any("minusscalar" in name for name in outputs) else pixel_scale
+        self.image_size, self.devices = 112, devices
+        self.dim = self.symbol.infer_shape_partial(data=(1, 3, 112, 112))[1][0][1]
+        self.fingerprint, self.precision = file_hash(files), "mxnet"
+
+    def replicas(self) -> list:
+        gpus = self.devices if self.devices[0].type == "cuda" and self.mx.context.num_gpus() else []
+        contexts = [self.mx.gpu(device.index or 0) for device in gpus] or [self.mx.cpu()]
+        return [partial(self.embed, self.bound(context), context) for context in contexts]
+
+    def bound(self, context):
+        module = self.mx.mod.Module(self.symbol, context=context, label_names=None)
+        module.bind([("data", (1, 3, self.image_size, self.image_size))], for_training=False)
+        module.set_params(self.arg, self.aux, allow_missing=False, allow_extra=True)
+        return module
+
+    def embed(self, module, context, images: Tensor) -> np.ndarray:
+        x = both_views(images, torch.device("cpu"), self.pixel_scale).contiguous().numpy()
+        module.forward(self.mx.io.DataBatch([self.mx.nd.array(x, context)]), is_train=False)
+        return module.get_outputs()[0].asnumpy().reshape(2, len(images), -1)
+
+
+def import_mxnet(file: str):
+    try:
+        import mxnet
+    except (ImportError, AttributeError) as error:      # AttributeError: numpy has no np.bool any more
+        raise UserError(f"{file} is an MXNet model and mxnet does not import ({error}): in an environment with "
+                        f"Python <= 3.11 run pip install mxnet==1.9.1 numpy==1.23.5, or convert the model to ONNX") \
+            from error
+    return mxnet
+
+
+def file_hash(files: list[str]) -> str:
+    """sha256 over the bytes of the files."""
+    digest = hashlib.sha256()
+    for name in files:
+        with open(name, "rb") as file:
+            for block in iter(partial(file.read, 1 << 24), b""):
+                digest.update(block)
+    return digest.hexdigest()
