@@ -27,10 +27,12 @@ class FaceRecords(Dataset):
         first = int(self.records.keys.min())
         header, image = self.records.unpack(first)
         classes = None
-        if header.flag > 0 and len(image) == 0:         # insightface: [images + 1, images + 1 + classes], no image
-            images = int(header.label[0]) - 1
+        if header.flag > 0 and len(image) == 0:
+            # insightface: [images + 1, images + 1 + classes], the classes' identity records follow the images;
+            # the parts of a split: [images + 1, classes], images only.  Neither has more classes than images.
+            images, second = int(header.label[0]) - 1, int(header.label[-1])
+            classes = second - images - 1 if second > images else second
             self.keys = np.arange(1, images + 1)
-            classes = int(header.label[1]) - (images + 1) if self.has_identities(images) else int(header.label[1])
             if images < 1 or images >= len(self.records):
                 raise UserError(f"{self.path}: its header promises {images} images, the index has "
                                 f"{len(self.records) - 1} records behind it; copy or make both files again")
@@ -45,10 +47,6 @@ class FaceRecords(Dataset):
                 if num_classes > classes else "classes do not fit")
         self.num_classes = classes if num_classes is None else num_classes
         self.image_size = image_size or len(self.decode(0))
-
-    def has_identities(self, images: int) -> bool:
-        """Whether identity records follow the images (they are no images and carry no class)."""
-        return len(self.records) > images + 1
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -37,7 +37,7 @@ def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndar
     for start in range(0, len(left), step):
         product = gallery[left[start:start + step]] @ across
         here = np.flatnonzero((row >= start) & (row < start + step))
-        scores[here] = product[row[here] - start, column[here]]
+        scores[here] = product.take((row[here] - start) * np.int64(len(right)) + column[here])
     return scores
 
 

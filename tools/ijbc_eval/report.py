@@ -65,6 +65,10 @@ def figures_by_name(report: dict) -> dict[str, dict]:
     return {f"{name} {mode}": figures for mode, figures in report["modes"].items()}
 
 
+def rate(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+
+
 def percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.2f}"
 
@@ -72,7 +76,7 @@ def percent(value: float | None) -> str:
 def table_one_to_one(rows: dict[str, dict]) -> str:
     """TAR in % per FAR, and the area under the curve."""
     first = next(iter(rows.values()))
-    table = PrettyTable(["1:1, TAR in % at FAR", *(f"{far:.0e}" for far in first["FAR"]), "AUC"], align="r")
+    table = PrettyTable(["1:1, TAR in % at FAR", *map(rate, first["FAR"]), "AUC"], align="r")
     table.align["1:1, TAR in % at FAR"] = "l"
     notes = {}
     for name, figures in rows.items():
@@ -86,7 +90,7 @@ def table_one_to_many(rows: dict[str, dict]) -> str:
     """Top-k and TPIR in %, per gallery, for the two together and for a search in the merged gallery."""
     first = next(iter(rows.values()))
     table = PrettyTable(["1:N, in %", "gallery", "subjects", "mated", "others", *(f"top-{k}" for k in first["top"]),
-                         *(f"TPIR@{fpir:.0e}" for fpir in first["FPIR"])], align="r")
+                         *(f"TPIR@{rate(fpir)}" for fpir in first["FPIR"])], align="r")
     table.align["1:N, in %"] = table.align["gallery"] = "l"
     notes = {}
     for name, figures in rows.items():
@@ -94,8 +98,8 @@ def table_one_to_many(rows: dict[str, dict]) -> str:
             table.add_row([name, gallery, of["entries"], of["mated"], of["nonmated"],
                            *map(percent, of["top"].values()), *map(percent, of["TPIR"])])
             if None in of["TPIR"]:
-                notes[f"n/a (< 1/{of['nonmated']} negatives): {gallery} has {of['nonmated']} probes without a mate, "
-                      f"too few to tell such an FPIR"] = True
+                negatives = f"(< 1/{of['nonmated']} negatives)" if of["nonmated"] else "(no negatives)"
+                notes[f"n/a {negatives}: {gallery} has too few probes without a mate to tell such an FPIR"] = True
         table.add_row([name, "mean", "", figures["mated"], "", *map(percent, figures["top"].values()),
                        *map(percent, figures["TPIR"])], divider=True)
         if figures["mated"] != figures["probes"]:

@@ -1,0 +1,90 @@
+"""Turn a folder of people into a training set: FOLDER/identity/*.jpg -> train.rec, train.idx, property.
+
+    python tools/make_rec/make_rec.py FOLDER --out dataset/mine [--size 112] [--resize]
+
+Identities become labels 0, 1, ... in sorted order (identities.txt says which).  Images must be aligned faces of
+--size x --size pixels; --resize makes larger ones fit.  JPEGs of the right size are copied byte for byte.
+The layout is insightface's: header, images, identity records.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from records.recordio import RecordWriter, pack
+from utils.errors import UserError, run
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+QUALITY = 95        # of JPEGs that are encoded anew
+
+
+def people_of(folder: Path) -> dict[str, list[Path]]:
+    """{identity: its images, sorted}; folders without an image are named and left out."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; expected one with a folder of images for each person")
+    people = {}
+    for person in sorted(p for p in folder.iterdir() if p.is_dir()):
+        images = sorted(p for p in person.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if images:
+            people[person.name] = images
+        else:
+            print(f"warning: {person} has no image: left out", file=sys.stderr)
+    if not people:
+        raise UserError(f"{folder} has no folders with images; expected {folder}/identity/*.jpg")
+    return people
+
+
+def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
+    """The image as a JPEG of size x size pixels."""
+    data = path.read_bytes()
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path} is no image that cv2 can decode; remove or replace it")
+    right = image.shape[:2] == (size, size)
+    if right and data[:3] == b"\xff\xd8\xff":
+        return data
+    if not right and not resize:
+        raise UserError(f"{path} has {image.shape[1]}x{image.shape[0]} pixels, expected an aligned face of {size}x{size}; "
+                        f"align it first, or give --resize")
+    if not right:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    total = sum(map(len, people.values()))
+    with RecordWriter(out / "train") as writer, tqdm(total=total, unit=" images", disable=None) as bar:
+        writer.write(0, pack([total + 1, total + 1 + len(people)], b"", 0, 0))
+        key, ranges = 1, []
+        for label, images in enumerate(people.values()):
+            ranges.append((key, key + len(images)))
+            for path in images:
+                writer.write(key, pack([label, key], jpeg_of(path, size, resize), key, 0))
+                key += 1
+                bar.update()
+        for span in ranges:
+            writer.write(key, pack(span, b"", key, 0))
+            key += 1
+    (out / "property").write_text(f"{len(people)},{size},{size}\n")
+    (out / "identities.txt").write_text("".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
+    print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder with one folder of images for each person")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the record files")
+    parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
+    parser.add_argument("--resize", action="store_true", help="resize images of another size (they must be aligned)")
+    args = parser.parse_args()
+    write(people_of(args.folder), args.out, args.size, args.resize)
+
+
+if __name__ == "__main__":
+    run(main)
