@@ -19,8 +19,11 @@ from engine.method import Clock
 from engine.schedule import learning_rate
 from engine.trainer import Trainer
 from losses import ArcFace, CombinedMarginLoss, CosFace, PartialFC
+from records.faces import FaceRecords
 from tools.get_feature.denoise_credible import credible
 from tools.get_feature.get_avg_feature import class_means
+from tools.split_dataset.split_dataset_ms1mv3 import split
+from utils.images import to_input
 
 
 def golden(name: str) -> dict:
@@ -268,3 +271,46 @@ def test_training_steps(monkeypatch):
         for key in ("fc.bias", "features.bias", "bn1.running_mean", "prelu.weight"):
             near(state[key], g[f"step{step}_{key}"], accept)
     dist.destroy_process_group()
+
+
+# 12 split and data set
+
+def test_split(tmp_path):
+    g = golden("12_split")
+    source = optional_folder("GOLDEN", "shared/golden") / "split_tiny"
+    train = FaceRecords(source / "train")
+    assert np.array_equal(train.records.unpack(0)[0].label, g["train_header"])
+    labels = np.stack([train.records.unpack(int(key))[0].label for key in train.keys])
+    assert np.array_equal(labels, g["train_labels"])
+    assert np.array_equal(np.bincount(train.labels()), g["counts"])
+    split(train, 0.3, tmp_path)
+    for name in ("30_class", "70_class", "30_data", "70_data"):
+        for end in (".rec", ".idx"):
+            file = f"train_part_{name}{end}"
+            assert (tmp_path / file).read_bytes() == (source / file).read_bytes()
+        percent, kind = name.split("_")
+        key = kind + percent
+        part = FaceRecords(tmp_path / f"train_part_{name}")
+        header = part.records.unpack(0)[0]
+        assert header.flag == g[f"{key}_header_flag"] and np.array_equal(header.label, g[f"{key}_header_label"])
+        assert np.array_equal(part.records.keys, g[f"{key}_idx_file_order"])
+        assert np.array_equal(part.keys, g[f"{key}_keys"])
+        headers = [part.records.unpack(int(k))[0] for k in part.keys]
+        for field in ("flag", "label", "id", "id2"):
+            assert np.array_equal([getattr(h, field) for h in headers], g[f"{key}_{field}"])
+        assert [part.jpeg(i) for i in range(len(part))] == [train.jpeg(k - 1) for k in g[f"{key}_source_key"]]
+
+
+def test_data_set():
+    g = golden("12_split")
+    source = optional_folder("GOLDEN", "shared/golden") / "split_tiny"
+    for name, file in (("train", "train"), ("class70", "train_part_70_class"), ("data30", "train_part_30_data")):
+        data = FaceRecords(source / file)
+        assert len(data) == g[f"ds_{name}_len"]
+        assert np.array_equal(data.labels(), g[f"ds_{name}_labels"])
+        assert np.array_equal([data[i][2] for i in range(len(data))], g[f"ds_{name}_index"])
+    images = FaceRecords(source / "train").__getitems__([0, 1, 2])[0]
+    assert np.abs(images.numpy().astype(int) - g["ds_train_first3_decoded_rgb"]).max() <= 2
+    for name, flip in (("noflip", False), ("flip", True)):
+        found = to_input(images, "cpu", torch.full((3,), flip)).numpy()
+        assert np.abs(found - g[f"ds_train_first3_{name}"]).max() <= 2 / 127.5 + 1e-6

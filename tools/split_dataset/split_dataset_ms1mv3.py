@@ -90,6 +90,8 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.ratio < 1:
         raise UserError(f"--ratio must be between 0 and 1, found {args.ratio}")
+    if round(100 * args.ratio) == 50:
+        raise UserError("--ratio 0.5 would give both parts the same name (train_part_50_...); take 0.49 or 0.51")
     split(FaceRecords(Path(args.data) / "train"), args.ratio, Path(args.out or args.data))
 
 

@@ -1,0 +1,159 @@
+"""The data set and its loaders: layouts, order, the same batches for any number of workers and ranks, refusals."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from toy import jpeg, write_records
+
+from records.faces import FaceRecords, SyntheticFaces
+from records.loader import ordered_loader, train_loader
+from records.recordio import RecordWriter, pack
+from utils.errors import UserError
+
+COUNTS = [4, 1, 6, 3]
+
+
+def write_layout(prefix, layout: str) -> list[int]:
+    """COUNTS images with header and identity records, with header alone, or (im2rec) with neither."""
+    if layout == "parts":
+        return write_records(prefix, COUNTS)
+    labels = [label for label, n in enumerate(COUNTS) for _ in range(n)]
+    with RecordWriter(prefix) as writer:
+        if layout == "im2rec":
+            for key, label in enumerate(labels):
+                writer.write(key, pack(label, jpeg(label, key + 1, 16), key, 0))
+            return labels
+        writer.write(0, pack([len(labels) + 1, len(labels) + 1 + len(COUNTS)], b"", 0, 0))
+        for key, label in enumerate(labels, 1):
+            writer.write(key, pack([label, key], jpeg(label, key, 16), key, 0))
+        for label in range(len(COUNTS)):
+            writer.write(len(labels) + 1 + label, pack([1, 2], b"", 0, 0))
+    return labels
+
+
+@pytest.mark.parametrize("layout", ["insightface", "parts", "im2rec"])
+def test_layouts(tmp_path, layout):
+    labels = write_layout(tmp_path / "train", layout)
+    faces = FaceRecords(tmp_path)
+    assert (len(faces), faces.num_classes, faces.image_size) == (14, 4, 16)
+    assert faces.labels().tolist() == labels == [faces.label(i) for i in range(14)]
+    for i in (0, 5, 13):
+        image, label, index = faces[i]
+        data = jpeg(labels[i], i + 1, 16)
+        assert faces.jpeg(i) == data and (label, index) == (labels[i], i)
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        assert np.array_equal(image, rgb)
+    images, batch_labels, index = faces.__getitems__([7, 0, 7])
+    assert images.dtype == torch.uint8 and index.tolist() == [7, 0, 7] and batch_labels.tolist() == [labels[7], 0, labels[7]]
+    assert np.array_equal(images[1].numpy(), faces[0][0])
+
+
+def test_real_faces(faces):
+    data = FaceRecords(faces / "ms1m-retinaface-t1")
+    assert (len(data), data.num_classes, data.image_size) == (6704, 1560, 112)
+    labels = data.labels()
+    assert labels[0] == 0 and labels[-1] == 1559 and (np.bincount(labels) > 0).all()
+    assert FaceRecords(faces / "ms1m-retinaface-t1", image_size=64)[6703][0].shape == (64, 64, 3)
+
+
+def test_declared_classes_win_with_a_warning(tmp_path, caplog):
+    write_records(tmp_path / "train", COUNTS)
+    assert FaceRecords(tmp_path, num_classes=9).num_classes == 9
+    assert "5 classes have no image" in caplog.text
+
+
+def batches(loader) -> list[tuple]:
+    return [tuple(part.clone() for part in batch) for batch in loader]
+
+
+def same(found: list[tuple], expected: list[tuple]) -> bool:
+    return len(found) == len(expected) and all(
+        torch.equal(a, b) for x, y in zip(found, expected, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_one_worker_is_four_workers(tmp_path):
+    write_records(tmp_path / "train", [10] * 5)
+    faces = FaceRecords(tmp_path)
+    for epoch in (0, 1):
+        found = []
+        for workers in (0, 1, 4):
+            loader = train_loader(faces, 7, 0, 1, seed=3, workers=workers)
+            loader.set_epoch(epoch)
+            found.append(batches(loader))
+        assert same(found[0], found[1]) and same(found[0], found[2])
+
+
+def test_two_ranks_see_the_global_batches_of_one(tmp_path):
+    write_records(tmp_path / "train", [10] * 5)
+    faces = FaceRecords(tmp_path)
+    one = batches(train_loader(faces, 8, 0, 1, seed=3, workers=0))
+    ranks = [batches(train_loader(faces, 4, rank, 2, seed=3, workers=0)) for rank in range(2)]
+    assert same([tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*ranks, strict=True)], one)
+    seen = torch.cat([index for *_, index in one]).tolist()
+    assert len(seen) == len(set(seen)) == 48
+
+
+def test_epochs_differ_and_a_persistent_loader_keeps_up(tmp_path):
+    write_records(tmp_path / "train", [10] * 5)
+    loader = train_loader(FaceRecords(tmp_path), 10, 0, 1, seed=3, workers=2)
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        orders.append(torch.cat([index for *_, index in loader]).tolist())
+    assert orders[0] != orders[1] and orders[0] == orders[2] and sorted(orders[1]) == list(range(50))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ordered_batches_are_whole_and_cover_everything(tmp_path, world_size):
+    write_records(tmp_path / "train", [10] * 5)
+    faces = FaceRecords(tmp_path)
+    found = {}
+    for rank in range(world_size):
+        for _, _, index in ordered_loader(faces, 8, rank, world_size, workers=0, skip={1}):
+            batch = int(index[0]) // 8
+            assert batch % world_size == rank
+            found[batch] = index.tolist()
+    assert found == {k: list(range(8 * k, min(8 * k + 8, 50))) for k in (0, 2, 3, 4, 5, 6)}
+
+
+def test_synthetic_faces():
+    faces = SyntheticFaces(100, 7, 16)
+    images, labels, index = next(iter(train_loader(faces, 9, 0, 1, 0, 0)))
+    assert images.shape == (9, 16, 16, 3) and torch.equal(labels, index % 7)
+
+
+@pytest.mark.parametrize("label, words", [(4, "label 4"), (-1, "label -1"), (1.5, "label 1.5")])
+def test_impossible_labels_name_the_record(tmp_path, label, words):
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack([3, 2], b"", 0, 0))
+        writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
+        writer.write(2, pack([label, 0], jpeg(0, 2, 16), 2, 0))
+    with pytest.raises(UserError, match=f"record 2 has {words}"):
+        FaceRecords(tmp_path).__getitems__([0, 1])
+
+
+def test_a_record_that_is_no_image_is_one_sentence_from_any_worker(tmp_path):
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack([3, 1], b"", 0, 0))
+        writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
+        writer.write(2, pack([0, 0], b"no jpeg", 2, 0))
+    for workers in (0, 2):
+        with pytest.raises(UserError) as error:
+            batches(ordered_loader(FaceRecords(tmp_path), 2, 0, 1, workers))
+        sentence = str(error.value)
+        assert sentence.startswith(str(tmp_path / "train.rec")) and "record 2" in sentence and "\n" not in sentence
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack([30, 2], b"", 0, 0))
+        writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
+    with pytest.raises(UserError, match="promises 29 images"):
+        FaceRecords(tmp_path)
+
+
+def test_too_few_images_for_a_step(tmp_path):
+    write_records(tmp_path / "train", COUNTS)
+    with pytest.raises(UserError, match="14 images, a step needs 16"):
+        train_loader(FaceRecords(tmp_path), 8, 0, 2, 0, 0)

@@ -1,0 +1,162 @@
+"""The record container against bytes built by hand from the specification, against mxnet's own file, and hostile files."""
+
+import pickle
+import struct
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from records.recordio import MAGIC_BYTES, RecordReader, RecordWriter, pack, unpack
+from utils.errors import UserError
+
+
+def write(prefix, payloads: list[bytes]) -> None:
+    with RecordWriter(prefix) as writer:
+        for key, payload in enumerate(payloads):
+            writer.write(key, payload)
+
+
+def part(flag: int, data: bytes) -> bytes:
+    return MAGIC_BYTES + struct.pack("<I", flag << 29 | len(data)) + data + bytes(-len(data) % 4)
+
+
+# payload -> the bytes that the specification asks for
+CASES = [
+    (b"", part(0, b"")),
+    (b"abcde", part(0, b"abcde")),
+    (b"x" + MAGIC_BYTES + b"yz", part(0, b"x" + MAGIC_BYTES + b"yz")),                     # unaligned: whole
+    (MAGIC_BYTES, part(1, b"") + part(3, b"")),
+    (b"abcd" + MAGIC_BYTES + b"ef", part(1, b"abcd") + part(3, b"ef")),
+    (b"abcd" + MAGIC_BYTES + MAGIC_BYTES + b"e", part(1, b"abcd") + part(2, b"") + part(3, b"e")),
+    (b"ab" + MAGIC_BYTES + b"cd" + MAGIC_BYTES + b"q", part(1, b"ab" + MAGIC_BYTES + b"cd") + part(3, b"q")),
+]
+
+
+@pytest.mark.parametrize("payload, expected", CASES, ids=range(len(CASES)))
+def test_bytes_are_those_of_the_specification(tmp_path, payload, expected):
+    write(tmp_path / "a", [b"first", payload, b"last"])
+    first, last = part(0, b"first"), part(0, b"last")
+    assert (tmp_path / "a.rec").read_bytes() == first + expected + last
+    assert (tmp_path / "a.idx").read_text() == f"0\t0\n1\t{len(first)}\n2\t{len(first + expected)}\n"
+    reader = RecordReader(tmp_path / "a")
+    assert [bytes(reader.read(key)) for key in (2, 1, 0)] == [b"last", payload, b"first"]
+
+
+def test_mxnets_own_file_is_written_again_byte_for_byte(faces, tmp_path):
+    source = faces / "ms1m-retinaface-t1/train"
+    reader = RecordReader(source)
+    with RecordWriter(tmp_path / "train") as writer:
+        for key in reader.keys.tolist():
+            header, image = reader.unpack(key)
+            writer.write(key, pack(header.label if header.flag else header.label[0], bytes(image), header.id, header.id2))
+    for end in (".rec", ".idx"):
+        assert (tmp_path / f"train{end}").read_bytes() == source.with_suffix(end).read_bytes()
+
+
+def test_mxnet_reads_what_we_write(tmp_path):
+    mxnet = pytest.importorskip("mxnet", reason="mxnet 1.9.1 (numpy 1.23.5, Python <= 3.11) is not installed")
+    payloads = [payload for payload, _ in CASES]
+    write(tmp_path / "a", payloads)
+    reader = mxnet.recordio.MXIndexedRecordIO(str(tmp_path / "a.idx"), str(tmp_path / "a.rec"), "r")
+    assert [reader.read_idx(key) for key in range(len(payloads))] == payloads
+
+
+@pytest.mark.parametrize("label, flag", [(7, 0), (2.5, 0), ([3, 4], 2), ([1], 1), (np.float32(9), 0)])
+def test_headers(label, flag):
+    header, image = unpack(pack(label, b"jpeg", 11, 12))
+    assert (header.flag, header.id, header.id2, bytes(image)) == (flag, 11, 12, b"jpeg")
+    assert header.label.tolist() == np.atleast_1d(np.float32(label)).tolist()
+
+
+def read_all(reader: RecordReader) -> list[bytes]:
+    return [bytes(reader.read(int(key))) for key in reader.keys]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_a_reader(tmp_path, method):
+    write(tmp_path / "a", [bytes([i]) * i for i in range(50)])
+    reader = RecordReader(tmp_path / "a.rec")
+    expected = read_all(reader)
+    with get_context(method).Pool(2) as pool:
+        assert pool.map(read_all, [reader] * 4) == [expected] * 4
+    assert read_all(pickle.loads(pickle.dumps(reader))) == expected
+
+
+def test_the_three_ways_to_name_a_file(tmp_path):
+    write(tmp_path / "train", [b"a"])
+    assert {RecordReader(p).path for p in (tmp_path, tmp_path / "train", tmp_path / "train.rec")} == {tmp_path / "train.rec"}
+
+
+def test_keys_in_any_order(tmp_path):
+    with RecordWriter(tmp_path / "a") as writer:
+        for key in (9, 3, 700):
+            writer.write(key, b"%d" % key)
+    reader = RecordReader(tmp_path / "a")
+    assert [bytes(reader.read(k)) for k in (3, 9, 700)] == [b"3", b"9", b"700"]
+    with pytest.raises(UserError, match="no record 4"):
+        reader.read(4)
+
+
+def test_an_interrupted_writer_leaves_the_former_file(tmp_path):
+    write(tmp_path / "a", [b"former"])
+    with pytest.raises(KeyboardInterrupt), RecordWriter(tmp_path / "a") as writer:
+        writer.write(0, b"new")
+        raise KeyboardInterrupt
+    assert bytes(RecordReader(tmp_path / "a").read(0)) == b"former"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.rec"]
+
+
+def test_fingerprint_sees_lengths_ends_and_index(tmp_path):
+    prints = set()
+    for name, payloads in (("a", [b"1234", b"5678"]), ("b", [b"1234", b"5679"]), ("c", [b"12345678"]), ("d", [b"1234"])):
+        write(tmp_path / name, payloads)
+        prints.add(RecordReader(tmp_path / name).fingerprint())
+    assert len(prints) == 4
+    write(tmp_path / "a2", [b"1234", b"5678"])
+    assert RecordReader(tmp_path / "a2").fingerprint() == RecordReader(tmp_path / "a").fingerprint()
+
+
+def break_file(folder, what: str) -> None:
+    rec, idx = folder / "a.rec", folder / "a.idx"
+    data = bytearray(rec.read_bytes())
+    if what == "truncated":
+        rec.write_bytes(data[:-4])
+    elif what == "short":
+        rec.write_bytes(data[:20])
+    elif what == "magic":
+        data[16] ^= 1
+        rec.write_bytes(data)
+    elif what == "length":
+        data[20:24] = struct.pack("<I", (1 << 29) - 1)
+        rec.write_bytes(data)
+    elif what == "flag":
+        data[20:24] = struct.pack("<I", 2 << 29 | 4)
+        rec.write_bytes(data)
+    elif what == "past":
+        idx.write_text("0\t0\n1\t4000\n")
+    elif what == "negative":
+        idx.write_text("0\t0\n1\t-16\n")
+    elif what == "words":
+        idx.write_text("zero\t0\n")
+    elif what == "odd":
+        idx.write_text("0\t0\n1")
+    elif what == "twice":
+        idx.write_text("0\t0\n0\t16\n")
+    elif what == "empty":
+        idx.write_text("")
+    else:
+        (rec if what == "no rec" else idx).unlink()
+
+
+@pytest.mark.parametrize("what, words", [
+    ("truncated", "runs past the end"), ("short", "cut short"), ("magic", "magic word"), ("length", "past the end"),
+    ("flag", "out of order"), ("past", "points to byte 4000"), ("negative", "points to byte -16"),
+    ("words", "not an index"), ("odd", "3 numbers"), ("twice", "key twice"), ("empty", "0 numbers"),
+    ("no rec", "no file .*a.rec"), ("no idx", "no file .*a.idx")])
+def test_broken_files_are_refused_by_name(tmp_path, what, words):
+    write(tmp_path / "a", [b"12345678", b"abcdefgh"])
+    break_file(tmp_path, what)
+    with pytest.raises(UserError, match=words) as error:
+        read_all(RecordReader(tmp_path / "a"))
+    assert str(tmp_path) in str(error.value)
