@@ -41,5 +41,5 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
     if dist.get_world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False,
+        module, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False,
         gradient_as_bucket_view=True)

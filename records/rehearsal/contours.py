@@ -1,4 +1,7 @@
-"""The contours of a face, hair, clothes and things in front of it, in the frontal face coordinates of identity.py."""
+"""The contours of a face, hair, clothes and things in front of it, in the frontal face coordinates of identity.py.
+
+Points are complex numbers x + iy: a contour is a vector, a turn is a factor, the mirror image is -conj.
+"""
 
 from functools import cache
 from types import SimpleNamespace
@@ -6,19 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-RIGHT_AND_LEFT = (np.array([1.0, 1.0]), np.array([-1.0, 1.0]))
 T = np.linspace(-1, 1, 13)                                           # along a lid or a lip, corner to corner
-ARC = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-CIRCLE = np.stack([np.cos(ARC), np.sin(ARC)], 1)
+BULGE = 1 - T**2
+S = np.linspace(0, 1, 7)                                             # along a brow, from the nose outwards
+CIRCLE = np.exp(2j * np.pi * np.arange(16) / 16)
 
 # Colour ramps (RGB) that a parameter in [0, 1] runs along.
 SKIN = np.array([[74, 46, 36], [128, 84, 62], [186, 135, 106], [222, 178, 150], [243, 212, 192]])
 HAIR = np.array([[22, 18, 18], [62, 42, 30], [116, 78, 48], [182, 138, 84], [226, 196, 142]])
+WHITE, BLACK = np.array([226.0, 220, 212]), np.array([20.0, 15, 13])
 EYES = np.array([[40, 26, 20], [84, 54, 32], [112, 96, 60], [84, 120, 104], [96, 140, 176], [140, 170, 190]])
 
 
 class Shape(NamedTuple):
-    """One thing to paint: polygons [n, 2] that are filled (width 0) or open lines of `width` face units."""
+    """One thing to paint: complex polygons [n] that are filled (width 0) or open lines of `width` face units."""
     polygons: list[np.ndarray]
     colour: np.ndarray
     width: float = 0.0
@@ -36,20 +40,34 @@ def spline(n: int) -> np.ndarray:
     return matrix
 
 
+def path(*controls: tuple[float, float]) -> np.ndarray:
+    """The points (x, y), ... as complex numbers."""
+    return np.array([complex(x, y) for x, y in controls])
+
+
 def curve(*controls: tuple[float, float]) -> np.ndarray:
     """Closed smooth curve through the control points."""
-    return spline(len(controls)) @ np.array(controls)
+    return spline(len(controls)) @ path(*controls)
 
 
 def symmetric(*half: tuple[float, float]) -> np.ndarray:
     """Closed smooth curve through `half` (x >= 0, from top to bottom) and its mirror image; x = 0 stands once."""
-    mirrored = [(-x, y) for x, y in reversed(half) if x]
-    return curve(*half, *mirrored)
+    return curve(*half, *[(-x, y) for x, y in reversed(half) if x])
 
 
 def both(points: np.ndarray) -> list[np.ndarray]:
     """A part of the right half of the image (x > 0) and its mirror image."""
-    return [points * side for side in RIGHT_AND_LEFT]
+    return [points, -points.conj()]
+
+
+def ellipse(wide: float, high: float, x: float, y: float) -> np.ndarray:
+    """Half axes and centre."""
+    return wide * CIRCLE.real + x + 1j * (high * CIRCLE.imag + y)
+
+
+def band(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """The polygon between two curves over the same x."""
+    return np.concatenate([x + 1j * top, (x + 1j * bottom)[::-1]])
 
 
 def ramp(table: np.ndarray, t: float) -> np.ndarray:
@@ -71,14 +89,14 @@ def colours(p: SimpleNamespace) -> SimpleNamespace:
     hair = mix(hair, np.array([178.0, 176, 174]), p.hair_grey)
     lips = mix(skin, np.array([176.0, 62, 70]), p.lip_red) * (1 - p.lip_dark)
     return SimpleNamespace(skin=skin, hair=hair, lips=lips, eyes=ramp(EYES, p.eye_light),
-                           brows=mix(mix(skin, hair, 0.85), np.array([24.0, 18, 16]), p.brow_dark - 0.3),
+                           brows=mix(mix(skin, hair, 0.85), BLACK, p.brow_dark - 0.3),
                            dark=skin * np.array([0.42, 0.34, 0.34]))
 
 
 def landmarks(p: SimpleNamespace) -> np.ndarray:
-    """Left eye, right eye, nose tip, left and right mouth corner [5, 2], left and right as seen in the image."""
+    """Left eye, right eye, nose tip, left and right mouth corner, complex [5]; left and right of the image."""
     half, corner = mouth_half(p), mouth_corner(p)
-    return np.array([[-0.5, 0], [0.5, 0], [0, p.nose_y], [-half, corner], [half, corner]])
+    return path((-0.5, 0), (0.5, 0), (0, p.nose_y), (-half, corner), (half, corner))
 
 
 def face(p: SimpleNamespace) -> list[Shape]:
@@ -99,15 +117,15 @@ def hair_behind(p, c) -> list[Shape]:
 
 def neck(p, c) -> list[Shape]:
     w = p.neck_width
-    return [Shape([np.array([(w, 0.9), (w, 2.0), (1.25 * w, 2.6), (-1.25 * w, 2.6), (-w, 2.0), (-w, 0.9)])],
+    return [Shape([path((w, 0.9), (w, 2.0), (1.25 * w, 2.6), (-1.25 * w, 2.6), (-w, 2.0), (-w, 0.9))],
                   0.72 * c.skin)]
 
 
 def head(p, c) -> list[Shape]:
     drop = 0.45 * opening(p)
     ear_x = p.cheek_width + p.ear_out - 0.02
-    ear = CIRCLE * [0.16, p.ear_size] + [ear_x, p.ear_y]
-    shell = CIRCLE[-5:7] * [0.08, 0.62 * p.ear_size] + [ear_x + 0.03, p.ear_y]
+    ear = ellipse(0.16, p.ear_size, ear_x, p.ear_y)
+    shell = np.roll(ellipse(0.08, 0.62 * p.ear_size, ear_x + 0.03, p.ear_y), 5)[:12]
     outline = symmetric((0, p.crown_y), (0.68 * p.temple_width, p.crown_y + 0.22), (p.temple_width, -0.55),
                         (p.cheek_width, 0.2), (p.jaw_width, p.jaw_y + 0.5 * drop),
                         (p.chin_width, p.chin_y - 0.12 + drop), (0, p.chin_y + drop))
@@ -122,9 +140,7 @@ def beard(p, c) -> list[Shape]:
         outer = [(p.cheek_width - 0.02, top - 0.35), (p.jaw_width + 0.01, p.jaw_y + 0.5 * drop),
                  (p.chin_width + 0.05, p.chin_y - 0.1 + drop), (0, p.chin_y + 0.08 + drop)]
         inner = [(0, p.mouth_y + 0.24 + drop), (half, p.mouth_y + 0.12 + drop), (0.75 * p.jaw_width, top)]
-        right = curve(*outer, *inner)
-        shapes.append(Shape([right], mix(c.skin, 0.9 * c.hair, 0.45 + 0.6 * p.beard)))
-        shapes.append(Shape([right * RIGHT_AND_LEFT[1]], shapes[0].colour))
+        shapes.append(Shape(both(curve(*outer, *inner)), mix(c.skin, 0.9 * c.hair, 0.45 + 0.6 * p.beard)))
     if p.moustache > 0:
         y = p.mouth_y - p.upper_lip - 0.02
         shapes.append(Shape([symmetric((0, y - 0.14), (0.55 * half, y - 0.13), (1.1 * half, y + 0.09), (0, y))],
@@ -134,10 +150,10 @@ def beard(p, c) -> list[Shape]:
 
 def nose(p, c) -> list[Shape]:
     half = 0.5 * p.nose_width
-    wing = np.array([(0.78 * half, p.nose_y - 0.14), (1.02 * half, p.nose_y - 0.02), (0.98 * half, p.nose_y + 0.08),
-                     (0.72 * half, p.nose_y + 0.12)])
-    nostril = CIRCLE * [p.nostril, 0.5 * p.nostril] + [p.nostril_x, p.nose_y + 0.12]
-    under = np.stack([0.5 * p.nostril_x * T, p.nose_y + 0.16 - 0.02 * T**2], 1)
+    wing = path((0.78 * half, p.nose_y - 0.14), (1.02 * half, p.nose_y - 0.02), (0.98 * half, p.nose_y + 0.08),
+                (0.72 * half, p.nose_y + 0.12))
+    nostril = ellipse(p.nostril, 0.5 * p.nostril, p.nostril_x, p.nose_y + 0.12)
+    under = 0.5 * p.nostril_x * T + 1j * (p.nose_y + 0.14 + 0.02 * BULGE)
     shade = mix(c.skin, c.dark, p.wing_line)
     return [Shape(both(wing), shade, 0.035), Shape([under], shade, 0.03), Shape(both(nostril), 0.75 * c.dark)]
 
@@ -158,63 +174,47 @@ def mouth_corner(p) -> float:
 
 
 def mouth(p, c) -> list[Shape]:
-    half, gap, x = mouth_half(p), opening(p), T * mouth_half(p)
-    round_off = 1 - T**2
-    seam = p.mouth_y + (mouth_corner(p) - p.mouth_y) * T**2
+    gap, x = opening(p), mouth_half(p) * T
     full = 1 + 0.5 * max(p.pucker, 0)
-    top = seam - full * (p.upper_lip * round_off - p.cupid * np.exp(-(T / 0.18) ** 2))
-    below = seam + gap * round_off
-    bottom = below + full * p.lower_lip * round_off ** 0.8
-    teeth = seam + 0.6 * gap * round_off
-    line = [np.stack([x, seam], 1)] + ([np.stack([x, below], 1)] if gap > 0.02 else [])
+    seam = p.mouth_y + (mouth_corner(p) - p.mouth_y) * (1 - BULGE)
+    top = seam - full * (p.upper_lip * BULGE - p.cupid * np.exp(-(T / 0.18) ** 2))
+    below = seam + gap * BULGE
+    bottom = below + full * p.lower_lip * BULGE ** 0.8
+    lines = [x + 1j * seam] + [x + 1j * below] * (gap > 0.02)
+    teeth = [Shape([band(0.85 * x, seam, seam + 0.6 * gap * BULGE)], WHITE)] * (gap > 0.04)
     return [Shape([band(x, top, seam)], 0.88 * c.lips), Shape([band(x, below, bottom)], c.lips),
-            Shape([band(x, seam, below)], 0.45 * c.dark),
-            *([Shape([band(0.85 * x, seam, teeth)], np.array([226.0, 220, 206]))] if gap > 0.04 else []),
-            Shape(line, mix(c.lips, c.dark, 0.75), 0.025),
-            Shape([np.stack([0.45 * x, bottom + 0.06], 1)], 0.84 * c.skin, 0.04 + 0.02 * half)]
-
-
-def band(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """The polygon between two curves over the same x."""
-    return np.concatenate([np.stack([x, top], 1), np.stack([x, bottom], 1)[::-1]])
+            Shape([band(x, seam, below)], 0.45 * c.dark), *teeth,
+            Shape(lines, mix(c.lips, c.dark, 0.75), 0.025),
+            Shape([0.45 * x + 1j * (bottom + 0.06)], 0.84 * c.skin, 0.05)]
 
 
 def eyes(p, c) -> list[Shape]:
-    """Both eyes; gaze shifts both irises the same way, so each side is built for itself."""
-    half = 0.5 * p.eye_width
-    tall = p.eye_height * max(1 - max(p.eye_close, 0) ** 1.5 * 3 - 0.12 * max(p.smile, 0), 0.06)
-    lens = 1 - np.abs(T + p.eye_skew * (1 - T**2)) ** 2.2
-    upper, lower = -0.58 * tall * lens - p.eye_tilt * T, 0.42 * tall * lens - p.eye_tilt * T
-    fold = upper - p.lid_fold * (1 - 0.6 * T**2)
-    x = half * T
-    white, lash, crease, iris, pupil, light = [], [], [], [], [], []
-    for side in RIGHT_AND_LEFT:
-        centre = np.array([0.5, 0.0]) * side
+    """Both eyes; gaze shifts both irises the same way, so they are no mirror images."""
+    tall = p.eye_height * max(1 - 3 * max(p.eye_close, 0) ** 1.5 - 0.12 * max(p.smile, 0), 0.06)
+    lens = 1 - np.abs(T + p.eye_skew * BULGE) ** 2.2
+    x, slant = 0.5 + 0.5 * p.eye_width * T, p.eye_tilt * T
+    upper, lower = -0.58 * tall * lens - slant, 0.42 * tall * lens - slant
+    fold = x + 0.01 * T + 1j * (upper - p.lid_fold * (0.4 + 0.6 * BULGE))
 
-        def placed(*curves, side=side, centre=centre):
-            return [points * side + centre for points in curves]
+    def irises(radius):
+        """A disc in each eye, cut off by the lids."""
+        discs = [ellipse(radius, radius, 0.5 + side * p.gaze_x, p.gaze_y) for side in (1, -1)]
+        right, left = [d.real + 1j * np.clip(d.imag, np.interp(d.real, x, upper), np.interp(d.real, x, lower))
+                       for d in discs]
+        return [right, -left.conj()]
 
-        white += placed(band(x, upper, lower))
-        lash += placed(np.stack([x, upper], 1))
-        crease += placed(np.stack([1.05 * x, fold], 1))
-        for radius, polygons in ((p.iris, iris), (0.45 * p.iris, pupil)):
-            disc = CIRCLE * radius + [p.gaze_x * side[0], p.gaze_y]
-            disc[:, 1] = np.clip(disc[:, 1], np.interp(disc[:, 0], x, upper), np.interp(disc[:, 0], x, lower))
-            polygons += placed(disc)
-        light.append(0.25 * p.iris * CIRCLE + centre + [p.gaze_x + 0.04, p.gaze_y - 0.04])
-    shapes = [Shape(crease, mix(c.skin, c.dark, 0.55), 0.025), Shape(white, np.array([226.0, 220, 214])),
-              Shape(iris, c.eyes), Shape(pupil, np.array([14.0, 12, 12]))]
-    if tall > 0.1:
-        shapes.append(Shape(light, np.array([240.0, 240, 240])))
-    return [*shapes, Shape(lash, mix(c.brows, np.array([20.0, 14, 12]), 0.6), p.lid_line)]
+    glint = 0.25 * p.iris * CIRCLE + complex(p.gaze_x + 0.04, p.gaze_y - 0.04)
+    return [Shape(both(fold), mix(c.skin, c.dark, 0.55), 0.025), Shape(both(band(x, upper, lower)), WHITE),
+            Shape(irises(p.iris), c.eyes), Shape(irises(0.45 * p.iris), BLACK),
+            *[Shape([glint - 0.5, glint + 0.5], 1.06 * WHITE)] * (tall > 0.1),
+            Shape(both(x + 1j * upper), mix(c.brows, BLACK, 0.6), p.lid_line)]
 
 
 def brows(p, c) -> list[Shape]:
-    s = np.linspace(0, 1, 7)
-    x = p.brow_in + p.frown * -0.6 + p.brow_length * s
-    middle = (p.brow_y - p.brow_raise + p.frown * (1 - s) - p.brow_arch * np.sin(np.pi * s**1.3)
-              - p.brow_tilt * (s - 0.5))
-    thick = 0.5 * max(p.brow_thick, 0.02) * (1 - p.brow_taper * s) * np.minimum(1, 5 * (1.04 - s))
+    x = p.brow_in - 0.6 * p.frown + p.brow_length * S
+    middle = (p.brow_y - p.brow_raise + p.frown * (1 - S) - p.brow_arch * np.sin(np.pi * S**1.3)
+              - p.brow_tilt * (S - 0.5))
+    thick = 0.5 * max(p.brow_thick, 0.02) * (1 - p.brow_taper * S) * np.minimum(1, 5 * (1.04 - S))
     return [Shape(both(band(x, middle - thick, middle + thick)), c.brows)]
 
 
@@ -232,7 +232,7 @@ def hair_in_front(p, c) -> list[Shape]:
     top, wide = p.crown_y - max(p.hair_top, 0.03), p.cheek_width + 0.05 + side
     outside = [(-wide, -0.3), (-0.95 * wide, -1.0), (-0.55 * wide, top + 0.1), (0, top), (0.55 * wide, top + 0.1),
                (0.95 * wide, -1.0), (wide, -0.3)]
-    parted = np.array([(0.5 * p.parting, low), (0.45 * p.parting, 0.6 * low + 0.4 * top), (0.35 * p.parting, top)])
+    parted = path((0.5 * p.parting, low), (0.45 * p.parting, 0.6 * low + 0.4 * top), (0.35 * p.parting, top))
     return [Shape([curve(*line, *outside)], c.hair), Shape([parted], 0.6 * c.hair, 0.03)]
 
 
@@ -248,11 +248,12 @@ def glasses(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
     """Spectacles, in one case of four with dark lenses."""
     wide, high = rng.uniform(0.30, 0.40), rng.uniform(0.20, 0.34)
     square = rng.uniform(0.6, 1.0)
-    lens = np.sign(CIRCLE) * np.abs(CIRCLE) ** square * [wide, high] + [0.52, 0.05]
+    corner = np.abs(CIRCLE.real) ** square * np.sign(CIRCLE.real), np.abs(CIRCLE.imag) ** square * np.sign(CIRCLE.imag)
+    lens = wide * corner[0] + 0.52 + 1j * (high * corner[1] + 0.05)
     frame = mix(np.array([30.0, 26, 24]), rng.uniform(20, 220, 3), rng.uniform(0, 0.6))
     rim = [np.concatenate([points, points[:1]]) for points in both(lens)]
-    bridge = np.array([(-0.52 + wide, 0.0), (0, -0.05), (0.52 - wide, 0.0)])
-    arm = np.array([(0.52 + wide, -0.02), (p.cheek_width + 0.05, -0.02)])
+    bridge = path((-0.52 + wide, 0.0), (0, -0.05), (0.52 - wide, 0.0))
+    arm = path((0.52 + wide, -0.02), (p.cheek_width + 0.05, -0.02))
     dark = [Shape(both(lens), rng.uniform(15, 60, 3))] if rng.random() < 0.25 else []
     return [*dark, Shape([*rim, bridge, *both(arm)], frame, rng.uniform(0.03, 0.075))]
 
@@ -274,12 +275,11 @@ def scarf(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
 def hand(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
     """A hand, a microphone or another blob that comes in from one side and covers a part of the face."""
     angle, reach = rng.uniform(-0.2, np.pi + 0.2), rng.uniform(0.45, 1.15)
-    direction = np.array([np.cos(angle), np.sin(angle)])
-    centre = np.array([0, 0.5]) + reach * direction
-    size = rng.uniform(0.28, 0.55)
-    blob = size * (1 + 0.25 * rng.uniform(-1, 1, (8, 1))) * CIRCLE[::2]
-    arm = np.array([direction[::-1] * [-1, 1] * size * 0.8, direction[::-1] * [1, -1] * size * 0.8])
-    sleeve = np.concatenate([centre + arm, centre + 3 * direction + arm[::-1]])
+    direction, size = np.exp(1j * angle), rng.uniform(0.28, 0.55)
+    centre = 0.5j + reach * direction
+    blob = size * (1 + 0.25 * rng.uniform(-1, 1, 8)) * CIRCLE[::2]
+    edge = 0.8j * size * direction
+    sleeve = centre + np.array([edge, -edge, 3 * direction - edge, 3 * direction + edge])
     colour = mix(ramp(SKIN, rng.uniform()), rng.uniform(15, 230, 3), float(rng.integers(2)))
     return [Shape([sleeve], 0.85 * colour), Shape([spline(8) @ blob + centre], colour)]
 

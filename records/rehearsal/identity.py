@@ -5,6 +5,7 @@ origin between the eyes.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import cv2
@@ -34,7 +35,7 @@ PARAMETERS = (
     # eyes
     ("eye_width",     0.52,  0.05,  0.01,   0.0,  0.0, -0.2),
     ("eye_height",    0.21,  0.04,  0.00,  -0.3, -0.4,  0.0),
-    ("eye_tilt",      0.06,  0.08,  0.00,  -0.2, -0.3,  0.0),
+    ("eye_tilt",      0.02,  0.05,  0.00,  -0.2, -0.3,  0.0),
     ("eye_skew",      0.00,  0.22,  0.00,   0.0,  0.0,  0.0),
     ("lid_line",      0.035, 0.012, 0.006, -0.5,  0.0,  0.0),
     ("lid_fold",      0.09,  0.035, 0.00,   0.0,  0.2,  0.0),
@@ -49,9 +50,9 @@ PARAMETERS = (
     ("brow_thick",    0.105, 0.034, 0.004,  0.5,  0.1,  0.0),
     ("brow_taper",    0.50,  0.22,  0.00,   0.0,  0.0,  0.0),
     ("brow_arch",     0.07,  0.045, 0.00,  -0.4,  0.0,  0.0),
-    ("brow_tilt",    -0.01,  0.08,  0.00,   0.0,  0.2,  0.0),
+    ("brow_tilt",    -0.07,  0.07,  0.00,   0.0,  0.2,  0.0),
     ("brow_raise",    0.00,  0.01,  0.06,   0.0,  0.0,  0.0),
-    ("frown",         0.00,  0.01,  0.05,   0.2,  0.2,  0.0),
+    ("frown",         0.00,  0.01,  0.03,   0.2,  0.2,  0.0),
     # nose
     ("nose_y",        0.57,  0.07,  0.00,   0.1,  0.2,  0.0),
     ("nose_width",    0.56,  0.08,  0.00,   0.4,  0.2,  0.1),
@@ -68,8 +69,8 @@ PARAMETERS = (
     ("upper_lip",     0.105, 0.034, 0.004, -0.3, -0.4,  0.1),
     ("lower_lip",     0.145, 0.038, 0.004, -0.3, -0.3,  0.1),
     ("cupid",         0.035, 0.020, 0.00,  -0.2, -0.2,  0.0),
-    ("corner_y",      0.00,  0.035, 0.00,   0.0,  0.4,  0.0),
-    ("smile",         0.25,  0.15,  0.55,  -0.2,  0.0,  0.0),
+    ("corner_y",     -0.01,  0.030, 0.00,   0.0,  0.4,  0.0),
+    ("smile",         0.35,  0.20,  0.55,  -0.2,  0.0,  0.0),
     ("mouth_open",   -0.05,  0.03,  0.10,   0.0,  0.0,  0.0),
     ("pucker",        0.00,  0.10,  0.25,   0.0,  0.0,  0.0),
     # relief, as heights above the ellipsoid of the head (see BUMPS)
@@ -114,7 +115,7 @@ NAMES = tuple(row[0] for row in PARAMETERS)
 MEAN, BETWEEN, WITHIN = np.array([row[1:4] for row in PARAMETERS]).T
 LOADINGS = np.array([row[4:7] for row in PARAMETERS])                                    # [P, 3]
 
-# Smooth bumps of the relief, mirrored where x is not 0: amplitude * exp(-((x-x0)/wx)^2 - ((y-y0)/wy)^2).
+# Gaussian hills exp(-((|x|-x0)/wx)^2 - ((y-y0)/wy)^2) of the relief: a parameter is the height of its hill ...
 BUMPS = (
     # parameter     sign    x0     y0     wx    wy
     ("brow_ridge",  1.0,   0.40, -0.30,  0.40, 0.14),
@@ -127,11 +128,18 @@ BUMPS = (
     ("chin_out",    1.0,   0.00,  1.56,  0.32, 0.18),
     ("cleft",      -1.0,   0.00,  1.60,  0.07, 0.14),
 )
+# ... and of the skin: a parameter above 0 takes that much, times (red, green, blue), from the colour.
+STAINS = (
+    # parameter     x0     y0     wx    wy     red  green  blue
+    ("blush",      0.68,  0.62,  0.28, 0.24,  -0.3,  1.6,  1.3),
+    ("eye_bag",    0.48,  0.20,  0.24, 0.08,   3.0,  3.6,  2.7),
+    ("stubble",    0.00,  1.60,  1.10, 0.50,   1.1,  1.0,  0.8),
+    ("stubble",    0.00,  0.92,  0.40, 0.12,   0.9,  0.8,  0.6),
+)
 
 # Maps of the skin and of the relief cover x and y in [-SPAN, SPAN] around (0, MIDDLE_Y) with MAP x MAP cells.
 MAP, SPAN, MIDDLE_Y = 96, 1.95, 0.15
-MAP_X, MAP_Y = np.meshgrid(*[(np.arange(MAP, dtype=np.float32) + 0.5) / MAP * 2 * SPAN - SPAN] * 2)
-MAP_Y = MAP_Y + MIDDLE_Y
+CELL = 2 * SPAN / MAP
 
 # Displacements that no parameter of the table describes: each identity has its own mixture of these fields.
 FIELDS = 8
@@ -170,10 +178,12 @@ def identity(seed: int, number: int) -> Identity:
     return Identity(seed, number, values, fields, normals_of(p, rng), skin_of(p, rng))
 
 
-def varied(who: Identity, rng: np.random.Generator, sway: float) -> SimpleNamespace:
-    """The parameters of one scene or frame: the person's own, moved by expression and styling (`sway` times)."""
-    z = np.clip(rng.standard_normal(len(NAMES)), -2.5, 2.5)
-    return SimpleNamespace(**dict(zip(NAMES, (who.values + sway * WITHIN * z).tolist(), strict=True)))
+def varied(who: Identity, styling: np.random.Generator, frame: np.random.Generator,
+           sway: float) -> SimpleNamespace:
+    """The parameters of one picture: the person's own, moved by styling (of the scene) and expression (of the frame)."""
+    z = 0.8 * styling.standard_normal(len(NAMES)) + 0.6 * frame.standard_normal(len(NAMES))
+    values = who.values + sway * WITHIN * np.clip(z, -2.5, 2.5)
+    return SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
 
 
 def displacement(fields: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,67 +199,89 @@ def height(p: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     head = p.depth * (1 - (x / p.cheek_width) ** 2 - ((y - 0.2) / 1.75) ** 2)
     along = (y + 0.25) / (p.nose_y + 0.25)                           # 0 at the root, 1 at the tip
     ridge = p.nose_root + (p.nose_z - p.nose_root) * along + p.nose_hook * 4 * along * (1 - along)
-    ends = np.clip(6 * (along + 0.15), 0, 1) * np.clip(5 * (1.22 - along), 0, 1)
-    half = 0.5 * (p.bridge_width + (p.nose_width - p.bridge_width) * np.clip(along, 0, 1) ** 2)
+    ends = clamp(6 * along + 0.9) * clamp(6.1 - 5 * along)           # fades in at the root, out below the tip
+    half = 0.5 * (p.bridge_width + (p.nose_width - p.bridge_width) * clamp(along) ** 2)
     return np.maximum(head, -1.2) + ridge * ends * np.exp(-((x / (0.75 * half)) ** 2))
+
+
+def clamp(x: np.ndarray) -> np.ndarray:
+    """x, at least 0 and at most 1."""
+    return np.minimum(np.maximum(x, 0), 1)
+
+
+@cache
+def grid() -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the cells' centres, float32 [MAP, MAP] each."""
+    centres = (np.arange(MAP, dtype=np.float32) + 0.5) * CELL - SPAN
+    return tuple(np.meshgrid(centres, centres + np.float32(MIDDLE_Y)))
+
+
+def hill(x0: float, y0: float, wide: float, high: float) -> np.ndarray:
+    """A Gaussian hill of height 1 at (x0, y0), with its mirror image, float32 [MAP, MAP]."""
+    x, y = grid()
+    return np.exp(-((np.abs(x) - x0) / wide) ** 2 - ((y - y0) / high) ** 2)
+
+
+@cache
+def bumps() -> np.ndarray:
+    """The hills of BUMPS, [rows, MAP, MAP]."""
+    return np.stack([sign * hill(*place) for _, sign, *place in BUMPS])
+
+
+@cache
+def stains() -> np.ndarray:
+    """The stains of STAINS, [rows, MAP, MAP, 3]."""
+    return np.stack([hill(*row[1:5])[..., None] * np.array(row[5:8], np.float32) for row in STAINS])
+
+
+def blend(p: SimpleNamespace, table: tuple, layers: np.ndarray) -> np.ndarray:
+    """Sum of the table's layers, each times its parameter (stains below 0 count as 0)."""
+    weights = np.array([getattr(p, row[0]) for row in table], np.float32)
+    return np.tensordot(np.maximum(weights, 0) if table is STAINS else weights, layers, 1)
 
 
 def smooth_noise(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
     """Random field float32 [MAP, MAP, channels] whose features are MAP / cells wide, about unit variance."""
-    coarse = rng.standard_normal((cells, cells, channels)).astype(np.float32)
+    coarse = rng.standard_normal((cells, cells, channels), np.float32)
     return cv2.resize(coarse, (MAP, MAP), interpolation=cv2.INTER_CUBIC).reshape(MAP, MAP, channels)
 
 
 def normals_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
     """Unit normals [MAP, MAP, 3] of the head with nose, bumps and a relief of this person's own."""
-    z = height(p, MAP_X, MAP_Y)
-    for name, sign, x0, y0, wide, high in BUMPS:
-        z = z + sign * getattr(p, name) * bump(x0, y0, wide, high)
-    z = z + 0.022 * smooth_noise(rng, 11, 1)[..., 0]
-    step = 2 * SPAN / MAP
-    dy, dx = np.gradient(cv2.GaussianBlur(z.astype(np.float32), (0, 0), 1.0), step)
-    normals = np.dstack([-dx, -dy, np.ones_like(dx)])
-    return (normals / np.linalg.norm(normals, axis=2, keepdims=True)).astype(np.float32)
-
-
-def bump(x0: float, y0: float, wide: float, high: float) -> np.ndarray:
-    """A Gaussian hill [MAP, MAP] at (x0, y0), and its mirror image."""
-    return np.exp(-((np.abs(MAP_X) - x0) / wide) ** 2 - ((MAP_Y - y0) / high) ** 2)
+    z = height(p, *grid()) + blend(p, BUMPS, bumps()) + 0.022 * smooth_noise(rng, 11, 1)[..., 0]
+    dy, dx = np.gradient(cv2.GaussianBlur(z, (0, 0), 1.0), np.float32(CELL))
+    length = np.sqrt(dx * dx + dy * dy + 1)
+    return cv2.merge([-dx / length, -dy / length, 1 / length])
 
 
 def skin_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
     """Colour factors [MAP, MAP, 3]: blotches, freckles, blush, rings under the eyes, stubble, wrinkles, moles."""
-    skin = 1 + 0.055 * smooth_noise(rng, 7, 1) + 0.02 * smooth_noise(rng, 5, 3)
-    freckles = max(0.0, rng.normal(-0.03, 0.09)) * smooth_noise(rng, 48, 1) * bump(0.4, 0.4, 0.5, 0.35)[..., None]
-    skin = skin - np.array([0.6, 1.0, 1.2]) * np.abs(freckles)
-    shade = p.blush * bump(0.68, 0.62, 0.28, 0.24)[..., None] * np.array([-0.3, 1.6, 1.3])
-    shade = shade + 3 * max(p.eye_bag, 0) * bump(0.48, 0.2, 0.24, 0.08)[..., None] * np.array([1.0, 1.2, 0.9])
-    lower_face = bump(0.0, 1.6, 1.1, 0.5) + 0.8 * bump(0.0, 0.92, 0.4, 0.12)
-    shade = shade + max(p.stubble, 0) * np.clip(lower_face, 0, 1)[..., None] * np.array([1.1, 1.0, 0.8])
-    skin = np.ascontiguousarray(skin - shade, dtype=np.float32)
-    draw_wrinkles(skin, p, rng)
+    skin = 1 + 0.055 * smooth_noise(rng, 7, 1) + 0.02 * smooth_noise(rng, 5, 3) - blend(p, STAINS, stains())
+    freckles = max(0.0, rng.normal(-0.03, 0.09)) * np.abs(smooth_noise(rng, 48, 1)[..., 0]) * hill(0.4, 0.4, 0.5, 0.35)
+    skin -= cv2.merge([0.6 * freckles, freckles, 1.2 * freckles])
+    wrinkles = wrinkles_of(p, rng)
+    skin *= cv2.merge([wrinkles] * 3)
     for _ in range(rng.poisson(1.5)):
-        place = cell(rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 1.5))
+        place = on_map(rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 1.5))
         dark = rng.uniform(0.35, 0.8)
         cv2.circle(skin, place, int(rng.uniform(8, 24)), (dark, 0.9 * dark, 0.85 * dark), -1, cv2.LINE_8, 4)
     return skin
 
 
-def cell(x: float, y: float) -> tuple[int, int]:
+def on_map(x: float, y: float) -> tuple[int, int]:
     """A point of the face as map coordinates in 1/16 cells, as OpenCV's drawing functions take them."""
-    scale = 16 * MAP / (2 * SPAN)
-    return int((x + SPAN) * scale), int((y - MIDDLE_Y + SPAN) * scale)
+    return int(16 * (x + SPAN) / CELL) - 8, int(16 * (y - MIDDLE_Y + SPAN) / CELL) - 8
 
 
-def draw_wrinkles(skin: np.ndarray, p: SimpleNamespace, rng: np.random.Generator) -> None:
-    """Lines of the forehead, beside the eyes and around the mouth; deeper in old faces (p.fold follows age)."""
-    depth = float(np.clip(0.25 + 8 * (p.fold - 0.04), 0, 0.6))
+def wrinkles_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
+    """Factor [MAP, MAP]: lines of forehead, eyes and mouth; deeper in old faces, because p.fold follows age."""
+    depth = min(max(0.25 + 8 * (p.fold - 0.04), 0.0), 0.6)
     lines = np.ones((MAP, MAP), np.float32)
     curves = [[(-0.6, y), (0.0, y + rng.uniform(-0.1, 0.05)), (0.6, y)] for y in rng.uniform(-0.95, -0.5, 3)]
     for side in (-1, 1):
         curves += [[(0.82 * side, y), (1.0 * side, 3 * y - 0.02)] for y in rng.uniform(-0.06, 0.1, 2)]
         curves += [[(0.3 * side, 0.62), (0.46 * side, 0.85), (0.5 * side, p.mouth_y)]]
     for curve in curves:
-        cv2.polylines(lines, [np.array([cell(x, y) for x, y in curve], np.int32)], False,
+        cv2.polylines(lines, [np.array([on_map(x, y) for x, y in curve], np.int32)], False,
                       1 - depth * rng.uniform(0.2, 1), 1, cv2.LINE_8, 4)
-    skin *= cv2.GaussianBlur(lines, (0, 0), 0.9)[..., None]
+    return cv2.GaussianBlur(lines, (0, 0), 0.9)

@@ -14,13 +14,12 @@ import numpy as np
 
 from records.rehearsal import contours
 from records.rehearsal.contours import Shape
-from records.rehearsal.identity import (FRAME, MAP, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws, height,
-                                        varied)
+from records.rehearsal.identity import (CELL, FRAME, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws,
+                                        height, varied)
 
-# Five landmarks of the aligned 112 x 112 crop (insightface's), and the distance between its eyes.
-TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
-                     [70.7299, 92.2041]])
-EYE_DISTANCE = 35.24 / 112                                           # of the side of an aligned crop
+# Five landmarks of the aligned 112 x 112 crop (insightface's), x + iy.
+TEMPLATE = np.array([38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j,
+                     70.7299 + 92.2041j])
 PIVOT = np.array([0.0, 0.35, -0.35])                                 # the head turns about this point
 
 
@@ -58,11 +57,21 @@ class Picture(NamedTuple):
 
 
 class View(NamedTuple):
-    """Where the camera stands: rotation [3, 3], distance in eye distances, and the similarity to pixels."""
+    """How the camera sees the head: its rotation [3, 3], and the camera's distance in distances between the eyes."""
     rotation: np.ndarray
     distance: float
-    similarity: complex = 1.0
-    shift: complex = 0.0
+
+
+class Place(NamedTuple):
+    """A similarity of the plane: where a point that the camera sees lies in the picture, in pixels."""
+    factor: complex
+    shift: complex
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return self.factor * points + self.shift
+
+    def enlarged(self, times: float) -> "Place":
+        return Place(self.factor * times, self.shift * times)
 
 
 def render(who: Identity, image: int, size: int, difficulty: Difficulty | None = None, *, scene: int | None = None,
@@ -76,31 +85,160 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
     difficulty = difficulty or Difficulty()
     styling = draws(who.seed, SCENE, who.number, image if scene is None else scene)
     frame = draws(who.seed, FRAME, who.number, image)
-    p = pose_and_expression(who, styling, frame, difficulty)
+    p = varied(who, styling, frame, difficulty.sway)
+    covered, shapes = dressed(p, styling, difficulty)
+    marks = contours.landmarks(p)
     view = camera_view(frame, difficulty)
-    true = project(who, p, view, contours.landmarks(p))
-    found = true + difficulty.detector * eye_distance(true) * complex_normal(frame, 5)
-    view, side = loose_view(view, found, size, frame) if loose else (aligned_view(view, found, size), (size, size))
-    found = view.similarity * found + view.shift
+    seen = project(who, p, view, np.concatenate([marks, *[polygon for shape in shapes for polygon in shape.polygons]]))
+    true, seen = np.split(seen, [len(marks)])
+    unit = abs(true[1] - true[0])
+    found = true + difficulty.detector * unit * complex_normal(frame, len(marks))
+    place, side = loosely(found, size, frame) if loose else (aligned(found, size), (size, size))
 
     fine = max(1, round(64 / size))                                  # small pictures are drawn larger
-    view = View(view.rotation, view.distance, view.similarity * fine, view.shift * fine)
-    covered, shapes = dressed(p, styling, difficulty)
+    drawn = place.enlarged(fine)
     canvas = background(styling, side[0] * fine, side[1] * fine)
-    paint(canvas, shapes, who, p, view)
-    canvas = lit(canvas, who, p, view, styling, difficulty)
-    unit = abs(view.similarity) * abs(true[1] - true[0])
-    rgb, harm = photographed(canvas, side, unit, styling, frame, difficulty)
-    turned = 1 - view.rotation[2, 2]
-    quality = float(np.exp(-(harm + 2.2 * turned + 0.35 * covered)))
+    paint(canvas, shapes, drawn(seen), abs(drawn.factor))
+    canvas = lit(canvas, who, p, view, drawn, styling, difficulty)
+    rgb, harm = photographed(canvas, side, unit * abs(drawn.factor), styling, frame, difficulty)
+    quality = np.exp(-(harm + 2.2 * (1 - view.rotation[2, 2]) + 0.35 * covered))
     jpeg = int(95 - 40 * min(difficulty.compression, 2.0) * frame.random() ** 2)
-    return Picture(rgb, np.stack([found.real, found.imag], 1).astype(np.float32), quality, max(jpeg, 20))
+    found = place(found)
+    return Picture(rgb, np.stack([found.real, found.imag], 1).astype(np.float32), float(quality), max(jpeg, 20))
 
 
-def pose_and_expression(who: Identity, styling, frame, difficulty: Difficulty) -> SimpleNamespace:
-    """The parameters of this picture: two thirds of the variance within a person belong to the scene."""
-    p = varied(who, styling, 0.8 * difficulty.sway)
-    q = varied(who, frame, 0.6 * difficulty.sway)
-    base = who.values.tolist()
-    return SimpleNamespace(**{name: a + b - c for (name, a), b, c in
-                              zip(vars(p).items(), vars(q).values(), base, strict=True)})
+def complex_normal(rng: np.random.Generator, n: int) -> np.ndarray:
+    """n points of the plane as complex numbers, unit variance in x and in y."""
+    x, y = rng.standard_normal((2, n))
+    return x + 1j * y
+
+
+def camera_view(frame: np.random.Generator, difficulty: Difficulty) -> View:
+    """Pose of the head and distance of the camera; the similarity to pixels is still the identity."""
+    yaw, pitch, roll = np.radians(np.clip(frame.standard_normal(3), -2.2, 2.2)
+                                  * [difficulty.yaw, difficulty.pitch, difficulty.roll])
+    (cy, sy), (cp, sp), (cr, sr) = [(np.cos(a), np.sin(a)) for a in (yaw, pitch, roll)]
+    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return View(tilt @ nod @ turn, frame.uniform(7, 25))
+
+
+def project(who: Identity, p: SimpleNamespace, view: View, points: np.ndarray) -> np.ndarray:
+    """Frontal face coordinates, complex [n] -> where the camera sees them, complex [n], in about the same units."""
+    x, y = points.real, points.imag
+    dx, dy = displacement(who.fields, x, y)
+    offset = [x + dx - PIVOT[0], y + dy - PIVOT[1], height(p, x, y) - PIVOT[2]]
+    right, down, near = view.rotation @ np.array(offset)
+    return (right + 1j * down) / (1 - near / view.distance)
+
+
+def aligned(found: np.ndarray, size: int) -> Place:
+    """Places the face so that the found landmarks fit the template of a size x size crop best (least squares)."""
+    target = TEMPLATE * size / 112
+    a, b = found - found.mean(), target - target.mean()
+    factor = np.vdot(a, b) / np.vdot(a, a).real
+    return Place(factor, target.mean() - factor * found.mean())
+
+
+def loosely(found: np.ndarray, size: int, frame: np.random.Generator) -> tuple[Place, tuple[int, int]]:
+    """Places the face, with its roll, in a photograph (width, height) about 1.45 times as wide as a crop."""
+    factor = abs(aligned(found, size).factor) * frame.uniform(0.85, 1.2)
+    width, tall = np.rint(size * frame.uniform(1.35, 1.65) * np.array([1, 1.08])).astype(int).tolist()
+    middle = complex(0.5 * width, 0.53 * tall) + 0.05 * size * complex_normal(frame, 1)[0]
+    return Place(factor, middle - factor * found.mean()), (width, tall)
+
+
+def dressed(p: SimpleNamespace, styling: np.random.Generator, difficulty: Difficulty) -> tuple[int, list[Shape]]:
+    """How many things hide a part of the face, and all shapes in painting order."""
+    shapes, covered = [*contours.clothes(styling), *contours.face(p)], 0
+    if p.glasses > 0:
+        shapes += contours.glasses(p, styling)
+    if styling.random() < difficulty.covers:
+        shapes += contours.COVERS[styling.integers(len(contours.COVERS))](p, styling)
+        covered = 1
+    return covered, shapes
+
+
+def background(styling: np.random.Generator, width: int, tall: int) -> np.ndarray:
+    """A canvas [tall, width, 3] of a few soft blotches of colour."""
+    blotches = (styling.uniform(15, 240) + 30 * styling.standard_normal(3)
+                + styling.uniform(5, 45) * (styling.standard_normal((5, 5, 1)) + 0.4 * styling.standard_normal((5, 5, 3))))
+    return cv2.resize(np.clip(blotches, 0, 255).astype(np.uint8), (width, tall), interpolation=cv2.INTER_LINEAR)
+
+
+def paint(canvas: np.ndarray, shapes: list[Shape], points: np.ndarray, scale: float) -> None:
+    """Fills polygons and draws lines in order.  points: all polygons of all shapes, in pixels of the canvas."""
+    pixels = np.rint(16 * np.array([points.real - 0.5, points.imag - 0.5]).T).astype(np.int32)
+    end = 0
+    for shape in shapes:
+        colour = np.minimum(shape.colour, 255).tolist()
+        width = max(1, round(shape.width * scale))
+        for polygon in shape.polygons:
+            start, end = end, end + len(polygon)
+            if shape.width:
+                cv2.polylines(canvas, [pixels[start:end]], False, colour, width, cv2.LINE_AA, 4)
+            else:
+                cv2.fillPoly(canvas, [pixels[start:end]], colour, cv2.LINE_AA, 4)
+
+
+def lit(canvas: np.ndarray, who: Identity, p: SimpleNamespace, view: View, place: Place,
+        styling: np.random.Generator, difficulty: Difficulty) -> np.ndarray:
+    """Multiplies the painted colours by light on the person's normals and by the colour factors of the skin."""
+    azimuth, elevation = np.array([0.0, 0.35]) + difficulty.light * np.array([0.75, 0.4]) * styling.standard_normal(2)
+    lamp = np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+    key = min(max(0.65 + 0.2 * difficulty.light * styling.standard_normal(), 0.2), 1.1)
+    warm = np.exp(difficulty.tint * styling.standard_normal(3))
+    falling = cv2.transform(who.normals, np.outer(key * warm, lamp @ view.rotation))
+    light = (np.maximum(falling, 0) + np.float32(1.12 - 0.75 * key)) * who.skin
+    seen = cv2.remap(light, face_map(canvas, p, view, place), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.multiply(canvas, seen, dtype=cv2.CV_8U)
+
+
+def face_map(canvas: np.ndarray, p: SimpleNamespace, view: View, place: Place) -> np.ndarray:
+    """For each pixel the cell (x, y) of the identity's maps that is seen there, float32 [H, W, 2].
+
+    Inverts the projection on a coarse grid by fixed-point steps (a pixel's face point depends on its own depth).
+    """
+    tall, wide = canvas.shape[:2]
+    steps = (np.arange(24) + 0.5) / 24
+    seen = (steps * wide + 1j * steps[:, None] * tall - place.shift) / place.factor
+    u, v = seen.real.astype(np.float32), seen.imag.astype(np.float32)
+    # one linear map: face point = inverse @ (seen + turned pivot - depth * slide)
+    inverse, slide = np.linalg.inv(view.rotation[:2, :2]), view.rotation[:2, 2]
+    (a, b), (c, d) = inverse.tolist()
+    x0, y0 = (inverse @ (view.rotation @ PIVOT)[:2]).tolist()
+    dx, dy = (inverse @ slide).tolist()
+    straight_x, straight_y = a * u + b * v + x0, c * u + d * v + y0
+    x, y = straight_x, straight_y
+    for _ in range(2):
+        depth = np.maximum(height(p, x, y), -0.4)
+        x, y = straight_x - dx * depth, straight_y - dy * depth
+    cells = cv2.merge([(x + SPAN) / CELL - 0.5, (y - MIDDLE_Y + SPAN) / CELL - 0.5])
+    return cv2.resize(cells, (wide, tall), interpolation=cv2.INTER_LINEAR)
+
+
+def photographed(canvas: np.ndarray, side: tuple[int, int], unit: float, styling: np.random.Generator,
+                 frame: np.random.Generator, difficulty: Difficulty) -> tuple[np.ndarray, float]:
+    """What the camera makes of the scene, uint8 [H, W, 3], and how much that harms it (0 = not at all).
+
+    unit: distance between the eyes on the canvas, in pixels.
+    """
+    gain = difficulty.exposure * styling.standard_normal()
+    gamma = np.exp(difficulty.contrast * styling.standard_normal())
+    colour = np.exp(gain + difficulty.tint * styling.standard_normal(3))
+    levels = np.linspace(0, 1, 256)[:, None] ** gamma * colour
+    levels = levels / (1 + np.maximum(levels - 0.8, 0))              # a shoulder instead of a hard white
+    canvas = cv2.LUT(canvas, np.clip(255 * levels, 0, 255).astype(np.uint8)[None])
+    sigma = difficulty.blur * frame.exponential()
+    smear = sigma * np.array([frame.uniform(0.3, 1), 1])[:: frame.choice([-1, 1])]
+    if sigma * unit > 0.3:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), *np.maximum(smear * unit, 0.05))
+    if canvas.shape[:2] != side[::-1]:
+        canvas = cv2.resize(canvas, side, interpolation=cv2.INTER_AREA)
+    grain = difficulty.noise * frame.exponential()
+    noise = frame.integers(0, 256, canvas.shape, np.uint8)
+    # uniform in [0, 255] has standard deviation 73.6; saturates at 0 and 255 as a sensor does
+    strength = min(grain, 40.0) / 73.6
+    rgb = cv2.addWeighted(canvas, 1.0, noise, strength, -127.5 * strength)
+    return rgb, 2.5 * sigma + 0.012 * grain + 0.25 * abs(gain)

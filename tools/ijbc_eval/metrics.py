@@ -141,31 +141,43 @@ class Hits:
         return above / self.mated.sum(), threshold
 
 
-def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: People) -> Hits:
-    """Search all probes in a gallery; gallery, query: unit rows [T, d] of all templates.
+def search(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People], probes: People) -> dict[str, Hits]:
+    """Search all probes in each of the galleries; gallery, query: unit rows [T, d] of all templates.
 
-    A subject with several gallery templates counts once, with the best of them.
+    The probes are compared once with every template that some gallery holds, in blocks of probes.
     """
-    order = np.argsort(people.subjects, kind="stable")
-    subjects, starts = np.unique(people.subjects[order], return_index=True)
-    entries = gallery[people.templates[order]].T
-    column = np.minimum(np.searchsorted(subjects, probes.subjects), len(subjects) - 1)
-    mated = subjects[column] == probes.subjects
-    mate, other = np.full((2, len(mated)), -np.inf, np.float32)
-    rank = np.zeros(len(mated), np.int64)
-    step = max(1, CELLS // len(order))
-    for start in range(0, len(mated), step):
+    templates = np.unique(np.concatenate([people.templates for people in galleries.values()]))
+    entries = gallery[templates].T
+    order = {name: np.argsort(people.subjects, kind="stable") for name, people in galleries.items()}
+    columns = {name: np.searchsorted(templates, people.templates[order[name]]) for name, people in galleries.items()}
+    found = {name: [] for name in galleries}
+    step = max(1, CELLS // len(templates))
+    for start in range(0, len(probes.subjects), step):
         rows = slice(start, start + step)
         similarity = query[probes.templates[rows]] @ entries
-        if len(subjects) < len(order):
-            similarity = np.maximum.reduceat(similarity, starts, axis=1)
-        own = np.flatnonzero(mated[rows])
-        cells = own, column[rows][own]
-        best = similarity[cells]
-        similarity[cells] = -np.inf
-        mate[start + own], other[rows] = best, similarity.max(1)
-        rank[start + own] = 1 + (similarity[own] >= best[:, None]).sum(1)
-    return Hits(mate, other, rank, len(subjects))
+        for name, people in galleries.items():
+            found[name].append(best_matches(similarity.take(columns[name], axis=1), people.subjects[order[name]],
+                                            probes.subjects[rows]))
+    return {name: Hits(*map(np.concatenate, zip(*parts, strict=True)), len(np.unique(galleries[name].subjects)))
+            for name, parts in found.items()}
+
+
+def best_matches(similarity: np.ndarray, entries: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(mate, other, rank) of :class:`Hits` for similarity [n, g], which is overwritten.
+
+    entries: subject of each column, ascending; one with several templates counts once, with the best of them.
+    probes: subject of each row.
+    """
+    subjects, starts = np.unique(entries, return_index=True)
+    if len(subjects) < len(entries):
+        similarity = np.maximum.reduceat(similarity, starts, axis=1)
+    column = np.minimum(np.searchsorted(subjects, probes), len(subjects) - 1)
+    mated = subjects[column] == probes
+    every = np.arange(len(probes))
+    mate = np.where(mated, similarity[every, column], -np.inf).astype(np.float32)
+    similarity[every[mated], column[mated]] = -np.inf
+    before = (similarity >= mate[:, None]).sum(1)
+    return mate, similarity.max(1), np.where(mated, 1 + before, 0)
 
 
 def gallery_figures(hits: Hits) -> dict:
@@ -188,10 +200,9 @@ def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search) -> tup
     "top_of_all_probes" divides by all probes, as the public evaluators do (the same where, as in IJB-C, every
     probe has its mate in one gallery).  "mixed" is a search in both galleries at once.
     """
-    galleries = {name: search(gallery, query, people, protocol.probes)
-                 for name, people in protocol.galleries.items()}
     first, second = protocol.galleries.values()
-    mixed = search(gallery, query, first + second, protocol.probes)
+    galleries = search(gallery, query, protocol.galleries | {"mixed": first + second}, protocol.probes)
+    mixed = gallery_figures(galleries.pop("mixed"))
     per_gallery = {name: gallery_figures(hits) for name, hits in galleries.items()}
     correct = {k: sum(hits.within(k) for hits in galleries.values()) for k in range(1, CURVE_RANKS + 1)}
     mated, probes = sum(f["mated"] for f in per_gallery.values()), len(protocol.probes.subjects)
@@ -199,7 +210,7 @@ def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search) -> tup
                "top": {str(k): share(correct[k], mated) for k in RANKS},
                "top_of_all_probes": {str(k): correct[k] / probes for k in RANKS},
                "probes": probes, "mated": mated,
-               "galleries": per_gallery | {"mixed": gallery_figures(mixed)}}
+               "galleries": per_gallery | {"mixed": mixed}}
     curves = [answerable(hits.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~hits.mated).sum()))
               for hits in galleries.values()]
     return figures, {"fpir": CURVE_FPIRS, "tpir": np.mean(curves, 0), "ranks": np.array(list(correct)),

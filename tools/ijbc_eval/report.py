@@ -145,6 +145,8 @@ def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, 
     """Draw (name, x, y) lines into a PNG; without a window, on any machine."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
+    if not any((y > 0).any() for _, _, y in lines):          # not one error: nothing that a log axis could show
+        yscale = "linear"
     for name, x, y in lines:
         shown = np.where(y > 0, y, np.nan) if yscale == "log" else y
         axes.plot(x, shown, linewidth=1.2, label=str(name))

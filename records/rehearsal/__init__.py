@@ -1,0 +1,2 @@
+from records.rehearsal.identity import identity
+from records.rehearsal.render import Difficulty, render

@@ -1,0 +1,105 @@
+"""The README's own commands, in its order and from its directories, with 2 processes, under both launchers, as 2 nodes.
+
+They run in a copy of the project that holds a toy data set; what is added to a command only makes it small.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import write_ijb, write_records
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = "image_size=16 num_epoch=1 batch_size=4 workers=0 val_targets=[]"
+METHOD = "OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    leave = shutil.ignore_patterns(".git", ".venv", "dataset", "work_dirs", "feature_save", "demo_output", "__pycache__",
+                                   "ijbc_result")
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=leave)
+    write_records(folder / "dataset/ms1m-retinaface-t1/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 4])
+    write_ijb(folder / "dataset")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def commands() -> list[str]:
+    """The command lines of the README's four steps."""
+    steps = (ROOT / "README.md").read_text().split("## The four steps")[1].split("## Your own data")[0]
+    return [line for block in re.findall(r"```\n(.*?)```", steps, re.S) for line in block.splitlines()]
+
+
+def ready(command: str) -> str:
+    """The same command, small: two processes, a free port, toy settings for what trains or extracts."""
+    command = command.replace("--nproc_per_node=8", "--nproc_per_node=2").replace("22222", str(free_port()))
+    if "train" in command.split("configs/")[0] and "split" not in command or "get_feature.py configs" in command:
+        command += " " + SMALL
+    return command
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"})
+
+
+def test_the_readmes_commands_in_their_order(project):
+    lines = commands()
+    assert [Path(re.search(r"(\S+\.py)", line).group(1)).name for line in lines] == [
+        "split_dataset_ms1mv3.py", "train_old_softmax.py", "get_feature.py", "denoise_credible.py", "get_avg_feature.py",
+        "train.py", "ijbc_eval.py", "ijbc_eval.py", "ijbc_eval.py"]
+    for line in lines:
+        done = shell(ready(line), project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "TAR in % at FAR" in shell(lines[7], project).stdout
+    assert "top-1" in done.stdout
+    mask = np.load(project / "feature_save/OPclass/f128_r18_softmax_class70_credible_ratio_90_feature.npy")
+    assert mask.shape == (28,) and mask.dtype == bool
+    files = sorted(p.name for p in (project / "work_dirs" / METHOD).glob("*.pt"))
+    assert files == ["checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt", "model.pt", "softmax_fc_gpu_0.pt",
+                     "softmax_fc_gpu_1.pt"]
+
+
+def test_torchrun_and_one_process(project):
+    """The method's command under torchrun and with no launcher (after the first test left the old features)."""
+    folder = project / "BCT_methods/MixBCT"          # the other spelling
+    train = f"train.py configs/{METHOD}.py {SMALL}"
+    for start in (f"torchrun --nproc_per_node=2 --master_port={free_port()}", "python"):
+        done = shell(f"{start} {train} output={project}/work_dirs/again", folder)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"step \d+/\d+  loss \d", done.stderr) and "images/s" in done.stderr
+
+
+def test_two_nodes(project):
+    """Two launchers on loopback are two nodes of one process each; both ranks' class vectors come out."""
+    output = project / "work_dirs/nodes"
+    launch = (f"torchrun --nnodes=2 --nproc_per_node=1 --master_addr=127.0.0.1 --master_port={free_port()} "
+              f"--node_rank=%d train_old_arc.py configs/f512_r18_arc_class30.py {SMALL} output={output}")
+    done = shell(f"{launch % 1} & {launch % 0}; code=$?; wait $! && exit $code", project)
+    assert done.returncode == 0, done.stderr
+    rows = [torch.load(output / f"softmax_fc_gpu_{rank}.pt", weights_only=True)["weight"] for rank in range(2)]
+    assert [len(r) for r in rows] == [2, 1] and rows[0].shape[1] == 512
+
+
+def test_features_of_another_model_are_refused(project):
+    """The old model is trained again: the features that the method would read are no longer its own."""
+    output = project / "work_dirs/f128_r18_softmax_class30"
+    again = shell(f"python train_old_softmax.py configs/f128_r18_softmax_class30.py {SMALL} seed=1", project)
+    assert again.returncode == 0 and (output / "model.pt").is_file()
+    done = shell(f"python train.py configs/{METHOD}.py {SMALL}", project / "BCT_Methods/MixBCT")
+    assert done.returncode == 1 and "another model" in done.stderr and "Traceback" not in done.stderr
