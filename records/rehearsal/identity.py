@@ -223,6 +223,13 @@ def hill(x0: float, y0: float, wide: float, high: float) -> np.ndarray:
 
 
 @cache
+def window() -> np.ndarray:
+    """1 on the head, falling to 0 at the maps' edges, beyond which the edge's value goes on, [MAP, MAP]."""
+    x, y = grid()
+    return np.exp(-(x / 1.55) ** 6 - ((y - MIDDLE_Y) / 1.7) ** 6)
+
+
+@cache
 def bumps() -> np.ndarray:
     """The hills of BUMPS, [rows, MAP, MAP]."""
     return np.stack([sign * hill(*place) for _, sign, *place in BUMPS])
@@ -248,7 +255,7 @@ def smooth_noise(rng: np.random.Generator, cells: int, channels: int) -> np.ndar
 
 def normals_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
     """Unit normals [MAP, MAP, 3] of the head with nose, bumps and a relief of this person's own."""
-    z = height(p, *grid()) + blend(p, BUMPS, bumps()) + 0.022 * smooth_noise(rng, 11, 1)[..., 0]
+    z = height(p, *grid()) + blend(p, BUMPS, bumps()) + 0.022 * window() * smooth_noise(rng, 11, 1)[..., 0]
     dy, dx = np.gradient(cv2.GaussianBlur(z, (0, 0), 1.0), np.float32(CELL))
     length = np.sqrt(dx * dx + dy * dy + 1)
     return cv2.merge([-dx / length, -dy / length, 1 / length])
@@ -256,7 +263,8 @@ def normals_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
 
 def skin_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
     """Colour factors [MAP, MAP, 3]: blotches, freckles, blush, rings under the eyes, stubble, wrinkles, moles."""
-    skin = 1 + 0.055 * smooth_noise(rng, 7, 1) + 0.02 * smooth_noise(rng, 5, 3) - blend(p, STAINS, stains())
+    blotches = 0.055 * smooth_noise(rng, 7, 1) + 0.02 * smooth_noise(rng, 5, 3)
+    skin = 1 + cv2.merge([window()] * 3) * blotches - blend(p, STAINS, stains())
     freckles = max(0.0, rng.normal(-0.03, 0.09)) * np.abs(smooth_noise(rng, 48, 1)[..., 0]) * hill(0.4, 0.4, 0.5, 0.35)
     skin -= cv2.merge([0.6 * freckles, freckles, 1.2 * freckles])
     wrinkles = wrinkles_of(p, rng)

@@ -35,7 +35,7 @@ class Difficulty:
     tint: float = 0.10         # standard deviation of the logarithm of each colour channel's gain
     contrast: float = 0.18     # standard deviation of the logarithm of gamma
     blur: float = 0.035        # mean of the Gaussian's sigma, in distances between the eyes
-    noise: float = 7.0         # mean amplitude, in grey levels
+    noise: float = 6.0         # mean amplitude, in grey levels
     covers: float = 0.22       # probability of a cap, a scarf or a hand
     detector: float = 0.030    # error of the five landmarks, in distances between the eyes, standard deviation
     compression: float = 1.0   # 0: JPEG quality 95; 1: 55 to 95
@@ -239,6 +239,6 @@ def photographed(canvas: np.ndarray, side: tuple[int, int], unit: float, styling
     grain = difficulty.noise * frame.exponential()
     noise = frame.integers(0, 256, canvas.shape, np.uint8)
     # uniform in [0, 255] has standard deviation 73.6; saturates at 0 and 255 as a sensor does
-    strength = min(grain, 40.0) / 73.6
+    strength = min(grain, 30.0) / 73.6
     rgb = cv2.addWeighted(canvas, 1.0, noise, strength, -127.5 * strength)
     return rgb, 2.5 * sigma + 0.012 * grain + 0.25 * abs(gain)

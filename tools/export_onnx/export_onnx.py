@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,19 @@ TOLERANCE = 1e-3                        # of the largest value of the embedding;
 
 
 def export(model: nn.Module, file: Path) -> None:
-    """Write ``model`` (eval mode, model.image_size) to ``file``."""
+    """Write ``model`` (eval mode, model.image_size) to ``file``.
+
+    strict: the exporter's quicker way takes len(tensor) for a constant and fixes the number of images.
+    """
     size = model.image_size
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(model, (torch.zeros(2, 3, size, size),), str(file), input_names=["input"],
-                      output_names=["embedding"], dynamo=True, dynamic_shapes=({0: torch.export.Dim("N")},),
-                      external_data=weights > PROTOBUF_LIMIT, verbose=False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)             # it reports that torchvision is not there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)                  # from torch's use of its own pytrees
+        free = ({0: torch.export.Dim("N")},)
+        program = torch.export.export(model, (torch.zeros(2, 3, size, size),), dynamic_shapes=free, strict=True)
+        torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"],
+                          dynamic_shapes=free, external_data=weights > PROTOBUF_LIMIT, verbose=False)
 
 
 @torch.inference_mode()

@@ -1,0 +1,130 @@
+"""The rehearsal set as files: MS1MV3's layout for training and verification, IJB-C's for evaluation."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from records.recordio import RecordWriter, pack
+from records.rehearsal.identity import LAYOUT, draws, identity
+from records.rehearsal.render import Difficulty, Picture, render
+
+# Identity numbers of the three sets never meet.
+TRAIN, VERIFY, EVALUATE = 0, 1_000_000, 2_000_000
+
+
+def encode(picture: Picture) -> bytes:
+    return cv2.imencode(".jpg", picture.rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, picture.jpeg])[1].tobytes()
+
+
+def draw(job: tuple, seed: int, size: int, difficulty: Difficulty, loose: bool) -> list[tuple[bytes, Picture]]:
+    """All pictures of one person: job = (number, [(image, scene), ...])."""
+    number, pictures = job
+    who = identity(seed, number)
+    made = [render(who, image, size, difficulty, scene=scene, loose=loose) for image, scene in pictures]
+    return [(encode(picture), picture._replace(rgb=None)) for picture in made]
+
+
+def draw_all(jobs: list[tuple], what: str, workers: int, **settings) -> Iterator[list]:
+    """The people's pictures in the order of ``jobs``, drawn by ``workers`` processes."""
+    total = sum(len(pictures) for _, pictures in jobs)
+    with Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool, \
+            tqdm(total=total, desc=what, unit=" images", disable=None) as bar:
+        for pictures in pool.imap(partial(draw, **settings), jobs, chunksize=4):
+            bar.update(len(pictures))
+            yield pictures
+
+
+def write_training_set(folder: Path, people: int, mean_images: float, **settings) -> int:
+    """train.{rec,idx}, property as in MS1MV3; the number of images.
+
+    Half of the people have about the mean, some far fewer: counts are 2 + Poisson with a gamma-distributed mean.
+    """
+    rng = draws(settings["seed"], LAYOUT, 0)
+    counts = 2 + rng.poisson(rng.gamma(3.0, max(mean_images - 2, 0) / 3.0, people))
+    jobs = [(TRAIN + number, [(i, i) for i in range(n)]) for number, n in enumerate(counts.tolist())]
+    total, key, ranges = int(counts.sum()), 1, []
+    with RecordWriter(folder / "train") as writer:
+        writer.write(0, pack([total + 1, total + 1 + people], b"", 0, 0))
+        for label, pictures in enumerate(draw_all(jobs, "training set", loose=False, **settings)):
+            ranges.append((key, key + len(pictures)))
+            for jpeg, _ in pictures:
+                writer.write(key, pack([label, key], jpeg, key, 0))
+                key += 1
+        for number, span in enumerate(ranges):
+            writer.write(key + number, pack(span, b"", key + number, 0))
+    (folder / "property").write_text(f"{people},{settings['size']},{settings['size']}\n")
+    return total
+
+
+def write_bin(file: Path, pairs: int, **settings) -> None:
+    """A verification .bin: pairs of the same and of different people in turn, as (list of bytes, list of bool)."""
+    jobs = [(VERIFY + number, [(0, 0), (1, 1), (2, 2)]) for number in range(-(-pairs // 2))]
+    people = [[jpeg for jpeg, _ in pictures] for pictures in
+              draw_all(jobs, file.name, loose=False, **settings)]
+    bins = []
+    for number, (first, second, third) in enumerate(people):
+        bins += [first, second, third, people[(number + 1) % len(people)][1]]
+    part = file.with_name(file.name + ".part")
+    part.write_bytes(pickle.dumps((bins[:2 * pairs], [i % 2 == 0 for i in range(pairs)])))
+    os.replace(part, file)
+
+
+def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
+    """IJBC/{loose_crop,meta} below ``folder``; the number of images.
+
+    Each person has three templates of one to six images from one or more scenes (a scene is a medium).  The first
+    template of 2 people in 3 is their entry in gallery G1 or G2; the other people's probes have no mate.
+    impostors: pairs of templates of different people, drawn at random; genuine pairs: all.
+    """
+    rng = draws(settings["seed"], LAYOUT, 1)
+    crops, meta = folder / "IJBC/loose_crop", folder / "IJBC/meta"
+    crops.mkdir(parents=True, exist_ok=True)
+    meta.mkdir(parents=True, exist_ok=True)
+    jobs, rows, owner, medium = [], [], [], 0
+    for person in range(people):
+        pictures, image = [], 0
+        for _ in range(3):
+            owner.append(person)
+            for scene in range(int(rng.integers(1, 3))):
+                medium += 1
+                for _ in range(int(rng.integers(1, 4))):
+                    pictures.append((image, medium))
+                    rows.append((len(owner), medium))
+                    image += 1
+        jobs.append((EVALUATE + person, pictures))
+
+    lines, number = [], 0
+    for pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
+        for jpeg, picture in pictures:
+            number += 1
+            (crops / f"{number}.jpg").write_bytes(jpeg)
+            points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
+            lines.append(f"{number}.jpg {points} {np.clip(picture.quality, 0.05, 0.999):.3f}")
+    write_meta(meta, rows, lines, np.array(owner), impostors, rng)
+    return number
+
+
+def write_meta(meta: Path, rows: list, lines: list[str], owner: np.ndarray, impostors: int,
+               rng: np.random.Generator) -> None:
+    """The six text files; template t belongs to person owner[t - 1] and has three neighbours of the same person."""
+    a, b = np.triu_indices(len(owner), 1)
+    same = owner[a] == owner[b]
+    chosen = np.flatnonzero(~same)
+    chosen = np.sort(rng.choice(chosen, min(impostors, len(chosen)), replace=False))
+    pairs = [f"{x + 1} {y + 1} 1" for x, y in zip(a[same], b[same], strict=True)]
+    pairs += [f"{a[i] + 1} {b[i] + 1} 0" for i in chosen]
+    tids = [f"{i}.jpg {template} {medium}" for i, (template, medium) in enumerate(rows, 1)]
+    first = np.arange(len(owner)) % 3 == 0
+    csv = {"gallery_G1": first & (owner % 3 == 0), "gallery_G2": first & (owner % 3 == 1), "probe_mixed": ~first}
+    for name, text in (("face_tid_mid", tids), ("name_5pts_score", lines), ("template_pair_label", pairs)):
+        (meta / f"ijbc_{name}.txt").write_text("\n".join(text) + "\n")
+    for name, members in csv.items():
+        body = "".join(f"{t + 1},{owner[t]}\n" for t in np.flatnonzero(members))
+        (meta / f"ijbc_1N_{name}.csv").write_text("TEMPLATE_ID,SUBJECT_ID\n" + body)

@@ -1,0 +1,193 @@
+"""Weights from files: every layout that is in use loads, everything else is refused in one sentence."""
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import NETWORKS, get_model
+from backbones.weights import differences, empty_model, fingerprint, load_model, load_state
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def r18():
+    torch.manual_seed(0)
+    return get_model("r18", num_features=8, image_size=32).eval()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "model.pt"
+
+
+def same(found: dict, expected: dict) -> bool:
+    return list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name, settings", [("r18", {}), ("mbf", {}), ("vit_t", {})])
+def test_round_trip(file, name, settings):
+    model = get_model(name, num_features=24, image_size=48).eval()
+    torch.save(model.state_dict(), file)
+    loaded = load_model(name, file)
+    assert (loaded.num_features, loaded.image_size, loaded.training) == (24, 48, False)
+    assert same(loaded.state_dict(), model.state_dict())
+    x = torch.randn(1, 3, 48, 48)
+    assert torch.equal(loaded(x), model(x))
+    assert ([p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()])
+    os.truncate(file, 0)                              # the model does not live on the file's memory
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "r2060"])
+@pytest.mark.parametrize("size", [16, 32, 112, 160])
+def test_shape_is_read_from_the_tensors(name, size):
+    with torch.device("meta"):
+        state = get_model(name, num_features=96, image_size=size).state_dict()
+    assert builder_shape(name, state) == (96, size)
+
+
+def builder_shape(name, state):
+    model = empty_model(name, state)
+    assert differences(model, state) == []
+    return model.num_features, model.image_size
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: state,
+    lambda state: {"state_dict": state},
+    lambda state: {"backbone": state, "epoch": 3, "optimizer": {"param_groups": [{"lr": 0.1}]}},
+    lambda state: {"epoch": 3, "global_step": 9, "state_dict_backbone": state, "state_dict_softmax_fc": {}},
+    lambda state: {f"module.{key}": value for key, value in state.items()},
+    lambda state: {"state_dict_backbone": {f"module.{key}": value for key, value in state.items()}},
+    lambda state: state | {"cls_fc.weight": torch.ones(3, 8), "cls_fc.bias": torch.ones(3)},
+    lambda state: state | {"BCT_FC.weight": torch.ones(8, 3), "eboundary.weight": torch.ones(3),
+                           "discriminator.d_fc1.weight": torch.ones(100, 8)},
+    lambda state: {"module.cls_fc.weight": torch.ones(3, 8)} | {f"module.{k}": v for k, v in state.items()},
+])
+def test_layouts(file, r18, wrap):
+    torch.save(wrap(r18.state_dict()), file)
+    assert same(load_state(file), r18.state_dict())
+    assert load_model("r18", file).image_size == 32
+
+
+def test_file_from_before_zip(file, r18):
+    torch.save(r18.state_dict(), file, _use_new_zipfile_serialization=False)
+    assert same(load_state(file), r18.state_dict())
+
+
+class Runs:
+    """A pickle that makes a file when it is opened without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_file_is_not_run(file, tmp_path):
+    torch.save({"fc.weight": torch.ones(2), "x": Runs(tmp_path / "ran")}, file)
+    with pytest.raises(UserError, match="model.pt is not a whole file of tensors"):
+        load_state(file)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_truncated(file, r18, share, legacy):
+    torch.save(r18.state_dict(), file, _use_new_zipfile_serialization=not legacy)
+    os.truncate(file, int(share * file.stat().st_size))
+    with pytest.raises(UserError, match="model.pt is not a whole file of tensors"):
+        load_model("r18", file)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not a zip", b"\x80\x02}q\x00."])
+def test_foreign_bytes(file, content):
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="model.pt"):
+        load_state(file)
+
+
+@pytest.mark.parametrize("data", [{}, [], torch.ones(3), {"weight": torch.ones(2), "class_start": 0},
+                                  {"state_dict": {}}, {"backbone": {"epoch": 3}}])
+def test_no_state_dict(file, data):
+    torch.save(data, file)
+    with pytest.raises(UserError, match="model.pt holds no state dict"):
+        load_state(file)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="no model file .*absent.pt"):
+        load_model("r18", tmp_path / "absent.pt")
+    with pytest.raises(UserError, match="no model file"):
+        load_state(tmp_path)
+
+
+def test_other_network(file, r18):
+    torch.save(r18.state_dict(), file)
+    with pytest.raises(UserError) as error:
+        load_model("r34", file)
+    text = str(error.value)
+    assert text.startswith(f"{file} does not hold a r34: layer1.2.bn1.weight is missing")
+    assert text.endswith("this looks like r18") and "\n" not in text
+    with pytest.raises(UserError, match="did you mean r18"):
+        load_model("r_18", file)
+    with pytest.raises(UserError, match="does not hold a vit_t.*looks like r18"):
+        load_model("vit_t", file)
+
+
+def test_networks_of_the_same_shape_are_all_named(file):
+    torch.save(get_model("vit_t", num_features=8, image_size=16).state_dict(), file)
+    with pytest.raises(UserError, match="this looks like vit_t or vit_t_dp005_mask0$"):
+        load_model("mbf", file)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda s: s.update({"fc.weight": torch.ones(8, 100)}), r"fc.weight is \[8, 100\] instead of \[8, 512\]"),
+    (lambda s: s.update({"fc.weight": torch.ones(8)}), r"fc.weight is \[8\] instead of"),
+    (lambda s: s.update({"conv1.weight": torch.ones(64, 1, 3, 3)}), r"conv1.weight is \[64, 1, 3, 3\] instead of"),
+    (lambda s: s.pop("bn1.running_mean"), "bn1.running_mean is missing"),
+    (lambda s: s.update({"head.weight": torch.ones(1)}), "head.weight has no place in it"),
+])
+def test_tensors_that_fit_nowhere(file, r18, change, said):
+    state = r18.state_dict()
+    change(state)
+    torch.save(state, file)
+    with pytest.raises(UserError, match=f"{said}.*no other network here fits either"):
+        load_model("r18", file)
+
+
+# Fingerprints
+
+STATE = {"b.weight": torch.arange(6.).reshape(2, 3), "a": torch.tensor(7), "c": torch.ones(2, dtype=torch.bfloat16)}
+
+
+def test_fingerprint_is_what_it_says():
+    digest = hashlib.sha256()
+    digest.update(b"a torch.int64 []\n" + np.int64(7).tobytes())
+    digest.update(b"b.weight torch.float32 [2, 3]\n" + np.arange(6, dtype="<f4").tobytes())
+    digest.update(b"c torch.bfloat16 [2]\n" + b"\x80\x3f\x80\x3f")
+    assert fingerprint(STATE) == digest.hexdigest()
+
+
+def test_fingerprint_survives_saving(file, r18):
+    expected = fingerprint(r18.state_dict())
+    for legacy in (False, True):
+        torch.save(dict(reversed(r18.state_dict().items())), file, _use_new_zipfile_serialization=not legacy)
+        assert fingerprint(load_state(file)) == expected
+    assert fingerprint(load_model("r18", file).to(memory_format=torch.channels_last).state_dict()) == expected
+
+
+@pytest.mark.parametrize("other", [
+    STATE | {"a": torch.tensor(8)},
+    STATE | {"a": torch.tensor(7, dtype=torch.int32)},
+    STATE | {"b.weight": STATE["b.weight"].reshape(3, 2)},
+    STATE | {"b.weight": STATE["b.weight"].t().contiguous().t() * -1},
+    {("B.weight" if key == "b.weight" else key): value for key, value in STATE.items()},
+    {key: value for key, value in STATE.items() if key != "a"},
+])
+def test_fingerprint_sees_every_change(other):
+    assert fingerprint(other) != fingerprint(STATE)

@@ -1,0 +1,67 @@
+"""Draw a rehearsal set: faces that nobody has, in the layouts of MS1MV3, of a verification .bin and of IJB-C.
+
+    python tools/rehearsal/make_rehearsal.py --out dataset --size 32
+
+writes <out>/ms1m-retinaface-t1/{train.rec,train.idx,property,rehearsal.bin} and <out>/ijb/IJBC/{loose_crop,meta}.
+The people of training, verification and evaluation are different ones.  The same seed gives the same bytes.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from records.rehearsal import Difficulty, identity, render
+from records.rehearsal.layouts import write_bin, write_ijb, write_training_set
+from utils.errors import UserError, run
+
+
+def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people: int = 8, images: int = 10) -> None:
+    """A picture of ``people`` rows with ``images`` pictures each."""
+    faces = [identity(seed, number) for number in range(people)]
+    rows = [np.hstack([render(who, image, size, difficulty).rgb for image in range(images)]) for who in faces]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(file), np.vstack(rows)[:, :, ::-1]):
+        raise UserError(f"cannot write {file}; give a .png or .jpg name in a folder that can be written")
+    print(f"wrote {file}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("rehearsal"), help="folder of ms1m-retinaface-t1/ and ijb/")
+    add("--size", type=int, default=112, help="pixels of an aligned training image's side")
+    add("--identities", type=int, default=1000, help="people of the training set")
+    add("--images", type=float, default=20, help="mean number of images of a person, at least 2 each")
+    add("--eval-identities", type=int, default=240, help="people of the IJB-C look-alike")
+    add("--impostors", type=int, default=100_000, help="pairs of different people in the 1:1 protocol")
+    add("--pairs", type=int, default=600, help="pairs of the verification set")
+    add("--difficulty", type=float, default=1.0, help="factor on all that varies within a person; 0 = passport photos")
+    add("--seed", type=int, default=0, help="another seed draws other people")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw")
+    add("--sheet", type=Path, metavar="FILE", help="only draw a sheet of samples into this .png")
+    args = parser.parse_args()
+    difficulty = Difficulty().scaled(args.difficulty)
+    if args.sheet is not None:
+        write_sheet(args.sheet, args.seed, args.size, difficulty)
+        return
+
+    settings = dict(seed=args.seed, size=args.size, difficulty=difficulty, workers=args.workers)
+    train = args.out / "ms1m-retinaface-t1"
+    train.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    drawn = write_training_set(train, args.identities, args.images, **settings)
+    write_bin(train / "rehearsal.bin", args.pairs, **settings)
+    drawn += 3 * -(-args.pairs // 2) + write_ijb(args.out / "ijb", args.eval_identities, args.impostors, **settings)
+    seconds = time.monotonic() - begin
+    print(f"{args.out}: {drawn} images in {seconds:.0f} s ({drawn / seconds / args.workers:.0f} images/s per process)")
+
+
+if __name__ == "__main__":
+    run(main)
