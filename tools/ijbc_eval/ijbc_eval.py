@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")
     add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder that holds IJBC and IJBB")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="which of the two")
-    add("-b", "--batch_size", type=positive, default=128, help="images per step and device (each is seen twice: "
+    add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device (each is seen twice: "
         "as it is and mirrored)")
     add("-N", "--is_one_2_N", action="store_true", help="1:N identification instead of 1:1 verification")
     add("-B", "--is_bunch", action="store_true", help="all eight of N{0,1}D{0,1}F{0,1}: image features normalised, "
@@ -57,30 +57,43 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", default="ijbc_result", metavar="DIR", help="folder of results and of kept embeddings")
     add("--roc", default="exact", choices=["exact", "public"], help="TAR at FAR x: the largest with FAR <= x, or the "
         "public evaluators' nearest point of scikit-learn's thinned curve")
-    add("--pixel-scale", type=float, default=127.5, help="network input is (pixel - 127.5) / this; 128 gives the "
+    add("--pixel-scale", type=at_least(1, float), default=127.5, help="network input is (pixel - 127.5) / this; 128 gives the "
         "public evaluators' numbers")
-    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read and align images")
+    add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1), help="processes that read and align images; 0: none beside the main one")
     add("--fp16", action="store_true", help="half precision for .pt files where the device has it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs share the "
         "images) or cuda:K")
     return parser.parse_args()
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
-    return value
+def at_least(minimum, kind):
+    """An argparse type: ``kind`` (int, float) from ``minimum`` up."""
+    def number(text: str):
+        value = kind(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"expected {minimum} or more, found {text}")
+        return value
+    return number
 
 
 def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
         raise UserError(f"-R {args.save_result}: expected a name that ends in .npz (the .json and .png go beside it)")
+    for folder in {Path(args.out), Path(args.save_result or args.out).parent}:
+        make_folder(folder)
     if args.plot_only is not None:
         plot_saved(args.plot_only, Path(args.out))
     else:
         evaluate(args)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror}); give another with --out or -R") \
+            from error
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
@@ -162,7 +175,7 @@ def model_name(file: str) -> str:
 
 def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     """(new, old or None, settings): embeddings that an earlier run with -E left in -R's file."""
-    if args.save_result is None or not Path(args.save_result).is_file():
+    if args.old_model_file is not None or args.save_result is None or not Path(args.save_result).is_file():
         raise UserError("no model: give one with -m FILE, or with -R FILE.npz a result that was written with -E")
     try:
         with np.load(args.save_result, allow_pickle=False) as file:

@@ -168,10 +168,10 @@ class MxnetModel:
 def import_mxnet(file: str):
     try:
         import mxnet
-    except (ImportError, AttributeError) as error:      # AttributeError: numpy has no np.bool any more
-        raise UserError(f"{file} is an MXNet model and mxnet does not import ({error}): in an environment with "
-                        f"Python <= 3.11 run pip install mxnet==1.9.1 numpy==1.23.5, or convert the model to ONNX") \
-            from error
+    except (ImportError, AttributeError, OSError) as error:     # AttributeError: numpy has no np.bool any more
+        raise UserError(f"{file} is an MXNet model and mxnet does not import here ({error}); make an environment of "
+                        f"its own with Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without onnx), or convert the "
+                        f"model to ONNX") from error
     return mxnet
 
 

@@ -34,7 +34,6 @@ def tidy(value):
 
 def save_result(file: Path, report: dict, arrays: dict) -> None:
     """Write <file>.npz with the report in it and the report alone as .json, each whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1)
     part = file.with_name(file.name + ".part")
     with open(part, "wb") as handle:
@@ -59,9 +58,10 @@ def load_result(file: Path) -> tuple[dict, dict]:
 
 def figures_by_name(report: dict) -> dict[str, dict]:
     """{row of a table: figures}: the eight modes of -B, or the one that was run."""
-    name, protocol = report["settings"]["name"], report["settings"]["protocol"]
+    settings = report["settings"]
+    name = f"{settings['name']} {settings['subset']}"
     if "modes" not in report:
-        return {name: report[protocol]}
+        return {name: report[settings["protocol"]]}
     return {f"{name} {mode}": figures for mode, figures in report["modes"].items()}
 
 
@@ -129,7 +129,6 @@ def unused(name: str, names: dict) -> str:
 
 def plot_results(results: list[tuple[dict, dict]], prefix: Path) -> list[Path]:
     """Figures <prefix>_roc.png, _det.png (1:1) and _tpir.png, _cmc.png (1:N) with the curves of all results."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     files = []
     for protocol, curves in CURVES.items():
         chosen = [arrays for report, arrays in results if report["settings"]["protocol"] == protocol]
