@@ -39,11 +39,12 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
 def load_model(network: str, path: str | Path, fp16: bool | torch.dtype = False) -> Backbone:
     """The network with the weights in ``path``, in eval mode on the CPU, for the file's embedding and image size."""
+    builder(network)                # an unknown name is the first thing to say
     state = load_state(path)
-    model = empty_model(network, state, fp16)
+    model = empty_model(network, shape_of(network, state) or (512, 112), fp16)
     wrong = differences(model, state)
     if wrong:
-        fitting = [name for name in NETWORKS if not differences(empty_model(name, state), state)]
+        fitting = [name for name in NETWORKS if fits(name, state)]
         looks = f"this looks like {' or '.join(fitting)}" if fitting else "no other network here fits either"
         raise UserError(f"{path} does not hold a {network}: {', '.join(wrong[:3])}"
                         f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; {looks}")
@@ -52,14 +53,24 @@ def load_model(network: str, path: str | Path, fp16: bool | torch.dtype = False)
     return model.eval()
 
 
-def empty_model(network: str, state: dict[str, Tensor], fp16: bool | torch.dtype = False) -> Backbone:
-    """The network for the embedding and image size that ``state`` seems to have, without memory for its weights."""
+def shape_of(network: str, state: dict[str, Tensor]) -> tuple[int, int] | None:
+    """(num_features, image_size) that the state dict seems to have; None if it is of another architecture."""
     try:
         num_features, image_size = builder(network)[0].shape_of(state)
     except (KeyError, IndexError, TypeError, ValueError):       # the tensors that tell are missing or of another rank
-        num_features, image_size = 512, 112
+        return None
+    return (num_features, image_size) if image_size else None
+
+
+def empty_model(network: str, shape: tuple[int, int], fp16: bool | torch.dtype = False) -> Backbone:
+    """The network for (num_features, image_size), without memory for its weights."""
     with torch.device("meta"):
-        return get_model(network, fp16=fp16, num_features=num_features, image_size=max(image_size, 16))
+        return get_model(network, fp16=fp16, num_features=shape[0], image_size=shape[1])
+
+
+def fits(network: str, state: dict[str, Tensor]) -> bool:
+    shape = shape_of(network, state)
+    return shape is not None and not differences(empty_model(network, shape), state)
 
 
 def differences(model: Backbone, state: dict[str, Tensor]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backbones import NETWORKS, get_model
-from backbones.weights import differences, empty_model, fingerprint, load_model, load_state
+from backbones.weights import fingerprint, load_model, load_state, shape_of
 from utils.errors import UserError
 
 
@@ -16,6 +16,11 @@ from utils.errors import UserError
 def r18():
     torch.manual_seed(0)
     return get_model("r18", num_features=8, image_size=32).eval()
+
+
+@pytest.fixture(scope="module")
+def mbf():
+    return get_model("mbf", num_features=8, image_size=32).eval()
 
 
 @pytest.fixture
@@ -46,13 +51,7 @@ def test_round_trip(file, name, settings):
 def test_shape_is_read_from_the_tensors(name, size):
     with torch.device("meta"):
         state = get_model(name, num_features=96, image_size=size).state_dict()
-    assert builder_shape(name, state) == (96, size)
-
-
-def builder_shape(name, state):
-    model = empty_model(name, state)
-    assert differences(model, state) == []
-    return model.num_features, model.image_size
+    assert shape_of(name, state) == (96, size)
 
 
 @pytest.mark.parametrize("wrap", [
@@ -146,18 +145,24 @@ def test_networks_of_the_same_shape_are_all_named(file):
 
 
 @pytest.mark.parametrize("change, said", [
-    (lambda s: s.update({"fc.weight": torch.ones(8, 100)}), r"fc.weight is \[8, 100\] instead of \[8, 512\]"),
-    (lambda s: s.update({"fc.weight": torch.ones(8)}), r"fc.weight is \[8\] instead of"),
-    (lambda s: s.update({"conv1.weight": torch.ones(64, 1, 3, 3)}), r"conv1.weight is \[64, 1, 3, 3\] instead of"),
-    (lambda s: s.pop("bn1.running_mean"), "bn1.running_mean is missing"),
-    (lambda s: s.update({"head.weight": torch.ones(1)}), "head.weight has no place in it"),
+    ({"features.layers.2.weight": torch.ones(8, 100)}, r"features.layers.2.weight is \[8, 100\] instead of \[8, 512\]"),
+    ({"features.layers.2.weight": torch.tensor(1.0)}, r"features.layers.2.weight is \[\] instead of \[512, 512\]"),
+    ({"features.layers.0.layers.0.weight": torch.ones(0)}, r"features.layers.0.layers.0.weight is \[0\] instead of"),
+    ({"layers.0.layers.0.weight": torch.ones(128, 1, 3, 3)}, r"layers.0.layers.0.weight is \[128, 1, 3, 3\] instead"),
+    ({"head.weight": torch.ones(1)}, "head.weight has no place in it"),
 ])
-def test_tensors_that_fit_nowhere(file, r18, change, said):
-    state = r18.state_dict()
-    change(state)
+def test_tensors_that_fit_nowhere(file, mbf, change, said):
+    torch.save(mbf.state_dict() | change, file)
+    with pytest.raises(UserError, match=f"does not hold a mbf: .*{said}.*; no other network here fits either"):
+        load_model("mbf", file)
+
+
+def test_missing_tensor(file, mbf):
+    state = mbf.state_dict()
+    del state["conv_sep.layers.1.running_mean"]
     torch.save(state, file)
-    with pytest.raises(UserError, match=f"{said}.*no other network here fits either"):
-        load_model("r18", file)
+    with pytest.raises(UserError, match="does not hold a mbf: conv_sep.layers.1.running_mean is missing; no other"):
+        load_model("mbf", file)
 
 
 # Fingerprints

@@ -2,7 +2,8 @@
 
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 -o new.onnx
 
-Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not normalised.
+Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not
+normalised.
 """
 
 import argparse
@@ -33,18 +34,19 @@ def export(model: nn.Module, file: Path) -> None:
     """
     size = model.image_size
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)             # it reports that torchvision is not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)         # it tells that torchvision is not there
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)                  # from torch's use of its own pytrees
+        warnings.simplefilter("ignore", FutureWarning)              # from torch's use of its own pytrees
         free = ({0: torch.export.Dim("N")},)
-        program = torch.export.export(model, (torch.zeros(2, 3, size, size),), dynamic_shapes=free, strict=True)
+        images = torch.zeros(2, 3, size, size)
+        program = torch.export.export(model, (images,), dynamic_shapes=free, strict=True)
         torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"],
                           dynamic_shapes=free, external_data=weights > PROTOBUF_LIMIT, verbose=False)
 
 
 @torch.inference_mode()
 def difference(model: nn.Module, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
-    """(largest difference between onnxruntime and PyTorch, largest value) on random images, over all batch sizes."""
+    """(largest difference between onnxruntime and PyTorch, largest value) on random images."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     generator, found = torch.Generator().manual_seed(0), []
     for n in batches:
@@ -59,9 +61,9 @@ def difference(model: nn.Module, file: Path, batches: tuple[int, ...] = (1, 3)) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt, a backbone's state dict")
+    parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt of a backbone")
     parser.add_argument("-net", "--network", default="r50", help="its network, as in the configs")
-    parser.add_argument("-o", "--output", metavar="FILE.onnx", help="ONNX file; default: the model's name with .onnx")
+    parser.add_argument("-o", "--output", metavar="FILE.onnx", help="default: the model's name with .onnx")
     args = parser.parse_args()
     output = Path(args.output) if args.output else Path(args.model_file).with_suffix(".onnx")
     if output.suffix != ".onnx":
@@ -73,11 +75,13 @@ def main() -> None:
         export(model, Path(folder) / output.name)
         largest, scale = difference(model, Path(folder) / output.name)
         if not largest <= TOLERANCE * scale:
-            raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e} (embeddings reach "
-                            f"{scale:.2e}); nothing was written, try the versions in requirements.txt")
+            raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e} "
+                            f"(embeddings reach {scale:.2e}); nothing was written, try the versions in "
+                            f"requirements.txt")
         for written in sorted(Path(folder).iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
             os.replace(written, output.parent / written.name)
-    print(f"wrote {output}: input [N, 3, {model.image_size}, {model.image_size}], embedding [N, {model.num_features}]")
+    size = model.image_size
+    print(f"wrote {output}: input [N, 3, {size}, {size}], embedding [N, {model.num_features}]")
     print(f"largest difference to PyTorch {largest:.2e}, where embeddings reach {scale:.2e}")
 
 

@@ -6,7 +6,7 @@ Umeyama, "Least-squares estimation of transformation parameters between two poin
 import cv2
 import numpy as np
 
-# Eyes, nose and corners of the mouth in ArcFace's 112 x 112 image, x and y in pixels, float32 as everywhere.
+# Eyes, nose and corners of the mouth in ArcFace's 112 x 112 image, x and y in pixels; float32 as everywhere.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                      [70.729904, 92.2041]], np.float32).astype(np.float64)
 
@@ -14,17 +14,18 @@ TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
 def target(size: int) -> np.ndarray:
     """The five points in a size x size image, float64 [5, 2].
 
-    Training images of another size are resized 112 x 112 ones, and resizing keeps the image's *edges* in place,
-    not the centre of pixel 0: (x + 1/2) * size / 112 - 1/2.
+    Training images of another size are resized 112 x 112 ones, and resizing keeps the image's *edges* in
+    place, not the centre of pixel 0: (x + 1/2) * size / 112 - 1/2.
     """
     return (TEMPLATE + 0.5) * (size / 112) - 0.5
 
 
 def similarity(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Least-squares similarity transforms, float64 [N, 2, 3], that bring landmarks [N, 5, 2] to :func:`target`.
+    """Least-squares similarity transforms, float64 [N, 2, 3], from landmarks [N, 5, 2] to :func:`target`.
 
-    In the plane Umeyama's fit has a closed form: with points as complex numbers, rotation and scale are the one
-    factor a that minimises sum |a (p - mean p) - (q - mean q)|^2.  Landmarks that are all one point give NaN.
+    In the plane Umeyama's fit has a closed form: with points as complex numbers, rotation and scale are the
+    one factor a that minimises sum |a (p - mean p) - (q - mean q)|^2.  Landmarks that are all one point
+    give NaN.
     """
     p = landmarks.astype(np.float64) @ [1, 1j]
     q = target(size) @ [1, 1j]

@@ -1,4 +1,4 @@
-"""Embeddings of all images of a subset and of their mirror images, computed once and kept beside the results."""
+"""Embeddings of all images of a subset and of their mirror images, computed once and kept for later."""
 
 import hashlib
 import json
@@ -20,15 +20,15 @@ from utils.errors import UserError
 
 
 class AlignedFaces(Dataset):
-    """Item i: (aligned face uint8 [S, S, 3] RGB, whether the file could be decoded); runs in worker processes."""
+    """Item i: (aligned face uint8 [S, S, 3] RGB, whether its file could be decoded); for worker processes."""
 
     def __init__(self, images: Images, size: int):
         self.folder, self.names, self.size = str(images.folder), images.names, size
         self.matrices = similarity(images.landmarks, size)
         bad = np.flatnonzero(~np.isfinite(self.matrices).all((1, 2)))
         if len(bad):
-            raise UserError(f"the five landmarks of {images.names[bad[0]]} (row {bad[0] + 1} of the landmark file) "
-                            f"are all one point; nothing can be aligned by them")
+            raise UserError(f"the five landmarks of {images.names[bad[0]]} (row {bad[0] + 1} of the landmark "
+                            f"file) are all one point; nothing can be aligned by them")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,14 +40,14 @@ class AlignedFaces(Dataset):
         return warp(image, self.matrices[i], self.size), True
 
 
-def embeddings(model, images: Images, folder: Path, batch_size: int, workers: int, pixel_scale: float,
+def embeddings(model, images: Images, folder: Path, batch_size: int, workers: int,
                force: bool = False) -> np.ndarray:
     """float32 [2, N, d] of images and mirror images, memory-mapped from a file in ``folder``.
 
     The file's name is made of everything that the numbers depend on (model, landmark file, image files, size,
     pixel scale, precision): it is used again when nothing of that changed, unless ``force``.
     """
-    key = [images.fingerprint(), model.image_size, pixel_scale, model.precision]
+    key = [images.fingerprint(), model.image_size, model.pixel_scale, model.precision]
     name = f"{model.fingerprint[:16]}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npy"
     file = folder / name
     if force or not file.is_file():
@@ -59,7 +59,8 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{file} is not a whole .npy file ({error}); run again with -F") from error
     if array.shape != (2, len(images), model.dim):
-        raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; run again with -F")
+        raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; "
+                        f"run again with -F")
     return array
 
 
@@ -114,5 +115,6 @@ def check_batch(readable: np.ndarray, features: np.ndarray, images: Images, star
         raise UserError(f"{images.folder}/{name} is no image that OpenCV can decode; restore the file")
     finite = np.isfinite(features).all((0, 2))
     if not finite.all():
-        raise UserError(f"the model gives NaN or infinity for {images.folder}/{images.names[start + finite.argmin()]}; "
+        name = images.names[start + finite.argmin()]
+        raise UserError(f"the model gives NaN or infinity for {images.folder}/{name}; "
                         f"it may have diverged in training, or run without --fp16")

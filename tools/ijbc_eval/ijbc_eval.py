@@ -1,13 +1,13 @@
-"""IJB-C and IJB-B: verification (1:1) and identification (1:N) of a model, alone or against an old model's gallery.
+"""IJB-C and IJB-B: verification (1:1) and identification (1:N) of a model, alone or on an old one's gallery.
 
-    python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA                        1:1
-    python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA -N                     1:N
-    python tools/ijbc_eval/ijbc_eval.py -m=NEW/model.pt -net=r50 -m_old=OLD/model.pt -old_net=r18 ...     cross test
-    python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz                                              plots only
+1:1     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA
+1:N     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA -N
+cross   python tools/ijbc_eval/ijbc_eval.py -m=NEW/model.pt -net=r50 -m_old=OLD/model.pt -old_net=r18 -d DATA
+plots   python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz
 
-In a cross test the first template of a pair and the galleries come from the old model, the second template and
-the probes from the new one.  Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and PNG
-figures; the embeddings of a model are kept in <out>/embeddings and used again.
+In a cross test the first template of a pair and the galleries come from the old model, the second template
+and the probes from the new one.  Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and
+PNG figures; the embeddings of a model are kept in <out>/embeddings and used again.
 """
 
 import argparse
@@ -37,32 +37,37 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("-m", "--model_file", metavar="FILE", help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH; without "
-        "it the embeddings in -R's file are used")
+    add("-m", "--model_file", metavar="FILE",
+        help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH; without it the embeddings of -R")
     add("-net", "--network", default="r50", help="network of a .pt file, as in the configs")
-    add("-m_old", "--old_model_file", metavar="FILE", help="old model, for the gallery side: makes it a cross test")
+    add("-m_old", "--old_model_file", metavar="FILE", help="old model, for the gallery side: a cross test")
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")
-    add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder that holds IJBC and IJBB")
+    add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder of IJBC and IJBB")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="which of the two")
-    add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device (each is seen twice: "
-        "as it is and mirrored)")
+    add("-b", "--batch_size", type=at_least(1, int), default=128,
+        help="images per step and device; each is seen twice, as it is and mirrored")
     add("-N", "--is_one_2_N", action="store_true", help="1:N identification instead of 1:1 verification")
-    add("-B", "--is_bunch", action="store_true", help="all eight of N{0,1}D{0,1}F{0,1}: image features normalised, "
-        "weighted by the detector's score, mirror image added; instead of N0D1F1 alone")
-    add("-R", "--save_result", metavar="FILE.npz", help="result file; default <out>/<name>_<subset>_<11 or 1N>.npz")
-    add("-E", "--save_embeddings", action="store_true", help="keep the embeddings in the result file too")
-    add("-L", "--save_label", action="store_true", help="keep the labels of the 1:1 pairs in the result file too")
+    add("-B", "--is_bunch", action="store_true",
+        help="instead of N0D1F1 all eight of N{0,1}D{0,1}F{0,1}: image features normalised, weighted by the "
+             "detector's score, mirror image added")
+    add("-R", "--save_result", metavar="FILE.npz",
+        help="result file, else <out>/<name>_<subset>_<11 or 1N>.npz; without -m the source of embeddings")
+    add("-E", "--save_embeddings", action="store_true", help="put the embeddings into the result file too")
+    add("-L", "--save_label", action="store_true", help="put the labels of the 1:1 pairs into it too")
     add("-F", "--force_reload", action="store_true", help="compute embeddings again though they are kept")
-    add("-P", "--plot_only", nargs="*", metavar="FILE.npz", help="only print and plot these results, in <out>/plot_*")
+    add("-P", "--plot_only", nargs="*", metavar="FILE.npz",
+        help="only print these results and plot them together, into <out>/plot_*.png")
     add("--out", default="ijbc_result", metavar="DIR", help="folder of results and of kept embeddings")
-    add("--roc", default="exact", choices=["exact", "public"], help="TAR at FAR x: the largest with FAR <= x, or the "
-        "public evaluators' nearest point of scikit-learn's thinned curve")
-    add("--pixel-scale", type=at_least(1, float), default=127.5, help="network input is (pixel - 127.5) / this; 128 gives the "
-        "public evaluators' numbers")
-    add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1), help="processes that read and align images; 0: none beside the main one")
-    add("--fp16", action="store_true", help="half precision for .pt files where the device has it")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs share the "
-        "images) or cuda:K")
+    add("--roc", default="exact", choices=["exact", "public"],
+        help="TAR at FAR x: the largest with FAR <= x, or the public evaluators' nearest point of "
+             "scikit-learn's thinned curve")
+    add("--pixel-scale", type=at_least(1, float), default=127.5,
+        help="network input is (pixel - 127.5) / this; 128 gives the public evaluators' numbers")
+    add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1),
+        help="processes that read and align images; 0: the main process does it")
+    add("--fp16", action="store_true", help="half precision for .pt files, where the device has it")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda (all GPUs share the images) or cuda:K")
     return parser.parse_args()
 
 
@@ -70,7 +75,7 @@ def at_least(minimum, kind):
     """An argparse type: ``kind`` (int, float) from ``minimum`` up."""
     def number(text: str):
         value = kind(text)
-        if value < minimum:
+        if not value >= minimum:
             raise argparse.ArgumentTypeError(f"expected {minimum} or more, found {text}")
         return value
     return number
@@ -79,7 +84,7 @@ def at_least(minimum, kind):
 def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
-        raise UserError(f"-R {args.save_result}: expected a name that ends in .npz (the .json and .png go beside it)")
+        raise UserError(f"-R {args.save_result}: expected a name ending in .npz; .json and .png go beside it")
     for folder in {Path(args.out), Path(args.save_result or args.out).parent}:
         make_folder(folder)
     if args.plot_only is not None:
@@ -92,8 +97,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror}); give another with --out or -R") \
-            from error
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror}); "
+                        f"give another with --out or -R") from error
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
@@ -108,14 +113,17 @@ def plot_saved(patterns: list[str], out: Path) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    """One protocol, in one mode or all eight: tables on the terminal, npz, JSON and figures on disk."""
     images = read_images(args.data_path, args.subset)
     if args.is_one_2_N:
-        name, kind, protocol, measure = "1:N", "1N", read_search(args.data_path, args.subset, images), one_to_many
+        name, kind, measure = "1:N", "1N", one_to_many
+        protocol = read_search(args.data_path, args.subset, images)
     else:
-        name, kind, protocol = "1:1", "11", read_pairs(args.data_path, args.subset, images)
-        measure = partial(one_to_one, public=args.roc == "public")
+        name, kind, measure = "1:1", "11", partial(one_to_one, public=args.roc == "public")
+        protocol = read_pairs(args.data_path, args.subset, images)
     print(f"{args.subset}: {len(images)} images in {len(images.template_ids)} templates, {protocol}")
-    new, old, settings = kept_embeddings(args, images) if args.model_file is None else model_embeddings(args, images)
+    source = kept_embeddings if args.model_file is None else model_embeddings
+    new, old, settings = source(args, images)
     settings |= {"subset": args.subset, "data": str(Path(args.data_path).resolve()), "protocol": name,
                  "kind": "self" if old is None else "cross", "roc": args.roc, "images": len(images)}
 
@@ -126,24 +134,32 @@ def evaluate(args: argparse.Namespace) -> None:
         found, curves = measure(gallery, query, protocol)
         figures[str(mode)] = tidy(found)
         arrays.append(curves)
-    report = {"settings": settings, name: figures[str(DEFAULT)]} | ({"modes": figures} if args.is_bunch else {})
+    report = {"settings": settings, name: figures[str(DEFAULT)]}
+    if args.is_bunch:
+        report["modes"] = figures
     arrays = {key: np.stack([curves[key] for curves in arrays]) for key in arrays[0]}
     arrays["names"] = np.array(list(figures_by_name(report)))
     if args.save_label and not args.is_one_2_N:
         arrays["label"] = protocol.same
     file = result_file(args, f"{settings['name']}_{args.subset}_{kind}{'_bunch' * args.is_bunch}")
-    if args.save_embeddings or (args.model_file is None and file.resolve() == Path(args.save_result).resolve()):
-        sides = {"": new} if old is None else {"": new, "_old": old}
-        arrays |= {f"embs{flip}{side}": kept[view] for side, kept in sides.items()
-                   for view, flip in enumerate(("", "_f"))}
+    if args.save_embeddings or is_source(file, args):
+        arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))
+                   if kept is not None for k, view in enumerate(("", "_f"))}
     print_tables([report])
     save_result(file, report, arrays)
     announce([file, file.with_suffix(".json"), *plot_results([(report, arrays)], file.with_suffix(""))])
 
 
 def result_file(args: argparse.Namespace, name: str) -> Path:
-    """-R's file, or <out>/<name>.npz when -R is not given or is where the embeddings came from."""
-    return Path(args.out) / f"{name}.npz" if None in (args.save_result, args.model_file) else Path(args.save_result)
+    """-R's file, or <out>/<name>.npz when -R is not given or is where the embeddings come from."""
+    if args.save_result is None or args.model_file is None:
+        return Path(args.out) / f"{name}.npz"
+    return Path(args.save_result)
+
+
+def is_source(file: Path, args: argparse.Namespace) -> bool:
+    """Whether ``file`` is the one that the embeddings came from: written again it must keep them."""
+    return args.model_file is None and file.resolve() == Path(args.save_result).resolve()
 
 
 def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
@@ -157,18 +173,17 @@ def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
         raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives "
                         f"{models[-1].dim}; a cross test compares embeddings of one size")
     found = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
-                        args.pixel_scale, args.force_reload) for model in models]
-    described = [{"file": str(file), "network": network, "fingerprint": model.fingerprint, "dim": model.dim,
+                        args.force_reload) for model in models]
+    described = [{"file": file, "network": network, "fingerprint": model.fingerprint, "dim": model.dim,
                   "image_size": model.image_size, "precision": model.precision}
                  for (file, network), model in zip(sides, models, strict=True)]
-    new, old = (*found, None)[:2]
     settings = {"name": "_on_".join(model_name(file) for file, _ in sides), "new": described[0],
-                "old": described[1] if old is not None else None, "pixel_scale": args.pixel_scale}
-    return new, old, settings
+                "old": described[1] if len(sides) == 2 else None, "pixel_scale": args.pixel_scale}
+    return found[0], found[1] if len(sides) == 2 else None, settings
 
 
 def model_name(file: str) -> str:
-    """What a model is called in tables and file names: work_dirs/NAME/model.pt, NAME.onnx, models/NAME/model,0."""
+    """What a model is called in tables and files: NAME of NAME/model.pt, NAME.onnx, models/NAME/model,0."""
     path = Path(file.split(",")[0]).resolve()
     return path.parent.name if path.stem in ("model", "backbone") else path.stem
 
@@ -176,20 +191,21 @@ def model_name(file: str) -> str:
 def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     """(new, old or None, settings): embeddings that an earlier run with -E left in -R's file."""
     if args.old_model_file is not None or args.save_result is None or not Path(args.save_result).is_file():
-        raise UserError("no model: give one with -m FILE, or with -R FILE.npz a result that was written with -E")
+        raise UserError("no new model: give one with -m FILE, or with -R FILE.npz a result written with -E")
     try:
         with np.load(args.save_result, allow_pickle=False) as file:
             settings = json.loads(str(file["report"]))["settings"] if "report" in file else {}
             sides = [np.stack([file[f"embs{side}"], file[f"embs_f{side}"]]) for side in ("", "_old")
                      if f"embs_f{side}" in file]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{args.save_result} is no result file ({error}); write one with -m FILE -E") from error
+        raise UserError(f"{args.save_result} is no result file ({error}); "
+                        f"write one with -m FILE -E") from error
     if not sides or any(side.shape[:2] != (2, len(images)) for side in sides):
         found = [list(side.shape) for side in sides] or "none"
-        raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their mirror "
-                        f"images, found {found}; write it with -m FILE -E")
-    new, old = (*sides, None)[:2]
-    return new, old, {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
+        raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their "
+                        f"mirror images, found {found}; write it with -m FILE -E")
+    settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
+    return sides[0], sides[1] if len(sides) == 2 else None, settings
 
 
 def announce(files: list[Path]) -> None:

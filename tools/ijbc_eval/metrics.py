@@ -1,7 +1,8 @@
 """The figures of the two protocols from unit template features: verification (1:1) and identification (1:N).
 
 Every function takes the *gallery side* first (enrolled templates, the old model's in a cross test), then the
-*query side* (verified templates or probes, always the new model's): one call is one cell of a compatibility matrix.
+*query side* (verified templates or probes, always the new model's): one call is one cell of a compatibility
+matrix.
 Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives than 1 / FAR).
 """
 
@@ -13,7 +14,7 @@ from sklearn.metrics import auc, roc_curve
 from tools.ijbc_eval.protocol import Pairs, People, Search
 
 FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])       # false accept rates of the 1:1 table
-FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates of the 1:N table
+FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates, 1:N table
 RANKS = (1, 5, 10)
 CURVE_FARS = np.logspace(-6, 0, 241)
 CURVE_FPIRS = np.logspace(-4, 0, 161)
@@ -22,13 +23,13 @@ CELLS = 40_000_000          # similarities per block: 160 MB
 ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
 
 
-# --- 1:1 -----------------------------------------------------------------------------------------------------
+# --- 1:1 -------------------------------------------------------------------------------------------------
 
 def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
     """Cosine of each pair, float32 [P]; gallery, query: unit rows [T, d] of all templates.
 
-    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks, and
-    the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.
+    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
+    and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.
     """
     left, row = used_rows(pairs.enrol, len(gallery))
     right, column = used_rows(pairs.verify, len(query))
@@ -60,9 +61,10 @@ class Roc:
         return cls(np.sort(scores[same]), np.sort(scores[~same]))
 
     def at(self, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(TAR, threshold) per FAR: the largest TAR whose false accepts are <= FAR; a pair is accepted above it.
+        """(TAR, threshold) per FAR: the largest TAR whose share of false accepts is <= FAR.
 
-        With k false accepts allowed, the threshold is the (k+1)-th largest score of two people, or -inf.
+        With k false accepts allowed, the threshold is the (k+1)-th largest score of two people, or -inf; a
+        pair is accepted *above* it.
         """
         n = len(self.different)
         allowed = np.floor(fars * n + ROUNDING).astype(np.int64)
@@ -77,17 +79,19 @@ class Roc:
         return float((below + not_above).mean() / 2 / len(self.different))
 
 
-def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(TAR, threshold, AUC) as the public evaluators read them: the nearest point of scikit-learn's *thinned* curve.
+def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
+    """(TAR, threshold, AUC) as the public evaluators read them, from scikit-learn's *thinned* curve.
 
-    Flatters small sets (the nearest FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's size.
+    The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
+    size.
     """
     far, tar, threshold = roc_curve(same, scores)
-    nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])   # largest TAR at that FAR
+    # From the end: of several points with the same FAR the one with the largest TAR.
+    nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])
     return tar[nearest], threshold[nearest], float(auc(far, tar))
 
 
-def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public: bool = False) -> tuple[dict, dict]:
+def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public=False) -> tuple[dict, dict]:
     """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol."""
     scores = pair_scores(gallery, query, pairs)
     roc = Roc.of(scores, pairs.same)
@@ -107,7 +111,7 @@ def answerable(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndar
     return np.where(rates * negatives + ROUNDING < 1, np.nan, values)
 
 
-# --- 1:N -----------------------------------------------------------------------------------------------------
+# --- 1:N -------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Hits:
@@ -129,8 +133,8 @@ class Hits:
     def tpir(self, fpirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(TPIR, threshold) per FPIR: mated probes whose mate is first and above the threshold.
 
-        The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending; without
-        non-mated or without mated probes there is none (NaN).
+        The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending;
+        without non-mated or without mated probes there is none (NaN).
         """
         negatives = np.sort(self.other[~self.mated])[::-1]
         if not len(negatives) or not self.mated.any():
@@ -141,24 +145,25 @@ class Hits:
         return above / self.mated.sum(), threshold
 
 
-def search(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People], probes: People) -> dict[str, Hits]:
+def search(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People],
+           probes: People) -> dict[str, Hits]:
     """Search all probes in each of the galleries; gallery, query: unit rows [T, d] of all templates.
 
     The probes are compared once with every template that some gallery holds, in blocks of probes.
     """
     templates = np.unique(np.concatenate([people.templates for people in galleries.values()]))
     entries = gallery[templates].T
-    order = {name: np.argsort(people.subjects, kind="stable") for name, people in galleries.items()}
-    columns = {name: np.searchsorted(templates, people.templates[order[name]]) for name, people in galleries.items()}
+    sorted_galleries = {name: people.by_subject() for name, people in galleries.items()}
     found = {name: [] for name in galleries}
     step = max(1, CELLS // len(templates))
     for start in range(0, len(probes.subjects), step):
         rows = slice(start, start + step)
         similarity = query[probes.templates[rows]] @ entries
-        for name, people in galleries.items():
-            found[name].append(best_matches(similarity.take(columns[name], axis=1), people.subjects[order[name]],
-                                            probes.subjects[rows]))
-    return {name: Hits(*map(np.concatenate, zip(*parts, strict=True)), len(np.unique(galleries[name].subjects)))
+        for name, people in sorted_galleries.items():
+            own = similarity.take(np.searchsorted(templates, people.templates), axis=1)
+            found[name].append(best_matches(own, people.subjects, probes.subjects[rows]))
+    sizes = {name: len(np.unique(people.subjects)) for name, people in galleries.items()}
+    return {name: Hits(*map(np.concatenate, zip(*parts, strict=True)), sizes[name])
             for name, parts in found.items()}
 
 

@@ -1,7 +1,8 @@
-"""Model files of three kinds behind one face: uint8 images in, embeddings of them and of their mirror images out.
+"""Model files of three kinds alike: images in, embeddings of them and of their mirror images out.
 
-A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word for the cache) and
-``replicas()``: one function per device, each uint8 [B, S, S, 3] RGB -> float32 [2, B, dim] (image, mirror image).
+A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word), ``pixel_scale``
+(None: it takes raw pixels) and ``replicas()``: one function per device, each uint8 [B, S, S, 3] RGB ->
+float32 [2, B, dim], images and then mirror images.
 """
 
 import copy
@@ -40,7 +41,7 @@ def find_devices(name: str) -> list[torch.device]:
         return [device]
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
-        raise UserError(f"--device {name}: this machine shows {count} GPUs; run with --device cpu or another number")
+        raise UserError(f"--device {name}: this machine shows {count} GPUs; give --device cpu or another one")
     return [device] if device.index is not None else [torch.device("cuda", i) for i in range(count)]
 
 
@@ -65,8 +66,9 @@ class TorchModel:
         self.precision = str(half or torch.float32).removeprefix("torch.")
 
     def replicas(self) -> list:
-        return [partial(self.embed, copy.deepcopy(self.model).to(device, memory_format=torch.channels_last), device)
-                for device in self.devices]
+        models = [copy.deepcopy(self.model).to(device, memory_format=torch.channels_last)
+                  for device in self.devices]
+        return [partial(self.embed, *place) for place in zip(models, self.devices, strict=True)]
 
     @torch.inference_mode()
     def embed(self, model: nn.Module, device: torch.device, images: Tensor) -> np.ndarray:
@@ -77,7 +79,7 @@ class TorchModel:
 class OnnxModel:
     """An ONNX file with input [N, 3, S, S] and an embedding as its first output; N is free or fixed.
 
-    Files that were converted from MXNet subtract the mean and scale in their first nodes: they get raw pixels.
+    Files converted from MXNet subtract the mean and scale in their first nodes: they get raw pixels.
     """
 
     def __init__(self, file: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
@@ -97,7 +99,8 @@ class OnnxModel:
             first = {node.op_type for node in onnx.load(file, load_external_data=False).graph.node[:8]}
             session = self.session(torch.device("cpu"))
         except Exception as error:      # protobuf and onnxruntime raise many kinds
-            raise UserError(f"{file} is not an ONNX model that onnxruntime can load ({str(error)[:200]})") from error
+            raise UserError(f"{file} is no ONNX model that onnxruntime can load "
+                            f"({str(error)[:200]})") from error
         self.pixel_scale = None if {"Sub", "Mul"} <= first else pixel_scale
         shape = session.get_inputs()[0].shape
         if len(shape) != 4 or shape[1] != 3:
@@ -119,18 +122,18 @@ class OnnxModel:
         x = both_views(images, torch.device("cpu"), self.pixel_scale).contiguous().numpy()
         step = self.batch or len(x)
         x = np.concatenate([x, np.repeat(x[-1:], -len(x) % step, axis=0)])      # whole batches for a fixed N
-        names = [session.get_outputs()[0].name], session.get_inputs()[0].name
-        out = [session.run(names[0], {names[1]: x[i:i + step]})[0] for i in range(0, len(x), step)]
-        return np.concatenate(out).reshape(len(x), -1)[:2 * len(images)].astype(np.float32).reshape(2, len(images), -1)
+        outputs, name = [session.get_outputs()[0].name], session.get_inputs()[0].name
+        out = np.concatenate([session.run(outputs, {name: x[i:i + step]})[0] for i in range(0, len(x), step)])
+        return out[:2 * len(images)].astype(np.float32).reshape(2, len(images), -1)
 
 
 class MxnetModel:
-    """MXNet's PREFIX-symbol.json and PREFIX-EPOCH.params, embedding = the output of layer fc1 (insightface)."""
+    """MXNet's PREFIX-symbol.json and PREFIX-EPOCH.params; the embedding is the output of insightface's fc1."""
 
     def __init__(self, file: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
         prefix, _, epoch = file.rpartition(",")
         if fp16 or not epoch.isdigit():
-            raise UserError(f"{file}: expected MXNet's PREFIX,EPOCH such as models/r100/model,0, without --fp16")
+            raise UserError(f"{file}: expected MXNet's PREFIX,EPOCH, as models/r100/model,0, and no --fp16")
         files = [f"{prefix}-symbol.json", f"{prefix}-{int(epoch):04d}.params"]
         missing = [name for name in files if not Path(name).is_file()]
         if missing:
@@ -168,10 +171,10 @@ class MxnetModel:
 def import_mxnet(file: str):
     try:
         import mxnet
-    except (ImportError, AttributeError, OSError) as error:     # AttributeError: numpy has no np.bool any more
-        raise UserError(f"{file} is an MXNet model and mxnet does not import here ({error}); make an environment of "
-                        f"its own with Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without onnx), or convert the "
-                        f"model to ONNX") from error
+    except (ImportError, AttributeError, OSError) as error:     # AttributeError: numpy has no np.bool now
+        raise UserError(f"{file} is an MXNet model and mxnet does not import here ({error}); make an "
+                        f"environment of its own with Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without "
+                        f"onnx), or convert the model to ONNX") from error
     return mxnet
 
 

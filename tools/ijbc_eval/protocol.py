@@ -1,9 +1,9 @@
 """IJB-C and IJB-B as insightface lays them out: loosely cropped images, templates, 1:1 pairs, 1:N lists.
 
     <data>/IJBC/loose_crop/*.jpg
-    <data>/IJBC/meta/ijbc_face_tid_mid.txt            NAME TEMPLATE MEDIUM                  one row per image
-    <data>/IJBC/meta/ijbc_name_5pts_score.txt         NAME x1 y1 ... x5 y5 SCORE            same images, same order
-    <data>/IJBC/meta/ijbc_template_pair_label.txt     ENROL VERIFY {0|1}                    1 = same person
+    <data>/IJBC/meta/ijbc_face_tid_mid.txt            NAME TEMPLATE MEDIUM            one row per image
+    <data>/IJBC/meta/ijbc_name_5pts_score.txt         NAME x1 y1 ... x5 y5 SCORE      same images, same order
+    <data>/IJBC/meta/ijbc_template_pair_label.txt     ENROL VERIFY {0|1}              1 = same person
     <data>/IJBC/meta/ijbc_1N_{gallery_G1,gallery_G2,probe_mixed}.csv      header, then TEMPLATE,SUBJECT,...
 
 IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its *row*, the rank of its id.
@@ -46,8 +46,8 @@ class Images:
             try:
                 sizes[i] = os.stat(f"{folder}/{name}").st_size
             except OSError as error:
-                raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}): it is in row {i + 1} of the "
-                                f"landmark file; restore it") from error
+                raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}): it is in row "
+                                f"{i + 1} of the landmark file; restore it") from error
         return sizes
 
     def fingerprint(self) -> str:
@@ -73,6 +73,10 @@ class People:
 
     templates: np.ndarray       # int32 [n], template rows
     subjects: np.ndarray        # int64 [n], subject ids
+
+    def by_subject(self) -> "People":
+        order = np.argsort(self.subjects, kind="stable")
+        return People(self.templates[order], self.subjects[order])
 
     def __add__(self, other: "People") -> "People":
         return People(np.concatenate([self.templates, other.templates]),
@@ -145,21 +149,23 @@ def read_search(data: str | Path, subset: str, images: Images) -> Search:
 
 def read_people(file: Path, images: Images) -> People:
     """Templates of a 1:N list, each once; the file has a row for each of their images."""
-    table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",", skiprows=1)
+    table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",",
+                         skiprows=1)
     templates, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
     subjects = table[first, 1]
     torn = np.flatnonzero(subjects[inverse] != table[:, 1])
     if len(torn):
-        raise UserError(f"{file}: template {table[torn[0], 0]} belongs to the subjects {subjects[inverse[torn[0]]]} "
-                        f"and {table[torn[0], 1]}; expected one")
+        template, subject = table[torn[0]]
+        raise UserError(f"{file}: template {template} belongs to the subjects {subjects[inverse[torn[0]]]} "
+                        f"and {subject}; expected one")
     return People(rows_of(templates, images, file), subjects)
 
 
 def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
     """Template rows int32 of template ids; an id without an image is refused."""
-    table = np.full(images.template_ids[-1] + 2, -1, np.int32)      # the last entry stands for every larger id
+    table = np.full(images.template_ids[-1] + 2, -1, np.int32)      # last entry: every larger or negative id
     table[images.template_ids] = np.arange(len(images.template_ids), dtype=np.int32)
-    rows = table[np.clip(ids, -1, len(table) - 1)]                  # -1, a negative id, is the last entry too
+    rows = table[np.clip(ids, -1, len(table) - 1)]
     if len(rows) and rows.min() < 0:
         raise UserError(f"{file}: template {ids[rows.argmin()]} has no image in face_tid_mid.txt")
     return rows
@@ -168,8 +174,8 @@ def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
 def meta_file(folder: Path, subset: str, name: str) -> Path:
     file = folder / "meta" / f"{subset.lower()}_{name}"
     if not file.is_file():
-        raise UserError(f"no file {file}; the meta files of {subset} come with insightface's evaluation data, not with "
-                        f"NIST's")
+        raise UserError(f"no file {file}; the meta files of {subset} come with insightface's evaluation "
+                        f"data, not with NIST's")
     return file
 
 

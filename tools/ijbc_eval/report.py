@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from prettytable import PrettyTable
 
 from utils.errors import UserError
 
-# Curves of each protocol: name of the file -> (x array, y array of the npz, x label, y label, x scale, y scale).
+# Curves of each protocol: end of the file's name -> (x and y array of the npz, their labels, their scales).
 CURVES = {
     "1:1": {"roc": ("far", "tar", "false accept rate", "true accept rate", "log", "linear"),
             "det": ("far", "frr", "false accept rate", "false reject rate", "log", "log")},
-    "1:N": {"tpir": ("fpir", "tpir", "false positive identification rate", "true positive identification rate",
-                     "log", "linear"),
+    "1:N": {"tpir": ("fpir", "tpir", "false positive identification rate",
+                     "true positive identification rate", "log", "linear"),
             "cmc": ("ranks", "cmc", "rank", "share of mated probes found", "linear", "linear")},
 }
 
@@ -49,7 +50,8 @@ def load_result(file: Path) -> tuple[dict, dict]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             report = json.loads(str(arrays["report"]))
-            wanted = {"names"} | {key for x, y, *_ in CURVES[report["settings"]["protocol"]].values() for key in (x, y)}
+            curves = CURVES[report["settings"]["protocol"]].values()
+            wanted = {"names"} | {key for curve in curves for key in curve[:2]}
             return report, {key: arrays[key] for key in wanted}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is no result file of this evaluator ({type(error).__name__}: {error}); "
@@ -89,7 +91,8 @@ def table_one_to_one(rows: dict[str, dict]) -> str:
 def table_one_to_many(rows: dict[str, dict]) -> str:
     """Top-k and TPIR in %, per gallery, for the two together and for a search in the merged gallery."""
     first = next(iter(rows.values()))
-    table = PrettyTable(["1:N, in %", "gallery", "subjects", "mated", "others", *(f"top-{k}" for k in first["top"]),
+    table = PrettyTable(["1:N, in %", "gallery", "subjects", "mated", "others",
+                         *(f"top-{k}" for k in first["top"]),
                          *(f"TPIR@{rate(fpir)}" for fpir in first["FPIR"])], align="r")
     table.align["1:N, in %"] = table.align["gallery"] = "l"
     notes = {}
@@ -99,12 +102,12 @@ def table_one_to_many(rows: dict[str, dict]) -> str:
                            *map(percent, of["top"].values()), *map(percent, of["TPIR"])])
             if None in of["TPIR"]:
                 negatives = f"(< 1/{of['nonmated']} negatives)" if of["nonmated"] else "(no negatives)"
-                notes[f"n/a {negatives}: {gallery} has too few probes without a mate to tell such an FPIR"] = True
+                notes[f"n/a {negatives}: {gallery} has too few probes without a mate for such an FPIR"] = True
         table.add_row([name, "mean", "", figures["mated"], "", *map(percent, figures["top"].values()),
                        *map(percent, figures["TPIR"])], divider=True)
         if figures["mated"] != figures["probes"]:
             top = ", ".join(f"top-{k} {percent(v)}" for k, v in figures["top_of_all_probes"].items())
-            notes[f"{name}: mean as a share of all {figures['probes']} probes, with a mate or not: {top}"] = True
+            notes[f"{name}: mean as a share of all {figures['probes']} probes, mated or not: {top}"] = True
     return "\n".join([table.get_string(), *notes])
 
 
@@ -124,16 +127,17 @@ def print_tables(reports: list[dict]) -> None:
 
 def unused(name: str, names: dict) -> str:
     """``name``, or name (2), name (3) ... where another result has it already."""
-    return next(new for new in [name, *(f"{name} ({k})" for k in range(2, len(names) + 3))] if new not in names)
+    return next(new for k in count(1) if (new := name if k == 1 else f"{name} ({k})") not in names)
 
 
 def plot_results(results: list[tuple[dict, dict]], prefix: Path) -> list[Path]:
-    """Figures <prefix>_roc.png, _det.png (1:1) and _tpir.png, _cmc.png (1:N) with the curves of all results."""
+    """Figures <prefix>_roc.png, _det.png (1:1), _tpir.png, _cmc.png (1:N) with the curves of all results."""
     files = []
     for protocol, curves in CURVES.items():
         chosen = [arrays for report, arrays in results if report["settings"]["protocol"] == protocol]
         for kind, (x, y, *labels) in curves.items():
-            lines = [line for arrays in chosen for line in zip(arrays["names"], arrays[x], arrays[y], strict=True)]
+            lines = [line for arrays in chosen
+                     for line in zip(arrays["names"], arrays[x], arrays[y], strict=True)]
             if lines:
                 files.append(prefix.with_name(f"{prefix.name}_{kind}.png"))
                 plot(files[-1], lines, *labels)
@@ -144,7 +148,7 @@ def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, 
     """Draw (name, x, y) lines into a PNG; without a window, on any machine."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    if not any((y > 0).any() for _, _, y in lines):          # not one error: nothing that a log axis could show
+    if not any((y > 0).any() for _, _, y in lines):     # not one error: nothing that a log axis could show
         yscale = "linear"
     for name, x, y in lines:
         shown = np.where(y > 0, y, np.nan) if yscale == "log" else y

@@ -1,6 +1,6 @@
 """From the embeddings of images to one unit feature per template.
 
-A template is a linear map of its images: the mean within a medium (a photograph, a video), the sum over media.
+A template is a linear map of its images: mean within a medium (a photograph, a video), sum over the media.
 """
 
 from itertools import product
@@ -45,7 +45,7 @@ def template_features(embeddings: np.ndarray, images: Images, mode: Mode = DEFAU
 
 
 def image_weights(images: Images, detector: bool) -> np.ndarray:
-    """Share of each image in its template, float32 [N]: 1 / images of the same template and medium, times the score."""
+    """Weight of each image, float32 [N]: 1 / images of the same template and medium, times the score."""
     media, medium = np.unique(images.media, return_inverse=True)
     group = images.templates.astype(np.int64) * len(media) + medium
     _, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
