@@ -1,8 +1,8 @@
 """Model files of three kinds alike: images in, embeddings of them and of their mirror images out.
 
-A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word), ``pixel_scale``
-(None: it takes raw pixels) and ``replicas()``: one function per device, each uint8 [B, S, S, 3] RGB ->
-float32 [2, B, dim], images and then mirror images.
+A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word),
+``pixel_scale`` (None: it takes raw pixels) and ``replicas()``: one function per device, each uint8
+[B, S, S, 3] RGB -> float32 [2, B, dim], images and then mirror images.
 """
 
 import copy
@@ -107,7 +107,8 @@ class OnnxModel:
             raise UserError(f"{file} takes input of shape {shape}; expected [N, 3, S, S]")
         self.image_size = shape[2] if isinstance(shape[2], int) else 112
         self.batch = shape[0] if isinstance(shape[0], int) else None
-        self.fingerprint, self.precision = file_hash([file]), "onnx"
+        beside = [f"{file}.data"] if Path(f"{file}.data").is_file() else []     # the weights of a large model
+        self.fingerprint, self.precision = file_hash([file, *beside]), "onnx"
         out = self.embed(session, torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8))
         self.dim = out.shape[2]
 
@@ -128,7 +129,7 @@ class OnnxModel:
 
 
 class MxnetModel:
-    """MXNet's PREFIX-symbol.json and PREFIX-EPOCH.params; the embedding is the output of insightface's fc1."""
+    """MXNet's PREFIX-symbol.json and PREFIX-EPOCH.params; the embedding is insightface's layer fc1."""
 
     def __init__(self, file: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
         prefix, _, epoch = file.rpartition(",")

@@ -1,0 +1,93 @@
+"""Images per second of the training loader against a bare loop around cv2.imdecode, in one run.
+
+    python benchmarks/loader.py [--rec FILE.rec] [--images 20000]
+
+Without --rec it draws 112x112 JPEGs of about 5 kB.  Rounds alternate; medians are printed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from prettytable import PrettyTable
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from records.faces import FaceRecords
+from records.loader import train_loader
+from records.recordio import RecordWriter, pack
+
+BATCH = 128
+
+
+def draw_records(prefix: Path, images: int) -> None:
+    """Smooth colour fields with a little noise: they compress like aligned faces."""
+    draw = np.random.default_rng(0)
+    jpegs = []
+    for _ in range(256):
+        field = cv2.resize(draw.uniform(0, 255, (9, 9, 3)).astype(np.float32), (112, 112), interpolation=cv2.INTER_CUBIC)
+        noisy = np.clip(field + draw.normal(0, 4, field.shape), 0, 255).astype(np.uint8)
+        jpegs.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    with RecordWriter(prefix) as writer:
+        writer.write(0, pack([images + 1, 1], b"", 0, 0))
+        for key in range(1, images + 1):
+            writer.write(key, pack([0, key], jpegs[key % len(jpegs)], key, 0))
+
+
+def bare_loop(faces: FaceRecords, images: int) -> float:
+    """cv2.imdecode alone, one thread, of encoded images that are already in memory."""
+    data = [np.frombuffer(faces.jpeg(i), np.uint8) for i in range(min(images, 4000))]
+    begin = time.perf_counter()
+    for item in data:
+        cv2.imdecode(item, cv2.IMREAD_COLOR)
+    return len(data) / (time.perf_counter() - begin)
+
+
+def loader_speed(faces: FaceRecords, images: int, workers: int) -> float:
+    """After the first batches, which wait for the workers to start."""
+    loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=workers)
+    batches = iter(loader)
+    for _ in range(8):
+        next(batches)
+    begin, seen = time.perf_counter(), 0
+    for batch in batches:
+        seen += len(batch[0])
+        if seen >= images:
+            break
+    return seen / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rec", help="record file with 112x112 JPEGs; drawn when not given")
+    parser.add_argument("--images", type=int, default=20_000, help="images per measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.rec is None:
+            draw_records(Path(folder) / "train", args.images + 10 * BATCH)
+        faces = FaceRecords(args.rec or folder)
+        images = min(args.images, len(faces) - 10 * BATCH)
+        ways = {"bare cv2.imdecode loop, 1 thread": lambda: bare_loop(faces, images),
+                "loader, 1 worker": lambda: loader_speed(faces, images, 1),
+                "loader, 2 workers": lambda: loader_speed(faces, images, 2)}
+        speeds = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, way in ways.items():
+                speeds[name].append(way())
+    median = {name: statistics.median(values) for name, values in speeds.items()}
+    bare = median["bare cv2.imdecode loop, 1 thread"]
+    table = PrettyTable(["way", "images/s", "of the bare loop, per worker"], align="r")
+    for (name, speed), workers in zip(median.items(), (1, 1, 2), strict=True):
+        table.add_row([name, f"{speed:.0f}", f"{speed / bare / workers:.2f}"])
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
