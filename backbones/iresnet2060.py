@@ -27,14 +27,15 @@ class Recomputed(nn.Sequential):
 @contextmanager
 def statistics_at_rest(blocks: nn.Module):
     """The second forward pass over a batch must not count the batch twice in the running mean and variance."""
-    norms = [module for module in blocks.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    norms = [module for module in blocks.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+    finally:        # the checkpoint leaves by an exception as soon as it has what it needs
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class IResNet2060(IResNet):

@@ -1,0 +1,96 @@
+"""The drawn set: the same bytes for the same seed and any number of processes, readable layouts, disjoint people."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.verification import load_bin
+from records.faces import FaceRecords
+from records.recordio import RecordReader
+from records.rehearsal import Difficulty, identity, render
+from records.rehearsal.layouts import EVALUATE, TRAIN, VERIFY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(out: Path, *more: str) -> Path:
+    done = subprocess.run([sys.executable, ROOT / "tools/rehearsal/make_rehearsal.py", "--out", out, "--size", "32",
+                           "--identities", "6", "--images", "5", "--eval-identities", "6", "--pairs", "12",
+                           "--impostors", "50", *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    return make(tmp_path_factory.mktemp("drawn") / "a", "--workers", "1")
+
+
+def test_same_seed_same_bytes_for_any_number_of_processes(drawn, tmp_path):
+    assert digests(make(tmp_path / "b", "--workers", "2")) == digests(drawn)
+    assert digests(make(tmp_path / "c", "--seed", "1")) != digests(drawn)
+
+
+def test_training_set(drawn):
+    faces = FaceRecords(drawn / "ms1m-retinaface-t1")
+    labels = faces.labels()
+    assert (faces.num_classes, faces.image_size) == (6, 32)
+    assert (np.bincount(labels) >= 2).all() and (np.diff(labels) >= 0).all()
+    reader = RecordReader(drawn / "ms1m-retinaface-t1/train")
+    assert reader.unpack(0)[0].label.tolist() == [len(faces) + 1, len(faces) + 7]
+    for person in range(6):
+        first, last = reader.unpack(len(faces) + 1 + person)[0].label.astype(int)
+        assert np.array_equal(np.flatnonzero(labels == person) + 1, np.arange(first, last))
+
+
+def test_verification_pairs(drawn):
+    images, same = load_bin(drawn / "ms1m-retinaface-t1/rehearsal.bin", 32)
+    assert len(images) == 24 and same.sum() == 6
+
+
+def test_evaluation_layout(drawn):
+    meta = drawn / "ijb/IJBC/meta"
+    rows = [line.split(" ") for line in (meta / "ijbc_face_tid_mid.txt").read_text().splitlines()]
+    points = [line.split(" ") for line in (meta / "ijbc_name_5pts_score.txt").read_text().splitlines()]
+    assert [r[0] for r in rows] == [p[0] for p in points] and all(len(p) == 12 for p in points)
+    assert len(list((drawn / "ijb/IJBC/loose_crop").iterdir())) == len(rows)
+    pairs = np.loadtxt(meta / "ijbc_template_pair_label.txt", dtype=int)
+    assert pairs[:, 2].sum() == 6 * 3 and len(pairs) == 18 + 50          # three templates: three pairs a person
+    sides = {name: np.loadtxt(meta / f"ijbc_1N_{name}.csv", dtype=int, delimiter=",", skiprows=1)
+             for name in ("gallery_G1", "gallery_G2", "probe_mixed")}
+    first, second = set(sides["gallery_G1"][:, 1]), set(sides["gallery_G2"][:, 1])
+    probes = set(sides["probe_mixed"][:, 1])
+    assert not first & second and probes > first | second
+    listed = np.concatenate(list(sides.values()))
+    assert len(np.unique(listed[:, 0])) == len(listed) == 16            # the first templates of 2 people are no probes
+    assert ((listed[:, 0] - 1) // 3 == listed[:, 1]).all()               # templates 3p + 1 to 3p + 3 are person p's
+    assert all(((a - 1) // 3 == (b - 1) // 3) == same for a, b, same in pairs)
+
+
+def test_people_of_the_three_sets_are_different():
+    assert TRAIN + 1_000_000 <= VERIFY and VERIFY + 1_000_000 <= EVALUATE
+
+
+def test_a_picture_depends_on_its_own_numbers_only():
+    alone = render(identity(3, 5), 2, 32)
+    for number in (9, 4):
+        render(identity(3, number), 0, 32)
+    again = render(identity(3, 5), 2, 32)
+    assert np.array_equal(alone.rgb, again.rgb) and np.array_equal(alone.landmarks, again.landmarks)
+    assert not np.array_equal(alone.rgb, render(identity(3, 6), 2, 32).rgb)
+
+
+def test_harder_pictures_have_lower_quality():
+    who = identity(0, 1)
+    quality = [np.mean([render(who, i, 32, Difficulty().scaled(factor)).quality for i in range(12)])
+               for factor in (0.0, 0.5, 1.0, 2.0)]
+    assert quality == sorted(quality, reverse=True) and quality[0] > quality[-1] + 0.2

@@ -1,0 +1,162 @@
+"""Figures against scikit-learn, plain loops and examples worked by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from tools.ijbc_eval import metrics
+from tools.ijbc_eval.metrics import Hits, Roc, one_to_many, one_to_one, pair_scores, public_roc, search
+from tools.ijbc_eval.protocol import Pairs, People, Search
+
+
+def unit(draw, n: int, d: int) -> np.ndarray:
+    x = draw.standard_normal((n, d)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def people(templates, subjects) -> People:
+    return People(np.array(templates, np.int32), np.array(subjects))
+
+
+# --- 1:1 -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("cells", [1, 40, 10 ** 6])
+def test_pair_scores_are_the_cosines_of_the_pairs(cells, monkeypatch):
+    monkeypatch.setattr(metrics, "CELLS", cells)
+    draw = np.random.default_rng(0)
+    gallery, query = unit(draw, 30, 8), unit(draw, 30, 8)
+    pairs = Pairs(draw.integers(3, 15, 200).astype(np.int32), draw.integers(10, 30, 200).astype(np.int32), None)
+    expected = [float(gallery[a] @ query[b]) for a, b in zip(pairs.enrol, pairs.verify, strict=True)]
+    np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
+
+
+def test_tar_at_far_by_hand():
+    """Ten pairs of two people score 0.0 ... 0.9, four of one person 0.95, 0.85, 0.75 and 0.05."""
+    roc = Roc.of(np.array([*np.arange(10) / 10, 0.95, 0.85, 0.75, 0.05]), np.arange(14) >= 10)
+    tar, threshold = roc.at(np.array([0.0, 0.1, 0.2, 0.5, 0.95, 1.0]))
+    assert tar.tolist() == [0.25, 0.5, 0.75, 0.75, 1.0, 1.0]
+    assert threshold.tolist() == [0.9, 0.8, 0.7, 0.4, 0.0, -np.inf]
+
+
+@pytest.mark.parametrize("digits", [8, 1])          # 1: nearly every score is tied
+def test_tar_at_far_is_the_best_of_all_operating_points(digits):
+    draw = np.random.default_rng(2)
+    same = draw.random(400) < 0.3
+    scores = np.round(draw.standard_normal(400) + same, digits).astype(np.float32)
+    fars = np.array([0.0, 1e-3, 0.01, 0.03, 0.1, 0.5, 1.0])
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    best = [tar[far <= x + 1e-12].max() for x in fars]
+    roc = Roc.of(scores, same)
+    np.testing.assert_allclose(roc.at(fars)[0], best, atol=1e-12)
+    assert roc.auc() == pytest.approx(roc_auc_score(same, scores), abs=1e-9)
+
+
+def test_a_threshold_accepts_no_more_than_it_promises():
+    draw = np.random.default_rng(3)
+    roc = Roc.of(np.round(draw.standard_normal(5000), 2), draw.random(5000) < 0.2)
+    for far in (1e-3, 1e-2, 0.1):
+        threshold = roc.at(np.array([far]))[1][0]
+        assert (roc.different > threshold).mean() <= far
+
+
+def test_binary_fractions_cost_no_false_accept():
+    """0.29 * 100 is 28.999999999999996 in binary; the 29 accepts are allowed all the same."""
+    roc = Roc(np.array([70.5]), np.arange(100.0))
+    assert roc.at(np.array([0.29]))[0].tolist() == [1.0] and roc.at(np.array([0.28]))[0].tolist() == [0.0]
+
+
+def test_public_reading_takes_the_nearest_kept_point():
+    scores, same = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), np.array([1, 0, 1, 1, 0, 1], bool)
+    tar, threshold, area = public_roc(scores, same, np.array([1e-6, 0.4, 0.9]))
+    assert tar.tolist() == [0.25, 0.75, 1.0] and threshold[2] == 0.4
+    assert area == pytest.approx(roc_auc_score(same, scores))
+
+
+def test_figures_say_where_the_data_is_too_small():
+    draw = np.random.default_rng(4)
+    features, same = unit(draw, 60, 6), np.arange(1500) < 500
+    pairs = Pairs(*draw.integers(0, 60, (2, 1500)).astype(np.int32), same)
+    figures, arrays = one_to_one(features, features, pairs)
+    assert np.isnan(figures["TAR"]).tolist() == [True, True, True, False, False, False]     # 1,000 negatives
+    assert (figures["same"], figures["different"]) == (500, 1000)
+    assert np.isnan(arrays["tar"]).sum() == (arrays["far"] < 0.000999).sum() > 0
+    assert np.isfinite(one_to_one(features, features, pairs, public=True)[0]["TAR"]).all()
+
+
+def test_the_gallery_is_the_first_column():
+    gallery, query = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 2, 0]]
+    pairs = Pairs(np.array([1, 0], np.int32), np.array([0, 1], np.int32), np.array([True, False]))
+    assert one_to_one(gallery, query, pairs)[1]["scores"].tolist() == [1.0, 0.0]
+
+
+# --- 1:N -------------------------------------------------------------------------------------------------
+
+def in_loops(gallery, query, entries: People, probes: People) -> list[tuple]:
+    """(mate, other, rank) of every probe, one comparison at a time."""
+    out = []
+    for template, subject in zip(probes.templates, probes.subjects, strict=True):
+        best = {}
+        for row, name in zip(entries.templates, entries.subjects, strict=True):
+            best[name] = max(best.get(name, -2), float(query[template].astype(float) @ gallery[row].astype(float)))
+        mate = best.pop(subject, -np.inf)
+        rank = 1 + sum(value >= mate for value in best.values()) if mate > -np.inf else 0
+        out.append((mate, max(best.values(), default=-np.inf), rank))
+    return out
+
+
+@pytest.mark.parametrize("cells", [1, 10 ** 6])
+def test_search_equals_the_loops_with_several_templates_per_subject(cells, monkeypatch):
+    monkeypatch.setattr(metrics, "CELLS", cells)
+    draw = np.random.default_rng(5)
+    gallery, query = unit(draw, 50, 5), unit(draw, 50, 5)
+    galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "repeated": people([0, 7, 3, 5, 4], [9, 70, 9, 50, 9]),
+                 "only one": people([8], [50])}
+    probes = people(draw.integers(0, 50, 30), draw.choice([9, 50, 60, 70, 80], 30))
+    for name, hits in search(gallery, query, galleries, probes).items():
+        expected = np.array(in_loops(gallery, query, galleries[name], probes))
+        np.testing.assert_allclose(hits.mate, expected[:, 0], atol=1e-6)
+        np.testing.assert_allclose(hits.other, expected[:, 1], atol=1e-6)
+        assert hits.rank.tolist() == expected[:, 2].tolist()
+        assert hits.entries == len(set(galleries[name].subjects))
+
+
+def test_tpir_by_hand():
+    """Four probes without a mate score 0.9, 0.6, 0.5, 0.3; five with one; their mates are first in four cases."""
+    mate = np.array([0.95, 0.7, 0.55, 0.4, 0.99] + [-np.inf] * 4)
+    other = np.array([0.1, 0.2, 0.3, 0.3, 0.995] + [0.9, 0.6, 0.5, 0.3])
+    hits = Hits(mate, other, np.array([1, 1, 1, 1, 2, 0, 0, 0, 0]), 10)
+    tpir, threshold = hits.tpir(np.array([0.25, 0.5, 0.75, 1.0]))
+    assert threshold.tolist() == [0.9, 0.6, 0.5, 0.3]           # entries 0, 1, 2, 3: max(int(4 x) - 1, 0)
+    assert tpir.tolist() == [0.2, 0.4, 0.6, 0.8]
+    assert [hits.within(k) for k in (1, 2)] == [4, 5]
+
+
+def test_a_tie_is_not_a_hit():
+    gallery = np.array([[1, 0], [1, 0]], np.float32)
+    hits = search(gallery, gallery, {"G": people([0, 1], [5, 6])}, people([0], [5]))["G"]
+    assert hits.rank.tolist() == [2] and hits.tpir(np.array([1.0]))[0].shape == (1,)
+
+
+def test_one_to_many_pools_and_averages_the_galleries():
+    """Probes 0, 1 have mates in G1, probe 2 in G2, probe 3 in none; a share of the mated, and of all probes."""
+    e = np.eye(4, dtype=np.float32)
+    query = np.stack([e[0], e[3], e[2], (e[0] + e[2]) / np.sqrt(2, dtype=np.float32)])
+    protocol = Search({"G1": people([0, 1], [10, 11]), "G2": people([2], [12])}, people(range(4), [10, 11, 12, 99]))
+    figures, curves = one_to_many(e, query, protocol)
+    assert figures["top"]["1"] == pytest.approx(2 / 3) and figures["top_of_all_probes"]["1"] == 2 / 4
+    assert (figures["mated"], figures["probes"]) == (3, 4)
+    assert figures["galleries"]["G1"]["top"] == {"1": 0.5, "5": 1.0, "10": 1.0}
+    assert (figures["galleries"]["mixed"]["entries"], figures["galleries"]["mixed"]["mated"]) == (3, 3)
+    # FPIR 1: G1 has two negatives, the lowest scores 0, so probe 0 (1.0) passes; G2 likewise has probe 2.
+    assert figures["TPIR"][-1] == pytest.approx((1 / 2 + 1 / 1) / 2)
+    assert np.isnan(figures["TPIR"][0]) and curves["cmc"][1] == 1.0
+
+
+def test_galleries_without_mates_or_without_strangers_do_not_crash():
+    e = np.eye(3, dtype=np.float32)
+    no_stranger = Search({"G1": people([0], [1]), "G2": people([1], [1])}, people([2], [1]))
+    figures, curves = one_to_many(e, e, no_stranger)
+    assert np.isnan(figures["TPIR"]).all() and figures["top"]["1"] == 1.0
+    no_mate = Search({"G1": people([0], [1]), "G2": people([1], [2])}, people([2], [3]))
+    figures, curves = one_to_many(e, e, no_mate)
+    assert np.isnan(figures["top"]["1"]) and np.isnan(figures["TPIR"]).all() and np.isnan(curves["cmc"]).all()

@@ -1,0 +1,103 @@
+"""Reading the IJB layout, and one sentence for each way in which it can be broken."""
+
+import re
+
+import numpy as np
+import pytest
+from toy import write_ijb
+
+from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
+from utils.errors import UserError
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Six subjects with three templates of two images each; templates 1 to 18, the first of each in a gallery."""
+    write_ijb(tmp_path)
+    return tmp_path
+
+
+def change(data, name: str, edit) -> None:
+    file = data / "IJBC/meta" / name
+    file.write_text(edit(file.read_text()))
+
+
+def test_everything_is_read(data):
+    images = read_images(data, "IJBC")
+    assert len(images) == 36 and images.names[:2].tolist() == ["1.jpg", "2.jpg"]
+    assert images.template_ids.tolist() == list(range(1, 19))
+    assert images.templates.tolist() == [i // 2 for i in range(36)]
+    assert images.landmarks[0].tolist() == np.float32([[38.3, 51.7], [73.5, 51.5], [56, 71.7], [41.5, 92.4],
+                                                       [70.7, 92.2]]).tolist()
+    pairs = read_pairs(data, "IJBC", images)
+    expected = [(a, b, a // 3 == b // 3) for a in range(18) for b in range(a + 1, 18)]
+    assert list(zip(pairs.enrol.tolist(), pairs.verify.tolist(), pairs.same.tolist(), strict=True)) == expected
+    search = read_search(data, "IJBC", images)
+    assert search.galleries["G2"].templates.tolist() == [9, 12, 15] and search.probes.subjects[:3].tolist() == [0, 0, 1]
+
+
+def test_ids_may_have_gaps_and_lists_a_row_per_image(data):
+    change(data, "ijbc_face_tid_mid.txt", lambda t: re.sub(r"jpg (\d+) ", lambda m: f"jpg {int(m[1]) ** 2 + 7} ", t))
+    change(data, "ijbc_template_pair_label.txt", lambda t: "331 11 0\n11 8 1\n")
+    for name in ("gallery_G1", "gallery_G2", "probe_mixed"):
+        change(data, f"ijbc_1N_{name}.csv", lambda t: "T,S,FILE\n" + "331,5,a#1.jpg\n" * 3 + "8,2,b.jpg\n")
+    images = read_images(data, "IJBC")
+    assert read_pairs(data, "IJBC", images).enrol.tolist() == [17, 1]
+    probes = read_search(data, "IJBC", images).probes
+    assert probes.templates.tolist() == [0, 17] and probes.subjects.tolist() == [2, 5]
+
+
+def test_ijbb_and_the_folder_itself(data):
+    (data / "IJBC").rename(data / "IJBB")
+    for file in (data / "IJBB/meta").iterdir():
+        file.rename(file.with_name(file.name.replace("ijbc", "ijbb").replace("_G", "_S")))
+    images = read_images(data / "IJBB", "IJBB")
+    assert len(images) == 36 and list(read_search(data, "IJBB", images).galleries) == ["S1", "S2"]
+
+
+BROKEN = {
+    "landmark rows": ("ijbc_name_5pts_score.txt", lambda t: t.split("\n", 1)[1], "35 rows.* 36; expected the same"),
+    "landmark fields": ("ijbc_name_5pts_score.txt", lambda t: t.replace(" 0.9", "", 1), "5pts_score.*cannot be read"),
+    "no number": ("ijbc_name_5pts_score.txt", lambda t: t.replace("38.3", "nan", 1), "row 1: expected finite"),
+    "text for an id": ("ijbc_face_tid_mid.txt", lambda t: t.replace(" 1 ", " x ", 1), "tid_mid.txt cannot be read"),
+    "negative id": ("ijbc_face_tid_mid.txt", lambda t: t.replace(" 1 ", " -1 ", 1), r"\[0, 100000000\), found -1"),
+    "empty": ("ijbc_face_tid_mid.txt", lambda t: "", "tid_mid.txt is empty"),
+    "pair without images": ("ijbc_template_pair_label.txt", lambda t: t + "3 99 0\n", "template 99 has no image"),
+    "negative pair": ("ijbc_template_pair_label.txt", lambda t: t + "-3 2 0\n", "template -3 has no image"),
+    "label": ("ijbc_template_pair_label.txt", lambda t: t + "1 2 7\n", r"labels \[0, 1, 7\]"),
+    "one kind of pairs": ("ijbc_template_pair_label.txt", lambda t: "1 2 1\n", r"found the labels \[1\]"),
+    "probe without images": ("ijbc_1N_probe_mixed.csv", lambda t: t + "77,1\n", "template 77 has no image"),
+    "two subjects": ("ijbc_1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
+    "only a header": ("ijbc_1N_gallery_G2.csv", lambda t: t.split("\n")[0] + "\n", "G2.csv is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_named(data, case):
+    name, edit, message = BROKEN[case]
+    change(data, name, edit)
+    with pytest.raises(UserError, match=message):
+        images = read_images(data, "IJBC")
+        read_pairs(data, "IJBC", images)
+        read_search(data, "IJBC", images)
+
+
+def test_missing_files_and_folders_are_named(data):
+    with pytest.raises(UserError, match="no IJBB data in .*IJBB: expected its folders meta and loose_crop"):
+        read_images(data, "IJBB")
+    images = read_images(data, "IJBC")
+    (data / "IJBC/loose_crop/7.jpg").unlink()
+    with pytest.raises(UserError, match="7.jpg cannot be read .*row 7 of the landmark file"):
+        images.fingerprint()
+    (data / "IJBC/meta/ijbc_template_pair_label.txt").unlink()
+    with pytest.raises(UserError, match="no file .*ijbc_template_pair_label.txt"):
+        read_pairs(data, "IJBC", images)
+
+
+def test_the_fingerprint_sees_other_landmarks_and_other_images(data):
+    before = read_images(data, "IJBC").fingerprint()
+    assert read_images(data, "IJBC").fingerprint() == before
+    (data / "IJBC/loose_crop/7.jpg").write_bytes(b"another image")
+    changed = read_images(data, "IJBC").fingerprint()
+    change(data, "ijbc_name_5pts_score.txt", lambda t: t.replace("38.3", "38.4", 1))
+    assert len({before, changed, read_images(data, "IJBC").fingerprint()}) == 3
