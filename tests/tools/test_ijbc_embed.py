@@ -22,6 +22,15 @@ from utils.errors import UserError
 CPU = [torch.device("cpu")]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors: several threads would only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class MeanColour:
     """A model without weights: mean colour of the left half of the image, and of the mirror image."""
 
