@@ -1,2 +1,6 @@
-from records.rehearsal.identity import identity
-from records.rehearsal.render import Difficulty, render
+"""Drawn faces that nobody has: a world of identities, rendered with pose, light and a bad camera."""
+
+from records.rehearsal.identity import Identity, identity
+from records.rehearsal.render import Difficulty, Picture, render
+
+__all__ = ["Difficulty", "Identity", "Picture", "identity", "render"]

@@ -14,106 +14,107 @@ import numpy as np
 # Streams of random numbers; a key is (stream, ...) and never repeats (see draws).
 FACE, SCENE, FRAME, LAYOUT = range(4)
 
-# Each row: value = mean + between * z(identity) + within * z(scene or frame); z has unit variance.
-# The three loadings give the correlation of z(identity) with sex, age and build, as in real faces.
-# A row whose `within` is large and whose `between` is small is an expression rather than a feature.
+# A value is mean + person * z(identity) + scene * z(scene) + frame * z(frame); every z has unit variance.
+# A row with a large `person` is a feature, with a large `scene` styling, with a large `frame` expression.
+# The last three columns are the correlations of z(identity) with sex, age and build, as real faces have them.
 PARAMETERS = (
-    # name            mean  between within   sex   age  build
+    # name             mean  person scene  frame    sex   age build
     # outline
-    ("crown_y",      -1.52,  0.07,  0.00,   0.0,  0.0,  0.0),
-    ("temple_width",  1.00,  0.06,  0.01,   0.2,  0.0,  0.2),
-    ("cheek_width",   1.14,  0.08,  0.02,   0.2,  0.0,  0.6),
-    ("jaw_width",     0.92,  0.10,  0.03,   0.4,  0.1,  0.5),
-    ("jaw_y",         0.98,  0.10,  0.00,   0.1,  0.2,  0.0),
-    ("chin_width",    0.42,  0.09,  0.01,   0.4,  0.0,  0.3),
-    ("chin_y",        1.76,  0.12,  0.00,   0.3,  0.0,  0.0),
-    ("depth",         0.75,  0.06,  0.00,   0.0,  0.0,  0.0),
-    ("ear_size",      0.30,  0.06,  0.00,   0.2,  0.3,  0.0),
-    ("ear_y",         0.25,  0.09,  0.00,   0.0,  0.2,  0.0),
-    ("ear_out",       0.08,  0.05,  0.00,   0.1,  0.0,  0.0),
-    ("neck_width",    0.78,  0.10,  0.02,   0.5,  0.0,  0.4),
+    ("crown_y",       -1.52, 0.07,  0.00,  0.00,   0.0,  0.0,  0.0),
+    ("temple_width",   1.00, 0.06,  0.01,  0.00,   0.2,  0.0,  0.2),
+    ("cheek_width",    1.14, 0.08,  0.02,  0.00,   0.2,  0.0,  0.6),
+    ("jaw_width",      0.92, 0.10,  0.03,  0.00,   0.4,  0.1,  0.5),
+    ("jaw_y",          0.98, 0.10,  0.00,  0.00,   0.1,  0.2,  0.0),
+    ("chin_width",     0.42, 0.09,  0.01,  0.00,   0.4,  0.0,  0.3),
+    ("chin_y",         1.76, 0.12,  0.00,  0.00,   0.3,  0.0,  0.0),
+    ("depth",          0.75, 0.06,  0.00,  0.00,   0.0,  0.0,  0.0),
+    ("ear_size",       0.30, 0.06,  0.00,  0.00,   0.2,  0.3,  0.0),
+    ("ear_y",          0.25, 0.09,  0.00,  0.00,   0.0,  0.2,  0.0),
+    ("ear_out",        0.08, 0.05,  0.00,  0.00,   0.1,  0.0,  0.0),
+    ("neck_width",     0.78, 0.10,  0.02,  0.00,   0.5,  0.0,  0.4),
     # eyes
-    ("eye_width",     0.52,  0.05,  0.01,   0.0,  0.0, -0.2),
-    ("eye_height",    0.21,  0.04,  0.00,  -0.3, -0.4,  0.0),
-    ("eye_tilt",      0.02,  0.05,  0.00,  -0.2, -0.3,  0.0),
-    ("eye_skew",      0.00,  0.22,  0.00,   0.0,  0.0,  0.0),
-    ("lid_line",      0.035, 0.012, 0.006, -0.5,  0.0,  0.0),
-    ("lid_fold",      0.09,  0.035, 0.00,   0.0,  0.2,  0.0),
-    ("iris",          0.105, 0.010, 0.00,   0.0,  0.0,  0.0),
-    ("eye_close",     0.05,  0.05,  0.16,   0.0,  0.0,  0.0),
-    ("gaze_x",        0.00,  0.01,  0.06,   0.0,  0.0,  0.0),
-    ("gaze_y",        0.00,  0.01,  0.025,  0.0,  0.0,  0.0),
+    ("eye_width",      0.52, 0.05,  0.01,  0.00,   0.0,  0.0, -0.2),
+    ("eye_height",     0.21, 0.04,  0.00,  0.00,  -0.3, -0.4,  0.0),
+    ("eye_tilt",       0.02, 0.05,  0.00,  0.00,  -0.2, -0.3,  0.0),
+    ("eye_skew",       0.00, 0.22,  0.00,  0.00,   0.0,  0.0,  0.0),
+    ("lid_line",      0.035, 0.012, 0.006, 0.00,  -0.5,  0.0,  0.0),
+    ("lid_fold",       0.09, 0.035, 0.00,  0.00,   0.0,  0.2,  0.0),
+    ("iris",          0.105, 0.010, 0.00,  0.00,   0.0,  0.0,  0.0),
+    ("eye_close",      0.05, 0.05,  0.00,  0.16,   0.0,  0.0,  0.0),
+    ("gaze_x",         0.00, 0.01,  0.00,  0.06,   0.0,  0.0,  0.0),
+    ("gaze_y",         0.00, 0.01,  0.00,  0.025,  0.0,  0.0,  0.0),
     # brows
-    ("brow_y",       -0.36,  0.055, 0.02,   0.3,  0.1,  0.0),
-    ("brow_in",       0.20,  0.055, 0.00,  -0.3,  0.0,  0.0),
-    ("brow_length",   0.62,  0.07,  0.00,   0.0,  0.0,  0.0),
-    ("brow_thick",    0.105, 0.034, 0.004,  0.5,  0.1,  0.0),
-    ("brow_taper",    0.50,  0.22,  0.00,   0.0,  0.0,  0.0),
-    ("brow_arch",     0.07,  0.045, 0.00,  -0.4,  0.0,  0.0),
-    ("brow_tilt",    -0.07,  0.07,  0.00,   0.0,  0.2,  0.0),
-    ("brow_raise",    0.00,  0.01,  0.06,   0.0,  0.0,  0.0),
-    ("frown",         0.00,  0.01,  0.03,   0.2,  0.2,  0.0),
+    ("brow_y",        -0.36, 0.055, 0.02,  0.00,   0.3,  0.1,  0.0),
+    ("brow_in",        0.20, 0.055, 0.00,  0.00,  -0.3,  0.0,  0.0),
+    ("brow_length",    0.62, 0.07,  0.00,  0.00,   0.0,  0.0,  0.0),
+    ("brow_thick",    0.105, 0.034, 0.004, 0.00,   0.5,  0.1,  0.0),
+    ("brow_taper",     0.50, 0.22,  0.00,  0.00,   0.0,  0.0,  0.0),
+    ("brow_arch",      0.07, 0.045, 0.00,  0.00,  -0.4,  0.0,  0.0),
+    ("brow_tilt",     -0.07, 0.07,  0.00,  0.00,   0.0,  0.2,  0.0),
+    ("brow_raise",     0.00, 0.01,  0.00,  0.06,   0.0,  0.0,  0.0),
+    ("frown",          0.00, 0.01,  0.00,  0.03,   0.2,  0.2,  0.0),
     # nose
-    ("nose_y",        0.57,  0.07,  0.00,   0.1,  0.2,  0.0),
-    ("nose_width",    0.56,  0.08,  0.00,   0.4,  0.2,  0.1),
-    ("bridge_width",  0.22,  0.04,  0.00,   0.2,  0.0,  0.0),
-    ("nose_z",        0.42,  0.09,  0.00,   0.3,  0.2,  0.0),
-    ("nose_root",     0.12,  0.08,  0.00,   0.2,  0.0,  0.0),
-    ("nose_hook",     0.00,  0.05,  0.00,   0.2,  0.2,  0.0),
-    ("nostril",       0.070, 0.018, 0.00,   0.2,  0.0,  0.0),
-    ("nostril_x",     0.13,  0.025, 0.00,   0.0,  0.0,  0.0),
-    ("wing_line",     0.45,  0.20,  0.05,   0.0,  0.3,  0.0),
+    ("nose_y",         0.57, 0.07,  0.00,  0.00,   0.1,  0.2,  0.0),
+    ("nose_width",     0.56, 0.08,  0.00,  0.00,   0.4,  0.2,  0.1),
+    ("bridge_width",   0.22, 0.04,  0.00,  0.00,   0.2,  0.0,  0.0),
+    ("nose_z",         0.42, 0.09,  0.00,  0.00,   0.3,  0.2,  0.0),
+    ("nose_root",      0.12, 0.08,  0.00,  0.00,   0.2,  0.0,  0.0),
+    ("nose_hook",      0.00, 0.05,  0.00,  0.00,   0.2,  0.2,  0.0),
+    ("nostril",       0.070, 0.018, 0.00,  0.00,   0.2,  0.0,  0.0),
+    ("nostril_x",      0.13, 0.025, 0.00,  0.00,   0.0,  0.0,  0.0),
+    ("wing_line",      0.45, 0.20,  0.00,  0.05,   0.0,  0.3,  0.0),
     # mouth
-    ("mouth_y",       1.15,  0.07,  0.00,   0.2,  0.1,  0.0),
-    ("mouth_width",   0.82,  0.085, 0.01,   0.1,  0.0,  0.1),
-    ("upper_lip",     0.105, 0.034, 0.004, -0.3, -0.4,  0.1),
-    ("lower_lip",     0.145, 0.038, 0.004, -0.3, -0.3,  0.1),
-    ("cupid",         0.035, 0.020, 0.00,  -0.2, -0.2,  0.0),
-    ("corner_y",     -0.01,  0.030, 0.00,   0.0,  0.4,  0.0),
-    ("smile",         0.35,  0.20,  0.55,  -0.2,  0.0,  0.0),
-    ("mouth_open",   -0.05,  0.03,  0.10,   0.0,  0.0,  0.0),
-    ("pucker",        0.00,  0.10,  0.25,   0.0,  0.0,  0.0),
+    ("mouth_y",        1.15, 0.07,  0.00,  0.00,   0.2,  0.1,  0.0),
+    ("mouth_width",    0.82, 0.085, 0.01,  0.00,   0.1,  0.0,  0.1),
+    ("upper_lip",     0.105, 0.034, 0.004, 0.00,  -0.3, -0.4,  0.1),
+    ("lower_lip",     0.145, 0.038, 0.004, 0.00,  -0.3, -0.3,  0.1),
+    ("cupid",         0.035, 0.020, 0.00,  0.00,  -0.2, -0.2,  0.0),
+    ("corner_y",      -0.01, 0.030, 0.00,  0.00,   0.0,  0.4,  0.0),
+    ("smile",          0.35, 0.20,  0.00,  0.55,  -0.2,  0.0,  0.0),
+    ("mouth_open",    -0.05, 0.03,  0.00,  0.10,   0.0,  0.0,  0.0),
+    ("pucker",         0.00, 0.10,  0.00,  0.25,   0.0,  0.0,  0.0),
     # relief, as heights above the ellipsoid of the head (see BUMPS)
-    ("brow_ridge",    0.06,  0.05,  0.00,   0.6,  0.1,  0.0),
-    ("socket",        0.13,  0.06,  0.00,   0.2,  0.3, -0.4),
-    ("cheekbone",     0.06,  0.06,  0.00,  -0.1, -0.2, -0.2),
-    ("cheek",         0.00,  0.08,  0.01,   0.0, -0.3,  0.6),
-    ("lips_out",      0.09,  0.05,  0.01,   0.0, -0.2,  0.0),
-    ("chin_out",      0.10,  0.07,  0.00,   0.3,  0.0,  0.1),
-    ("cleft",         0.00,  0.03,  0.00,   0.2,  0.0,  0.0),
-    ("fold",          0.04,  0.035, 0.01,   0.1,  0.6,  0.1),
-    ("eye_bag",       0.02,  0.025, 0.01,   0.1,  0.5,  0.1),
+    ("brow_ridge",     0.06, 0.05,  0.00,  0.00,   0.6,  0.1,  0.0),
+    ("socket",         0.13, 0.06,  0.00,  0.00,   0.2,  0.3, -0.4),
+    ("cheekbone",      0.06, 0.06,  0.00,  0.00,  -0.1, -0.2, -0.2),
+    ("cheek",          0.00, 0.08,  0.01,  0.00,   0.0, -0.3,  0.6),
+    ("lips_out",       0.09, 0.05,  0.01,  0.00,   0.0, -0.2,  0.0),
+    ("chin_out",       0.10, 0.07,  0.00,  0.00,   0.3,  0.0,  0.1),
+    ("cleft",          0.00, 0.03,  0.00,  0.00,   0.2,  0.0,  0.0),
+    ("fold",           0.04, 0.035, 0.01,  0.00,   0.1,  0.6,  0.1),
+    ("eye_bag",        0.02, 0.025, 0.01,  0.00,   0.1,  0.5,  0.1),
     # hair
-    ("hairline_y",   -1.08,  0.15,  0.03,  -0.1, -0.4,  0.0),
-    ("peak",          0.00,  0.09,  0.01,   0.1,  0.0,  0.0),
-    ("recede",        0.05,  0.14,  0.01,   0.5,  0.5,  0.0),
-    ("fringe",       -0.10,  0.22,  0.16,  -0.3, -0.1,  0.0),
-    ("parting",       0.00,  0.35,  0.10,   0.0,  0.0,  0.0),
-    ("hair_top",      0.18,  0.09,  0.05,  -0.1, -0.3,  0.0),
-    ("hair_side",     0.10,  0.10,  0.06,  -0.5,  0.0,  0.0),
-    ("hair_length",   0.45,  0.65,  0.25,  -0.8, -0.1,  0.0),
-    ("sideburn_y",    0.15,  0.22,  0.04,   0.3,  0.0,  0.0),
-    ("moustache",    -0.75,  0.65,  0.12,   0.7,  0.1,  0.0),
-    ("beard",        -0.85,  0.65,  0.12,   0.7,  0.2,  0.0),
-    ("beard_height",  0.35,  0.25,  0.03,   0.0,  0.0,  0.0),
-    ("stubble",      -0.10,  0.22,  0.10,   0.7,  0.0,  0.0),
+    ("hairline_y",    -1.08, 0.15,  0.03,  0.00,  -0.1, -0.4,  0.0),
+    ("peak",           0.00, 0.09,  0.01,  0.00,   0.1,  0.0,  0.0),
+    ("recede",         0.05, 0.14,  0.01,  0.00,   0.5,  0.5,  0.0),
+    ("fringe",        -0.10, 0.22,  0.16,  0.00,  -0.3, -0.1,  0.0),
+    ("parting",        0.00, 0.35,  0.10,  0.00,   0.0,  0.0,  0.0),
+    ("hair_top",       0.18, 0.09,  0.05,  0.00,  -0.1, -0.3,  0.0),
+    ("hair_side",      0.10, 0.10,  0.06,  0.00,  -0.5,  0.0,  0.0),
+    ("hair_length",    0.45, 0.65,  0.25,  0.00,  -0.8, -0.1,  0.0),
+    ("sideburn_y",     0.15, 0.22,  0.04,  0.00,   0.3,  0.0,  0.0),
+    ("moustache",     -0.75, 0.65,  0.12,  0.00,   0.7,  0.1,  0.0),
+    ("beard",         -0.85, 0.65,  0.12,  0.00,   0.7,  0.2,  0.0),
+    ("beard_height",   0.35, 0.25,  0.03,  0.00,   0.0,  0.0,  0.0),
+    ("stubble",       -0.10, 0.22,  0.10,  0.00,   0.7,  0.0,  0.0),
     # colour: 0 dark .. 1 light, or a shift of hue
-    ("skin_light",    0.62,  0.20,  0.05,  -0.1,  0.0,  0.0),
-    ("skin_warm",     0.00,  0.45,  0.25,   0.0,  0.0,  0.0),
-    ("blush",         0.05,  0.06,  0.05,  -0.2,  0.0,  0.1),
-    ("hair_light",    0.25,  0.25,  0.06,   0.0,  0.3,  0.0),
-    ("hair_red",      0.10,  0.30,  0.08,   0.0,  0.0,  0.0),
-    ("hair_grey",    -0.15,  0.35,  0.02,   0.1,  0.9,  0.0),
-    ("brow_dark",     0.60,  0.22,  0.08,   0.0, -0.2,  0.0),
-    ("eye_light",     0.35,  0.30,  0.02,   0.0,  0.0,  0.0),
-    ("lip_red",       0.35,  0.18,  0.14,  -0.4, -0.2,  0.0),
-    ("lip_dark",      0.15,  0.10,  0.06,   0.0,  0.0,  0.0),
+    ("skin_light",     0.62, 0.20,  0.05,  0.00,  -0.1,  0.0,  0.0),
+    ("skin_warm",      0.00, 0.45,  0.25,  0.00,   0.0,  0.0,  0.0),
+    ("blush",          0.05, 0.06,  0.05,  0.00,  -0.2,  0.0,  0.1),
+    ("hair_light",     0.25, 0.25,  0.06,  0.00,   0.0,  0.3,  0.0),
+    ("hair_red",       0.10, 0.30,  0.08,  0.00,   0.0,  0.0,  0.0),
+    ("hair_grey",     -0.15, 0.35,  0.02,  0.00,   0.1,  0.9,  0.0),
+    ("brow_dark",      0.60, 0.22,  0.08,  0.00,   0.0, -0.2,  0.0),
+    ("eye_light",      0.35, 0.30,  0.02,  0.00,   0.0,  0.0,  0.0),
+    ("lip_red",        0.35, 0.18,  0.14,  0.00,  -0.4, -0.2,  0.0),
+    ("lip_dark",       0.15, 0.10,  0.06,  0.00,   0.0,  0.0,  0.0),
     # accessories that one person has more often than another
-    ("glasses",      -1.00,  0.80,  0.60,   0.0,  0.4,  0.0),
+    ("glasses",       -1.00, 0.80,  0.60,  0.00,   0.0,  0.4,  0.0),
 )
 NAMES = tuple(row[0] for row in PARAMETERS)
-MEAN, BETWEEN, WITHIN = np.array([row[1:4] for row in PARAMETERS]).T
-LOADINGS = np.array([row[4:7] for row in PARAMETERS])                                    # [P, 3]
+TABLE = np.array([row[1:] for row in PARAMETERS])
+MEAN, PERSON, STYLING, EXPRESSION = TABLE.T[:4]
+LOADINGS = TABLE[:, 4:]                                              # [P, 3]
 
 # Gaussian hills exp(-((|x|-x0)/wx)^2 - ((y-y0)/wy)^2) of the relief: a parameter is the height of its hill ...
 BUMPS = (
@@ -172,17 +173,16 @@ def identity(seed: int, number: int) -> Identity:
     causes = rng.standard_normal(3)                                  # sex, age, build
     own = np.sqrt(np.clip(1 - (LOADINGS ** 2).sum(1), 0.05, 1))
     z = LOADINGS @ causes + own * rng.standard_normal(len(NAMES))
-    values = MEAN + BETWEEN * np.clip(z, -2.5, 2.5)
+    values = MEAN + PERSON * np.clip(z, -2.5, 2.5)
     p = SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
     fields = 0.035 * rng.standard_normal((FIELDS, 2))
     return Identity(seed, number, values, fields, normals_of(p, rng), skin_of(p, rng))
 
 
-def varied(who: Identity, styling: np.random.Generator, frame: np.random.Generator,
-           sway: float) -> SimpleNamespace:
-    """The parameters of one picture: the person's own, moved by styling (of the scene) and expression (of the frame)."""
-    z = 0.8 * styling.standard_normal(len(NAMES)) + 0.6 * frame.standard_normal(len(NAMES))
-    values = who.values + sway * WITHIN * np.clip(z, -2.5, 2.5)
+def varied(who: Identity, styling: np.random.Generator, frame: np.random.Generator, sway: float) -> SimpleNamespace:
+    """The parameters of one picture: the person's own, moved by the scene's styling and the frame's expression."""
+    moved = STYLING * styling.standard_normal(len(NAMES)) + EXPRESSION * frame.standard_normal(len(NAMES))
+    values = who.values + sway * moved
     return SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import Pool
@@ -14,12 +15,22 @@ from tqdm import tqdm
 from records.recordio import RecordWriter, pack
 from records.rehearsal.identity import LAYOUT, draws, identity
 from records.rehearsal.render import Difficulty, Picture, render
+from utils.errors import UserError
 
 # Identity numbers of the three sets never meet.
 TRAIN, VERIFY, EVALUATE = 0, 1_000_000, 2_000_000
+NOTE = "rehearsal.txt"      # beside the drawn sets: how they were drawn
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises UserError rather than replace a data set below ``out`` that was not drawn (it lacks NOTE)."""
+    for data in (out / "ms1m-retinaface-t1/train.rec", out / "ms1m-retinaface-t1/train.idx", out / "ijb/IJBC"):
+        if data.exists() and not (out / NOTE).exists():
+            raise UserError(f"{data} exists and was not drawn ({out / NOTE} is missing): choose another --out")
 
 
 def encode(picture: Picture) -> bytes:
+    """The picture as a JPEG of the quality that was drawn for it."""
     return cv2.imencode(".jpg", picture.rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, picture.jpeg])[1].tobytes()
 
 
@@ -63,9 +74,12 @@ def write_training_set(folder: Path, people: int, mean_images: float, **settings
     return total
 
 
-def write_bin(file: Path, pairs: int, **settings) -> None:
-    """A verification .bin: pairs of the same and of different people in turn, as (list of bytes, list of bool)."""
-    jobs = [(VERIFY + number, [(0, 0), (1, 1), (2, 2)]) for number in range(-(-pairs // 2))]
+def write_bin(file: Path, pairs: int, **settings) -> int:
+    """A verification .bin: pairs of the same and of different people in turn, as (list of bytes, list of bool).
+
+    Returns how many images were drawn; ``pairs`` is at least 2.
+    """
+    jobs = [(VERIFY + number, [(0, 0), (1, 1), (2, 2)]) for number in range(max(-(-pairs // 2), 2))]
     people = [[jpeg for jpeg, _ in pictures] for pictures in
               draw_all(jobs, file.name, loose=False, **settings)]
     bins = []
@@ -74,6 +88,7 @@ def write_bin(file: Path, pairs: int, **settings) -> None:
     part = file.with_name(file.name + ".part")
     part.write_bytes(pickle.dumps((bins[:2 * pairs], [i % 2 == 0 for i in range(pairs)])))
     os.replace(part, file)
+    return 3 * len(people)
 
 
 def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
@@ -84,15 +99,17 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
     impostors: pairs of templates of different people, drawn at random; genuine pairs: all.
     """
     rng = draws(settings["seed"], LAYOUT, 1)
-    crops, meta = folder / "IJBC/loose_crop", folder / "IJBC/meta"
-    crops.mkdir(parents=True, exist_ok=True)
-    meta.mkdir(parents=True, exist_ok=True)
+    target, part = folder / "IJBC", folder / "IJBC.part"
+    shutil.rmtree(part, ignore_errors=True)
+    crops, meta = part / "loose_crop", part / "meta"
+    crops.mkdir(parents=True)
+    meta.mkdir()
     jobs, rows, owner, medium = [], [], [], 0
     for person in range(people):
         pictures, image = [], 0
         for _ in range(3):
             owner.append(person)
-            for scene in range(int(rng.integers(1, 3))):
+            for _ in range(int(rng.integers(1, 3))):
                 medium += 1
                 for _ in range(int(rng.integers(1, 4))):
                     pictures.append((image, medium))
@@ -108,6 +125,8 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
             points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
             lines.append(f"{number}.jpg {points} {np.clip(picture.quality, 0.05, 0.999):.3f}")
     write_meta(meta, rows, lines, np.array(owner), impostors, rng)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
     return number
 
 

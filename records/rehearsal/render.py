@@ -14,12 +14,12 @@ import numpy as np
 
 from records.rehearsal import contours
 from records.rehearsal.contours import Shape
-from records.rehearsal.identity import (CELL, FRAME, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws,
-                                        height, varied)
+from records.rehearsal.identity import CELL, FRAME, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws, height, varied
 
 # Five landmarks of the aligned 112 x 112 crop (insightface's), x + iy.
 TEMPLATE = np.array([38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j,
                      70.7299 + 92.2041j])
+HALF = 0.5 + 0.5j        # drawing counts from the edge of the first pixel, template and landmarks from its centre
 PIVOT = np.array([0.0, 0.35, -0.35])                                 # the head turns about this point
 
 
@@ -29,7 +29,7 @@ class Difficulty:
     yaw: float = 20.0          # degrees, standard deviation
     pitch: float = 10.0        # degrees, standard deviation
     roll: float = 9.0          # degrees, standard deviation (alignment removes most of it)
-    sway: float = 1.0          # factor on the column `within` of the parameter table
+    sway: float = 1.0          # factor on the columns `scene` and `frame` of the parameter table
     light: float = 1.0         # how far the lamp moves from the front, and how deep the shadows are
     exposure: float = 0.30     # standard deviation of the logarithm of the overall gain
     tint: float = 0.10         # standard deviation of the logarithm of each colour channel's gain
@@ -95,7 +95,7 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
     found = true + difficulty.detector * unit * complex_normal(frame, len(marks))
     place, side = loosely(found, size, frame) if loose else (aligned(found, size), (size, size))
 
-    fine = max(1, round(64 / size))                                  # small pictures are drawn larger
+    fine = -(-64 // size)                                            # small pictures are drawn larger
     drawn = place.enlarged(fine)
     canvas = background(styling, side[0] * fine, side[1] * fine)
     paint(canvas, shapes, drawn(seen), abs(drawn.factor))
@@ -103,8 +103,8 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
     rgb, harm = photographed(canvas, side, unit * abs(drawn.factor), styling, frame, difficulty)
     quality = np.exp(-(harm + 2.2 * (1 - view.rotation[2, 2]) + 0.35 * covered))
     jpeg = int(95 - 40 * min(difficulty.compression, 2.0) * frame.random() ** 2)
-    found = place(found)
-    return Picture(rgb, np.stack([found.real, found.imag], 1).astype(np.float32), float(quality), max(jpeg, 20))
+    found = place(found) - HALF
+    return Picture(rgb, np.stack([found.real, found.imag], 1).astype(np.float32), float(quality), jpeg)
 
 
 def complex_normal(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def project(who: Identity, p: SimpleNamespace, view: View, points: np.ndarray) -
 
 def aligned(found: np.ndarray, size: int) -> Place:
     """Places the face so that the found landmarks fit the template of a size x size crop best (least squares)."""
-    target = TEMPLATE * size / 112
+    target = (TEMPLATE + HALF) * size / 112
     a, b = found - found.mean(), target - target.mean()
     factor = np.vdot(a, b) / np.vdot(a, a).real
     return Place(factor, target.mean() - factor * found.mean())
@@ -162,14 +162,15 @@ def dressed(p: SimpleNamespace, styling: np.random.Generator, difficulty: Diffic
 
 def background(styling: np.random.Generator, width: int, tall: int) -> np.ndarray:
     """A canvas [tall, width, 3] of a few soft blotches of colour."""
-    blotches = (styling.uniform(15, 240) + 30 * styling.standard_normal(3)
-                + styling.uniform(5, 45) * (styling.standard_normal((5, 5, 1)) + 0.4 * styling.standard_normal((5, 5, 3))))
-    return cv2.resize(np.clip(blotches, 0, 255).astype(np.uint8), (width, tall), interpolation=cv2.INTER_LINEAR)
+    colour = styling.uniform(15, 240) + 30 * styling.standard_normal(3)
+    blotches = styling.standard_normal((5, 5, 1)) + 0.4 * styling.standard_normal((5, 5, 3))
+    field = np.clip(colour + styling.uniform(5, 45) * blotches, 0, 255).astype(np.uint8)
+    return cv2.resize(field, (width, tall), interpolation=cv2.INTER_LINEAR)
 
 
 def paint(canvas: np.ndarray, shapes: list[Shape], points: np.ndarray, scale: float) -> None:
     """Fills polygons and draws lines in order.  points: all polygons of all shapes, in pixels of the canvas."""
-    pixels = np.rint(16 * np.array([points.real - 0.5, points.imag - 0.5]).T).astype(np.int32)
+    pixels = np.rint(16 * np.array([points.real - HALF.real, points.imag - HALF.imag]).T).astype(np.int32)
     end = 0
     for shape in shapes:
         colour = np.minimum(shape.colour, 255).tolist()

@@ -1,8 +1,9 @@
 """Draw a rehearsal set: faces that nobody has, in the layouts of MS1MV3, of a verification .bin and of IJB-C.
 
-    python tools/rehearsal/make_rehearsal.py --out dataset --size 32
+    python tools/rehearsal/make_rehearsal.py --out drawn --size 32
 
-writes <out>/ms1m-retinaface-t1/{train.rec,train.idx,property,rehearsal.bin} and <out>/ijb/IJBC/{loose_crop,meta}.
+writes <out>/ms1m-retinaface-t1/{train.rec,train.idx,property,rehearsal.bin}, <out>/ijb/IJBC/{loose_crop,meta} and
+<out>/rehearsal.txt (how it was drawn); sets that it drew before are replaced, others are left alone.
 The people of training, verification and evaluation are different ones.  The same seed gives the same bytes.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.rehearsal import Difficulty, identity, render
-from records.rehearsal.layouts import write_bin, write_ijb, write_training_set
+from records.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
 from utils.errors import UserError, run
 
 
@@ -31,34 +32,53 @@ def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people
     print(f"wrote {file}")
 
 
-def main() -> None:
+def number(kind: type, least: float, most: float = float("inf")):
+    """An argparse type: a number of this kind from ``least`` to ``most``."""
+    def parse(text: str):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least} to {most}, found {text}")
+        return value
+    parse.__name__ = kind.__name__                                   # what argparse calls a text that is no number
+    return parse
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, default=Path("rehearsal"), help="folder of ms1m-retinaface-t1/ and ijb/")
-    add("--size", type=int, default=112, help="pixels of an aligned training image's side")
-    add("--identities", type=int, default=1000, help="people of the training set")
-    add("--images", type=float, default=20, help="mean number of images of a person, at least 2 each")
-    add("--eval-identities", type=int, default=240, help="people of the IJB-C look-alike")
-    add("--impostors", type=int, default=100_000, help="pairs of different people in the 1:1 protocol")
-    add("--pairs", type=int, default=600, help="pairs of the verification set")
-    add("--difficulty", type=float, default=1.0, help="factor on all that varies within a person; 0 = passport photos")
-    add("--seed", type=int, default=0, help="another seed draws other people")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw")
+    add("--size", type=number(int, 16, 1024), default=112, help="pixels of an aligned training image's side")
+    add("--identities", type=number(int, 1, VERIFY), default=1000, help="people of the training set")
+    add("--images", type=number(float, 2), default=20, help="mean number of images of a person, at least 2 each")
+    add("--eval-identities", type=number(int, 6), default=240, help="people of the IJB-C look-alike")
+    add("--impostors", type=number(int, 1), default=100_000, help="pairs of different people in the 1:1 protocol")
+    add("--pairs", type=number(int, 2, VERIFY), default=600, help="pairs of the verification set")
+    add("--difficulty", type=number(float, 0, 3), default=1.0,
+        help="factor on all that varies within a person; 0 = passport photos")
+    add("--seed", type=number(int, 0), default=0, help="another seed draws other people")
+    add("--workers", type=number(int, 1), default=os.cpu_count() or 1, help="processes that draw")
     add("--sheet", type=Path, metavar="FILE", help="only draw a sheet of samples into this .png")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     difficulty = Difficulty().scaled(args.difficulty)
     if args.sheet is not None:
         write_sheet(args.sheet, args.seed, args.size, difficulty)
         return
 
+    refuse_foreign(args.out)
     settings = dict(seed=args.seed, size=args.size, difficulty=difficulty, workers=args.workers)
     train = args.out / "ms1m-retinaface-t1"
     train.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in vars(args).items() if name not in ("out", "workers", "sheet")}
+    (args.out / NOTE).write_text("".join(f"{name} {value}\n" for name, value in kept.items()))
     begin = time.monotonic()
     drawn = write_training_set(train, args.identities, args.images, **settings)
-    write_bin(train / "rehearsal.bin", args.pairs, **settings)
-    drawn += 3 * -(-args.pairs // 2) + write_ijb(args.out / "ijb", args.eval_identities, args.impostors, **settings)
+    drawn += write_bin(train / "rehearsal.bin", args.pairs, **settings)
+    drawn += write_ijb(args.out / "ijb", args.eval_identities, args.impostors, **settings)
     seconds = time.monotonic() - begin
     print(f"{args.out}: {drawn} images in {seconds:.0f} s ({drawn / seconds / args.workers:.0f} images/s per process)")
 
