@@ -104,7 +104,7 @@ class VisionTransformer(Backbone):
 
     def trunk(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images) + self.pos_embed
-        if not self.training:
+        if not (self.training and self.mask_token.requires_grad):
             return self.norm(self.transform(x))
         # Each image keeps its own random tokens; the mask token stands in all other places.
         kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])

@@ -18,6 +18,7 @@ from prettytable import PrettyTable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
+from utils.errors import run
 from utils.images import to_input
 
 
@@ -66,9 +67,10 @@ def main() -> None:
     for name, values in speeds.items():
         table.add_row([name, f"{statistics.median(values):.2f}", f"{statistics.median(values) / plain:.2f}"])
     print(table)
-    print(f"torch {torch.__version__}, {device.type}, half precision: {half_precision(device)}, "
+    name = torch.cuda.get_device_name() if device.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"]
+    print(f"torch {torch.__version__}, {device.type} ({name}), half precision: {half_precision(device)}, "
           f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ config.embedding_size = 512     # dimensions of the feature
 config.dropout = 0.0            # probability, before the last linear layer
 config.fp16 = True              # autocast: float16 with GradScaler on CUDA, bfloat16 on CPUs that have it
 config.margin_list = (1.0, 0.5, 0.0)                        # (m1, m2, m3): ArcFace (1, 0.5 rad, 0), CosFace (1, 0, 0.4)
+config.scale = 64.0             # s: logits are s times the cosines; small sets learn sooner with 16
 config.interclass_filtering_threshold = 0                   # cosine; 0 = off
 config.sample_rate = 1.0        # share of the classes that the head uses in a step (PartialFC)
 

@@ -120,7 +120,7 @@ def build(cfg, ranks: Ranks, method_class: type[Method], head_class: type[Partia
     backbone = get_model(cfg.network, dropout=cfg.dropout, fp16=cfg.fp16, num_features=cfg.embedding_size,
                          image_size=cfg.image_size)
     backbone.to(ranks.device, memory_format=torch.channels_last)
-    margin = CombinedMarginLoss(64, *cfg.margin_list, cfg.interclass_filtering_threshold)
+    margin = CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)
     head = head_class(margin, cfg.embedding_size, cfg.num_classes, sample_rate=cfg.sample_rate, fp16=cfg.fp16,
                       seed=cfg.seed).to(ranks.device)
     return Trainer(cfg, ranks, backbone, method_class(cfg).to(ranks.device), head)
