@@ -82,11 +82,11 @@ class VisionTransformer(Backbone):
                  image_size: int = 112, dropout: float = 0.0):
         super().__init__(fp16, num_features, image_size)
         patches = (image_size // PATCH) ** 2
-        self.recompute = recompute
+        self.recompute, self.masks = recompute, mask_ratio > 0
         self.keep = max(int(patches * (1 - mask_ratio)), 1)
         self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
         # Without masks no gradient would reach the mask token, and DDP would wait for it for ever.
-        self.mask_token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=mask_ratio > 0)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=self.masks)
         self.patch_embed = PatchEmbed(dim)
         self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
         self.norm = nn.LayerNorm(dim)
@@ -104,7 +104,7 @@ class VisionTransformer(Backbone):
 
     def trunk(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images) + self.pos_embed
-        if not (self.training and self.mask_token.requires_grad):
+        if not (self.training and self.masks):
             return self.norm(self.transform(x))
         # Each image keeps its own random tokens; the mask token stands in all other places.
         kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])

@@ -63,7 +63,8 @@ def main() -> None:
             step()
             speeds[name].append(args.batch / (time.perf_counter() - begin))
     plain = statistics.median(speeds["plain fp32, contiguous"])
-    table = PrettyTable([f"{args.network}, {args.size}x{args.size}, batch {args.batch}", "images/s", "ratio"], align="r")
+    what = f"{args.network}, {args.size}x{args.size}, batch {args.batch}"
+    table = PrettyTable([what, "images/s", "ratio"], align="r")
     for name, values in speeds.items():
         table.add_row([name, f"{statistics.median(values):.2f}", f"{statistics.median(values) / plain:.2f}"])
     print(table)

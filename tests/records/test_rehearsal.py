@@ -12,7 +12,9 @@ from engine.verification import load_bin
 from records.faces import FaceRecords
 from records.recordio import RecordReader
 from records.rehearsal import Difficulty, identity, render
-from records.rehearsal.layouts import EVALUATE, TRAIN, VERIFY
+from records.rehearsal.layouts import EVALUATE, NOTE, TRAIN, VERIFY, refuse_foreign
+from tools.ijbc_eval.align import similarity, warp
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,6 +78,18 @@ def test_evaluation_layout(drawn):
     assert all(((a - 1) // 3 == (b - 1) // 3) == same for a, b, same in pairs)
 
 
+def test_drawing_again_replaces_what_was_drawn_and_nothing_else(drawn, tmp_path):
+    smaller = ["--identities", "2", "--images", "2", "--pairs", "2", "--eval-identities"]
+    out = make(tmp_path, *smaller, "9", "--workers", "1")
+    rows = len(list((out / "ijb/IJBC/loose_crop").iterdir()))
+    make(out, *smaller, "6", "--workers", "1")
+    assert 18 <= len(list((out / "ijb/IJBC/loose_crop").iterdir())) < rows     # none of the first run is left
+    assert not list(out.rglob("*.part"))
+    (out / NOTE).unlink()
+    with pytest.raises(UserError, match="was not drawn"):
+        refuse_foreign(out)
+
+
 def test_people_of_the_three_sets_are_different():
     assert TRAIN + 1_000_000 <= VERIFY and VERIFY + 1_000_000 <= EVALUATE
 
@@ -87,6 +101,35 @@ def test_a_picture_depends_on_its_own_numbers_only():
     again = render(identity(3, 5), 2, 32)
     assert np.array_equal(alone.rgb, again.rgb) and np.array_equal(alone.landmarks, again.landmarks)
     assert not np.array_equal(alone.rgb, render(identity(3, 6), 2, 32).rgb)
+
+
+def test_landmarks_are_where_the_evaluator_expects_them():
+    for size in (32, 112):
+        crop = render(identity(0, 2), 1, size)
+        np.testing.assert_allclose(similarity(crop.landmarks[None], size)[0], [[1, 0, 0], [0, 1, 0]], atol=2e-3 * size)
+
+
+def test_an_aligned_loose_picture_is_the_crop():
+    """Without noise, blur and pose the two differ by resampling only: moved by 0.4 pixels they fit worse."""
+    who, size, still = identity(0, 1), 64, Difficulty().scaled(0)
+    crop, loose = render(who, 0, size, still), render(who, 0, size, still, loose=True)
+    matrix = similarity(loose.landmarks[None], size)[0]
+
+    def error(dx, dy):
+        moved = matrix + [[0, 0, dx], [0, 0, dy]]
+        face = (slice(20, -10), slice(14, -14))      # the backgrounds differ: each fills its picture
+        return np.abs(warp(loose.rgb[:, :, ::-1], moved, size)[face].astype(float) - crop.rgb[face]).mean()
+
+    assert error(0, 0) < 0.8 * min(error(0.4, 0), error(-0.4, 0), error(0, 0.4), error(0, -0.4))
+
+
+def test_frames_of_one_scene_share_light_and_clothes():
+    who = identity(0, 4)
+    colour = {(image, scene): render(who, image, 32, scene=scene).rgb.mean((0, 1))
+              for scene in range(8) for image in (0, 1)}
+    same = np.mean([np.abs(colour[0, s] - colour[1, s]) for s in range(8)])
+    other = np.mean([np.abs(colour[0, s] - colour[1, (s + 1) % 8]) for s in range(8)])
+    assert 2 * same < other
 
 
 def test_harder_pictures_have_lower_quality():
