@@ -18,7 +18,7 @@ python tools/rehearsal/make_rehearsal.py --out "$out/dataset" --size 32 --identi
 python tools/split_dataset/split_dataset_ms1mv3.py --data "$out/dataset/ms1m-retinaface-t1"
 
 step "1  Old model: softmax on 30 % of the identities"
-python train_old_softmax.py configs/${old}_class30.py $small num_epoch=10 lr=0.1 output="$out/old"
+python train_old_softmax.py configs/${old}_class30.py $small num_epoch=8 lr=0.1 output="$out/old"
 
 step "2  Its features of the other 70 %, and which of them are credible"
 python tools/get_feature/get_feature.py configs/${old}_class30.py --SD ${old}_class70 $small output="$out/old"
@@ -27,8 +27,8 @@ python tools/get_feature/denoise_credible.py --T 0.9 --SD ${old}_class70 --featu
 step "3  New models on the 70 %, side by side: by MixBCT, and without the old model (the paragon)"
 export OMP_NUM_THREADS=1        # one core each
 (cd BCT_Methods/MixBCT && exec python train.py configs/OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128.py \
-    $small num_epoch=7 lr=0.2 clip=100 old_model="$out/old/model.pt" output="$out/MixBCT") &
-python train_old_arc.py configs/f128_r50_arc_data100.py $small num_epoch=7 lr=0.2 clip=100 rec=train_part_70_class \
+    $small num_epoch=6 lr=0.2 clip=100 old_model="$out/old/model.pt" output="$out/MixBCT") &
+python train_old_arc.py configs/f128_r50_arc_data100.py $small num_epoch=6 lr=0.2 clip=100 rec=train_part_70_class \
     output="$out/independent" 2> "$out/independent.log"
 wait $!
 unset OMP_NUM_THREADS
