@@ -1,6 +1,5 @@
 """Numbers computed once with the public code: inputs and outputs in the folder GOLDEN (default ../shared/golden)."""
 
-import json
 import zlib
 from types import SimpleNamespace
 

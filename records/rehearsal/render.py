@@ -78,9 +78,9 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
            loose: bool = False) -> Picture:
     """Picture number `image` of a person.
 
-    size: side of the aligned crop in pixels.  loose: instead of that crop, an upright photograph in which the
-    face would fill about such a crop, of any side near 1.45 * size.  scene: default `image`, a scene of its own.
-    Equal arguments give equal bytes.
+    size: side of the aligned crop in pixels.  loose: instead of that crop a photograph 1.35 to 1.65 times as wide,
+    the head at 0.85 to 1.2 times the crop's scale and as tilted as it was held.  scene: default `image`, a scene of
+    its own.  Equal arguments give equal pixels, whatever was drawn before.
     """
     difficulty = difficulty or Difficulty()
     styling = draws(who.seed, SCENE, who.number, image if scene is None else scene)
@@ -114,7 +114,7 @@ def complex_normal(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def camera_view(frame: np.random.Generator, difficulty: Difficulty) -> View:
-    """Pose of the head and distance of the camera; the similarity to pixels is still the identity."""
+    """Pose of the head and distance of the camera."""
     yaw, pitch, roll = np.radians(np.clip(frame.standard_normal(3), -2.2, 2.2)
                                   * [difficulty.yaw, difficulty.pitch, difficulty.roll])
     (cy, sy), (cp, sp), (cr, sr) = [(np.cos(a), np.sin(a)) for a in (yaw, pitch, roll)]

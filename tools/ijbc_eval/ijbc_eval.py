@@ -85,8 +85,9 @@ def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
         raise UserError(f"-R {args.save_result}: expected a name ending in .npz; .json and .png go beside it")
-    for folder in {Path(args.out), Path(args.save_result or args.out).parent}:
-        make_folder(folder)
+    make_folder(Path(args.out))
+    if None not in (args.save_result, args.model_file):
+        make_folder(Path(args.save_result).parent)
     if args.plot_only is not None:
         plot_saved(args.plot_only, Path(args.out))
     else:

@@ -72,7 +72,10 @@ def main() -> None:
     refuse_foreign(args.out)
     settings = dict(seed=args.seed, size=args.size, difficulty=difficulty, workers=args.workers)
     train = args.out / "ms1m-retinaface-t1"
-    train.mkdir(parents=True, exist_ok=True)
+    try:
+        train.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {train} ({error.strerror}); choose another --out") from error
     kept = {name: value for name, value in vars(args).items() if name not in ("out", "workers", "sheet")}
     (args.out / NOTE).write_text("".join(f"{name} {value}\n" for name, value in kept.items()))
     begin = time.monotonic()
