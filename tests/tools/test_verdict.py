@@ -45,7 +45,7 @@ def test_command_line(results, tmp_path):
     done = subprocess.run([sys.executable, ROOT / "tools/verdict/verdict.py", results, "--old", "old", "--new", "new",
                            "--paragon", "alone", "--out", tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "better than the old model in 1 of 2 figures (not in top-1)" in done.stdout
+    assert "new on the gallery of old: better than old in 1 of 2 figures (not in top-1)" in done.stdout
     assert (tmp_path / "out/verdict.txt").read_text() in done.stdout
     assert (tmp_path / "out/verdict.png").stat().st_size > 10_000
 

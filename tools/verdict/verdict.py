@@ -106,10 +106,9 @@ def main() -> None:
     rows = rows_of(load(args.results), args.old, args.new, args.paragon)
     metrics = [m for m in rows["old / old"] if all(m in figures for figures in rows.values())]
     passed = [m for m in metrics if holds(rows, m)]
-    verdict = (f"{args.new} on the old gallery of {args.old}: better than the old model in {len(passed)} of "
-               f"{len(metrics)} figures" + (f" (not in {', '.join(m for m in metrics if m not in passed)})"
-                                            if len(passed) < len(metrics) else ""))
-    text = table(rows, metrics) + "\n" + verdict + "\n"
+    failed = [m for m in metrics if m not in passed]
+    verdict = f"{args.new} on the gallery of {args.old}: better than {args.old} in {len(passed)} of {len(metrics)} figures"
+    text = table(rows, metrics) + "\n" + verdict + (f" (not in {', '.join(failed)})" if failed else "") + "\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "verdict.txt").write_text(text)
     picture(rows, metrics, verdict).savefig(args.out / "verdict.png", dpi=120)
