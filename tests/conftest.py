@@ -1,5 +1,6 @@
 """Puts the repository on the path and names the two optional folders that some tests read."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,3 +33,11 @@ def one_rank():
 
     yield start_ranks()
     dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def fresh_log():
+    """A run inside a test leaves the project's logger with its own handlers; pytest must hear it again."""
+    log = logging.getLogger("bct")
+    log.handlers.clear()
+    log.propagate = True
