@@ -39,10 +39,11 @@ def test_meta_files(g, tiny):
     images, pairs, protocol = tiny
     ids = images.template_ids
     assert np.array_equal(ids, g["unique_templates"])
-    for found, name in ((ids[images.templates], "templates"), (images.media, "medias"), (ids[pairs.enrol], "p1"),
-                        (ids[pairs.verify], "p2"), (pairs.same, "label"), (images.landmarks, "landmarks"),
-                        (images.scores, "face_scores"), (images.names, "img_basenames")):
-        assert np.array_equal(found, g[f"meta_{name}"]), name
+    found = {"templates": ids[images.templates], "medias": images.media, "p1": ids[pairs.enrol],
+             "p2": ids[pairs.verify], "label": pairs.same, "landmarks": images.landmarks,
+             "face_scores": images.scores, "img_basenames": images.names}
+    for name, array in found.items():
+        assert np.array_equal(array, g[f"meta_{name}"]), name
     for people, name in ((protocol.galleries["G1"], "g1"), (protocol.galleries["G2"], "g2"),
                          (protocol.probes, "probe")):
         expected = dict(zip(g[f"{name}_templates"].tolist(), g[f"{name}_ids"].tolist(), strict=True))
@@ -95,7 +96,8 @@ def test_one_to_many(g, tiny, sides, kind):
             np.testing.assert_allclose(tpir, g[f"{kind}_{name}_recalls"], atol=1e-12)
             np.testing.assert_allclose(threshold, g[f"{kind}_{name}_threshes"], atol=1e-6)
     figures, _ = one_to_many(gallery, query, protocol)
-    np.testing.assert_allclose(list(figures["top_of_all_probes"].values()), g[f"{kind}_mean_top1_5_10"], atol=1e-12)
+    top = list(figures["top_of_all_probes"].values())
+    np.testing.assert_allclose(top, g[f"{kind}_mean_top1_5_10"], atol=1e-12)
     np.testing.assert_allclose(figures["TPIR"][-1], g[f"{kind}_mean_tpirs"][-1], atol=1e-12)       # FPIR 1
 
 

@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 
 class Tiny(nn.Module):
-    """Small enough to be exported in a second; len(x) as a number is what the exporter takes for a constant."""
+    """Exported in a second; len(x) as a number is what the exporter's quicker way takes for a constant."""
 
     image_size, num_features = 16, 4
 

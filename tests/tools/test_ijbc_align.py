@@ -19,11 +19,12 @@ def by_lstsq(points: np.ndarray, goal: np.ndarray) -> np.ndarray:
 def test_fit_equals_the_linear_least_squares_solution():
     draw = np.random.default_rng(0)
     turn = np.array([[0.0, -1.7], [1.7, 0.0]])
-    landmarks = np.stack([draw.normal(60, 30, (5, 2)), TEMPLATE @ turn.T + 9, TEMPLATE[:, ::-1], TEMPLATE * [-1, 1]])
+    landmarks = np.stack([draw.normal(60, 30, (5, 2)), TEMPLATE @ turn.T + 9, TEMPLATE[:, ::-1],
+                          TEMPLATE * [-1, 1]]).astype(np.float32)
     for size in (112, 64):
-        found = similarity(landmarks.astype(np.float32), size)
-        for points, matrix in zip(landmarks.astype(np.float32), found, strict=True):
-            np.testing.assert_allclose(matrix, by_lstsq(points.astype(float), target(size)), rtol=1e-9, atol=1e-9)
+        for points, matrix in zip(landmarks, similarity(landmarks, size), strict=True):
+            expected = by_lstsq(points.astype(float), target(size))
+            np.testing.assert_allclose(matrix, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_landmarks_on_their_places_are_left_there():
@@ -36,7 +37,7 @@ def test_one_point_gives_nan_and_does_not_disturb_the_others():
 
 
 def test_other_sizes_are_the_112_image_resized():
-    """Networks for 56 pixels were trained on 112 x 112 faces resized to 56: the same pixels must come out here."""
+    """Networks for 56 pixels are trained on 112 x 112 faces resized to 56: the same pixels must come out."""
     rough = np.random.default_rng(1).integers(0, 256, (14, 14, 3)).astype(np.uint8)
     image = cv2.resize(rough, (180, 180), interpolation=cv2.INTER_CUBIC)
     landmarks = TEMPLATE[None] * 1.2 + 20
@@ -45,7 +46,7 @@ def test_other_sizes_are_the_112_image_resized():
     inner = (slice(4, -4), slice(4, -4))
     difference = np.abs(warp(image, similarity(landmarks, 56)[0], 56).astype(int) - resized)[inner]
     corner = np.abs(warp(image, similarity(landmarks)[0] * 0.5, 56).astype(int) - resized)[inner]
-    assert difference.mean() < 1.0 < 2.0 < corner.mean()      # template * size / 112 is a quarter of a pixel off
+    assert difference.mean() < 1.0 < 2.0 < corner.mean()    # template * size / 112: a quarter of a pixel off
 
 
 def test_colours_come_out_as_rgb_and_outside_is_black():

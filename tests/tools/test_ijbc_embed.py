@@ -32,7 +32,7 @@ def one_thread():
 
 
 class MeanColour:
-    """A model without weights: mean colour of the left half of the image, and of the mirror image."""
+    """A model without weights: mean colour of the left half of the image, and of its mirror image."""
 
     fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 3, "float32", 127.5
 
@@ -71,7 +71,7 @@ def test_replicas_take_turns_and_never_two_batches_at_once():
             assert not busy[which], "a replica was given a second batch before its first was done"
             busy[which] = True
             if int(faces[0]) < 2:
-                started.wait()              # the first two batches are in work at the same time, or this times out
+                started.wait()              # the first two batches are in work at once, or this times out
             time.sleep(0.02 * which)        # the second one is slower: the order must not follow the speed
             seen.append((which, int(faces[0])))
             busy[which] = False
@@ -151,7 +151,7 @@ def test_torch_checkpoint(tmp_path):
 
 
 def write_onnx(file: Path, batch: int | str, normalises: bool = False) -> nn.Module:
-    """A linear network of 16 x 16 images, with its own normalisation in front if asked for; the same in torch."""
+    """A linear network of 16 x 16 images, with its own normalisation in front if asked for; as torch module."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
     tensors = {"w": network[1].weight.detach().numpy().T.copy(), "b": network[1].bias.detach().numpy(),
@@ -161,8 +161,9 @@ def write_onnx(file: Path, batch: int | str, normalises: bool = False) -> nn.Mod
     if normalises:
         nodes[:0] = [helper.make_node("Sub", ["input", "mean"], ["c"]),
                      helper.make_node("Mul", ["c", "factor"], ["x"])]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 16, 16])],
-                              [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [batch, 4])],
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
+            for name, shape in (("input", (3, 16, 16)), ("embedding", (4,)))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:],
                               [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
     return network
@@ -187,18 +188,19 @@ def test_mxnet_files(tmp_path):
     for inside in (True, False):
         x = mx.sym.Variable("data")
         x = (x - 127.5) * 0.0078125 if inside else x
-        x = mx.sym.FullyConnected(mx.sym.Pooling(x, kernel=(28, 28), stride=(28, 28), pool_type="avg"), num_hidden=4,
-                                  name="fc1")
+        x = mx.sym.Pooling(x, kernel=(28, 28), stride=(28, 28), pool_type="avg")
+        x = mx.sym.FullyConnected(x, num_hidden=4, name="fc1")
         shapes, _, _ = x.infer_shape(data=(1, 3, 112, 112))
         draw = np.random.default_rng(2)
-        arg = {n: draw.standard_normal(s).astype(np.float32) for n, s in zip(x.list_arguments(), shapes, strict=True)
-               if n != "data"}
+        arg = {name: draw.standard_normal(shape).astype(np.float32)
+               for name, shape in zip(x.list_arguments(), shapes, strict=True) if name != "data"}
         mx.model.save_checkpoint(str(tmp_path / "m"), 3, x, {k: mx.nd.array(v) for k, v in arg.items()}, {})
         model = open_model(f"{tmp_path / 'm'},3", "", CPU, False, 127.5)
         assert (model.image_size, model.dim) == (112, 4)
         faces = draw.integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
         pixels = (faces - 127.5) / (128 if inside else 127.5)
-        for view, found in zip((pixels, pixels[:, :, ::-1]), model.replicas()[0](torch.from_numpy(faces)), strict=True):
+        features = model.replicas()[0](torch.from_numpy(faces))
+        for view, found in zip((pixels, pixels[:, :, ::-1]), features, strict=True):
             pooled = view.reshape(3, 4, 28, 4, 28, 3).mean((2, 4)).transpose(0, 3, 1, 2).reshape(3, -1)
             np.testing.assert_allclose(found, pooled @ arg["fc1_weight"].T + arg["fc1_bias"], atol=1e-4)
 
@@ -222,7 +224,8 @@ def test_model_files_that_do_not_fit_are_named(tmp_path):
 
 def test_devices():
     assert find_devices("cpu") == CPU
-    for name, message in (("tpu", "expected cpu, cuda"), ("meta", "expected cpu, cuda"), ("cuda:99", "99: this machine")):
+    for name, message in (("tpu", "expected cpu, cuda"), ("meta", "expected cpu, cuda"),
+                          ("cuda:99", "99: this machine")):
         with pytest.raises(UserError, match=message):
             find_devices(name)
 
@@ -237,4 +240,5 @@ def test_images_are_read_in_colour(images):
     grey = np.full((112, 112), 77, np.uint8)
     cv2.imwrite(str(images.folder / "2.jpg"), grey)
     face, readable = AlignedFaces(images, 112)[1]
-    assert readable and np.abs(face.astype(int) - 77)[10:-10, 10:-10].max() <= 1 and face.shape == (112, 112, 3)
+    assert readable and face.shape == (112, 112, 3)
+    assert np.abs(face.astype(int) - 77)[10:-10, 10:-10].max() <= 1

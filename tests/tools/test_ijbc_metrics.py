@@ -25,7 +25,7 @@ def test_pair_scores_are_the_cosines_of_the_pairs(cells, monkeypatch):
     monkeypatch.setattr(metrics, "CELLS", cells)
     draw = np.random.default_rng(0)
     gallery, query = unit(draw, 30, 8), unit(draw, 30, 8)
-    pairs = Pairs(draw.integers(3, 15, 200).astype(np.int32), draw.integers(10, 30, 200).astype(np.int32), None)
+    pairs = Pairs(draw.integers(3, 15, 200), draw.integers(10, 30, 200), None)
     expected = [float(gallery[a] @ query[b]) for a, b in zip(pairs.enrol, pairs.verify, strict=True)]
     np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
 
@@ -97,7 +97,8 @@ def in_loops(gallery, query, entries: People, probes: People) -> list[tuple]:
     for template, subject in zip(probes.templates, probes.subjects, strict=True):
         best = {}
         for row, name in zip(entries.templates, entries.subjects, strict=True):
-            best[name] = max(best.get(name, -2), float(query[template].astype(float) @ gallery[row].astype(float)))
+            cosine = float(query[template].astype(float) @ gallery[row].astype(float))
+            best[name] = max(best.get(name, -2), cosine)
         mate = best.pop(subject, -np.inf)
         rank = 1 + sum(value >= mate for value in best.values()) if mate > -np.inf else 0
         out.append((mate, max(best.values(), default=-np.inf), rank))
@@ -109,8 +110,8 @@ def test_search_equals_the_loops_with_several_templates_per_subject(cells, monke
     monkeypatch.setattr(metrics, "CELLS", cells)
     draw = np.random.default_rng(5)
     gallery, query = unit(draw, 50, 5), unit(draw, 50, 5)
-    galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "repeated": people([0, 7, 3, 5, 4], [9, 70, 9, 50, 9]),
-                 "only one": people([8], [50])}
+    galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "only one": people([8], [50]),
+                 "repeated": people([0, 7, 3, 5, 4], [9, 70, 9, 50, 9])}
     probes = people(draw.integers(0, 50, 30), draw.choice([9, 50, 60, 70, 80], 30))
     for name, hits in search(gallery, query, galleries, probes).items():
         expected = np.array(in_loops(gallery, query, galleries[name], probes))
@@ -121,7 +122,7 @@ def test_search_equals_the_loops_with_several_templates_per_subject(cells, monke
 
 
 def test_tpir_by_hand():
-    """Four probes without a mate score 0.9, 0.6, 0.5, 0.3; five with one; their mates are first in four cases."""
+    """Four probes without a mate score 0.9, 0.6, 0.5, 0.3; of five with one the mate is first in four cases."""
     mate = np.array([0.95, 0.7, 0.55, 0.4, 0.99] + [-np.inf] * 4)
     other = np.array([0.1, 0.2, 0.3, 0.3, 0.995] + [0.9, 0.6, 0.5, 0.3])
     hits = Hits(mate, other, np.array([1, 1, 1, 1, 2, 0, 0, 0, 0]), 10)
@@ -138,10 +139,11 @@ def test_a_tie_is_not_a_hit():
 
 
 def test_one_to_many_pools_and_averages_the_galleries():
-    """Probes 0, 1 have mates in G1, probe 2 in G2, probe 3 in none; a share of the mated, and of all probes."""
+    """Probes 0 and 1 have mates in G1, probe 2 in G2, probe 3 in none."""
     e = np.eye(4, dtype=np.float32)
     query = np.stack([e[0], e[3], e[2], (e[0] + e[2]) / np.sqrt(2, dtype=np.float32)])
-    protocol = Search({"G1": people([0, 1], [10, 11]), "G2": people([2], [12])}, people(range(4), [10, 11, 12, 99]))
+    galleries = {"G1": people([0, 1], [10, 11]), "G2": people([2], [12])}
+    protocol = Search(galleries, people(range(4), [10, 11, 12, 99]))
     figures, curves = one_to_many(e, query, protocol)
     assert figures["top"]["1"] == pytest.approx(2 / 3) and figures["top_of_all_probes"]["1"] == 2 / 4
     assert (figures["mated"], figures["probes"]) == (3, 4)

@@ -12,7 +12,7 @@ from utils.errors import UserError
 
 @pytest.fixture
 def data(tmp_path):
-    """Six subjects with three templates of two images each; templates 1 to 18, the first of each in a gallery."""
+    """Six subjects with three templates of two images each: ids 1 to 18, each subject's first in a gallery."""
     write_ijb(tmp_path)
     return tmp_path
 
@@ -31,13 +31,18 @@ def test_everything_is_read(data):
                                                        [70.7, 92.2]]).tolist()
     pairs = read_pairs(data, "IJBC", images)
     expected = [(a, b, a // 3 == b // 3) for a in range(18) for b in range(a + 1, 18)]
-    assert list(zip(pairs.enrol.tolist(), pairs.verify.tolist(), pairs.same.tolist(), strict=True)) == expected
+    columns = (pairs.enrol.tolist(), pairs.verify.tolist(), pairs.same.tolist())
+    assert list(zip(*columns, strict=True)) == expected
     search = read_search(data, "IJBC", images)
-    assert search.galleries["G2"].templates.tolist() == [9, 12, 15] and search.probes.subjects[:3].tolist() == [0, 0, 1]
+    assert search.galleries["G2"].templates.tolist() == [9, 12, 15]
+    assert search.probes.subjects[:3].tolist() == [0, 0, 1]
 
 
 def test_ids_may_have_gaps_and_lists_a_row_per_image(data):
-    change(data, "ijbc_face_tid_mid.txt", lambda t: re.sub(r"jpg (\d+) ", lambda m: f"jpg {int(m[1]) ** 2 + 7} ", t))
+    def squared(found: re.Match) -> str:
+        return f"jpg {int(found[1]) ** 2 + 7} "
+
+    change(data, "ijbc_face_tid_mid.txt", lambda t: re.sub(r"jpg (\d+) ", squared, t))
     change(data, "ijbc_template_pair_label.txt", lambda t: "331 11 0\n11 8 1\n")
     for name in ("gallery_G1", "gallery_G2", "probe_mixed"):
         change(data, f"ijbc_1N_{name}.csv", lambda t: "T,S,FILE\n" + "331,5,a#1.jpg\n" * 3 + "8,2,b.jpg\n")
@@ -55,27 +60,28 @@ def test_ijbb_and_the_folder_itself(data):
     assert len(images) == 36 and list(read_search(data, "IJBB", images).galleries) == ["S1", "S2"]
 
 
+TEMPLATES, POINTS, PAIRS = "face_tid_mid.txt", "name_5pts_score.txt", "template_pair_label.txt"
 BROKEN = {
-    "landmark rows": ("ijbc_name_5pts_score.txt", lambda t: t.split("\n", 1)[1], "35 rows.* 36; expected the same"),
-    "landmark fields": ("ijbc_name_5pts_score.txt", lambda t: t.replace(" 0.9", "", 1), "5pts_score.*cannot be read"),
-    "no number": ("ijbc_name_5pts_score.txt", lambda t: t.replace("38.3", "nan", 1), "row 1: expected finite"),
-    "text for an id": ("ijbc_face_tid_mid.txt", lambda t: t.replace(" 1 ", " x ", 1), "tid_mid.txt cannot be read"),
-    "negative id": ("ijbc_face_tid_mid.txt", lambda t: t.replace(" 1 ", " -1 ", 1), r"\[0, 100000000\), found -1"),
-    "empty": ("ijbc_face_tid_mid.txt", lambda t: "", "tid_mid.txt is empty"),
-    "pair without images": ("ijbc_template_pair_label.txt", lambda t: t + "3 99 0\n", "template 99 has no image"),
-    "negative pair": ("ijbc_template_pair_label.txt", lambda t: t + "-3 2 0\n", "template -3 has no image"),
-    "label": ("ijbc_template_pair_label.txt", lambda t: t + "1 2 7\n", r"labels \[0, 1, 7\]"),
-    "one kind of pairs": ("ijbc_template_pair_label.txt", lambda t: "1 2 1\n", r"found the labels \[1\]"),
-    "probe without images": ("ijbc_1N_probe_mixed.csv", lambda t: t + "77,1\n", "template 77 has no image"),
-    "two subjects": ("ijbc_1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
-    "only a header": ("ijbc_1N_gallery_G2.csv", lambda t: t.split("\n")[0] + "\n", "G2.csv is empty"),
+    "landmark rows": (POINTS, lambda t: t.split("\n", 1)[1], "35 rows.* 36; expected the same"),
+    "landmark fields": (POINTS, lambda t: t.replace(" 0.9", "", 1), "5pts_score.*cannot be read"),
+    "no number": (POINTS, lambda t: t.replace("38.3", "nan", 1), "row 1: expected finite"),
+    "text for an id": (TEMPLATES, lambda t: t.replace(" 1 ", " x ", 1), "tid_mid.txt cannot be read"),
+    "negative id": (TEMPLATES, lambda t: t.replace(" 1 ", " -1 ", 1), r"\[0, 100000000\), found -1"),
+    "empty": (TEMPLATES, lambda t: "", "tid_mid.txt is empty"),
+    "pair without images": (PAIRS, lambda t: t + "3 99 0\n", "template 99 has no image"),
+    "negative pair": (PAIRS, lambda t: t + "-3 2 0\n", "template -3 has no image"),
+    "label": (PAIRS, lambda t: t + "1 2 7\n", r"labels \[0, 1, 7\]"),
+    "one kind of pairs": (PAIRS, lambda t: "1 2 1\n", r"found the labels \[1\]"),
+    "probe without images": ("1N_probe_mixed.csv", lambda t: t + "77,1\n", "template 77 has no image"),
+    "two subjects": ("1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
+    "only a header": ("1N_gallery_G2.csv", lambda t: t.split("\n")[0] + "\n", "G2.csv is empty"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_files_are_named(data, case):
     name, edit, message = BROKEN[case]
-    change(data, name, edit)
+    change(data, f"ijbc_{name}", edit)
     with pytest.raises(UserError, match=message):
         images = read_images(data, "IJBC")
         read_pairs(data, "IJBC", images)

@@ -26,7 +26,8 @@ def in_loops(views, images: Images, mode: Mode) -> np.ndarray:
         for i in np.flatnonzero(images.templates == row):
             x = views[0][i].astype(float) + (views[1][i] if mode.flip else 0)
             x = x / np.sqrt((x * x).sum()) if mode.normalise else x
-            media.setdefault(images.media[i], []).append(x * float(images.scores[i]) if mode.detector else x)
+            x = x * float(images.scores[i]) if mode.detector else x
+            media.setdefault(images.media[i], []).append(x)
         total = sum(sum(features) / len(features) for features in media.values())
         out.append(total / np.sqrt((total * total).sum()))
     return np.array(out)
@@ -53,7 +54,7 @@ def test_the_eight_modes_are_eight_different_results():
 
 
 def test_a_video_counts_as_much_as_a_photograph():
-    """Three frames along x and one photograph along y make a template at 45 degrees; the medium is per template."""
+    """Three frames along x and one photograph along y: 45 degrees.  A medium is shared by two templates."""
     views = np.zeros((2, 5, 2), np.float32)
     views[0, :3, 0], views[0, 3, 1], views[0, 4, 1] = 1, 1, 1
     images = images_of([4, 4, 4, 4, 9], [7, 7, 7, 8, 7])
