@@ -1,17 +1,20 @@
 """Face records as a data set: (image, label, index); index i is the i-th image in record order."""
 
 import logging
+import math
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from records.recordio import RecordReader
 from utils.errors import UserError
 
 Batch = tuple[Tensor, Tensor, Tensor]
+CHUNK = 1 << 16             # records per step of a pass over all labels
 
 
 class FaceRecords(Dataset):
@@ -30,14 +33,19 @@ class FaceRecords(Dataset):
         if header.flag > 0 and len(image) == 0:
             # insightface: [images + 1, images + 1 + classes], the classes' identity records follow the images;
             # the parts of a split: [images + 1, classes], images only.  Neither has more classes than images.
+            if not np.isfinite(header.label).all():
+                raise UserError(f"{self.path}: its header holds {header.label.tolist()} instead of two counts; copy or "
+                                f"make the file again")
             images, second = int(header.label[0]) - 1, int(header.label[-1])
             classes = second - images - 1 if second > images else second
             self.keys = np.arange(1, images + 1)
-            if images < 1 or images >= len(self.records):
-                raise UserError(f"{self.path}: its header promises {images} images, the index has "
-                                f"{len(self.records) - 1} records behind it; copy or make both files again")
+            found = np.count_nonzero((self.records.keys >= 1) & (self.records.keys <= images))
+            if found < max(images, 1):
+                raise UserError(f"{self.path}: its header promises {images} images, the index has {found} of the keys "
+                                f"1 to {images}; copy or make both files again")
         else:
-            self.keys = np.sort(self.records.keys)
+            self.keys = self.records.keys
+        self.num_classes = math.inf if classes is None else classes
         if classes is None:
             classes = int(self.labels().max()) + 1
         if num_classes is not None and num_classes != classes:
@@ -53,27 +61,35 @@ class FaceRecords(Dataset):
 
     def label(self, i: int) -> int:
         """Class of image i; a label that is no class of this set is refused by name."""
-        value = float(self.records.unpack(int(self.keys[i]))[0].label[0])
-        return self.checked(i, value)
+        return self.checked(i, float(self.records.first_labels([self.keys[i]])[0]))
 
     def checked(self, i: int, value: float) -> int:
-        if not value.is_integer() or value < 0 or value >= getattr(self, "num_classes", np.inf):
-            raise UserError(f"{self.path}: record {self.keys[i]} has label {value:g}, expected a whole number from 0 to "
-                            f"{getattr(self, 'num_classes', 'classes')} - 1; correct config.num_classes or the file")
+        if not value.is_integer() or not 0 <= value < self.num_classes:
+            raise UserError(f"{self.path}: record {self.keys[i]} has label {value:g}, expected a whole number from 0 "
+                            f"to {self.num_classes} - 1; correct config.num_classes or the file")
         return int(value)
 
     def labels(self) -> np.ndarray:
         """int64 [N]; one pass over the record headers, nothing is decoded."""
-        return np.fromiter((self.label(i) for i in range(len(self))), np.int64, len(self))
+        labels = np.empty(len(self), np.int64)
+        with tqdm(total=len(self), desc=f"labels of {self.path.name}", unit=" images", delay=3, disable=None) as bar:
+            for start in range(0, len(self), CHUNK):
+                found = self.records.first_labels(self.keys[start:start + CHUNK])
+                good = (found >= 0) & (found < self.num_classes) & (found == np.floor(found))
+                if not good.all():
+                    self.checked(start + int(np.argmin(good)), float(found[np.argmin(good)]))
+                labels[start:start + CHUNK] = found
+                bar.update(len(found))
+        return labels
 
     def jpeg(self, i: int) -> bytes:
         """The encoded image i as it is in the file."""
         return bytes(self.records.unpack(int(self.keys[i]))[1])
 
     def decode(self, i: int, data=None) -> np.ndarray:
-        """Image i, uint8 [H, W, 3] in BGR and its own size."""
+        """Image i, uint8 [H, W, 3] RGB in its own size."""
         data = self.jpeg(i) if data is None else data
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if len(data) else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if len(data) else None
         if image is None:
             key = int(self.keys[i])
             self.records.fail(key, int(self.records.offsets[self.records.row(key)]), "is no image that cv2 can decode")
@@ -85,7 +101,7 @@ class FaceRecords(Dataset):
         image = self.decode(i, data)
         if image.shape != target.shape:
             image = cv2.resize(image, target.shape[1::-1], interpolation=cv2.INTER_AREA)
-        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
+        target[:] = image
         return self.checked(i, float(header.label[0]))
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
@@ -94,6 +110,7 @@ class FaceRecords(Dataset):
 
     def __getitems__(self, rows) -> Batch:
         """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
+        self.records.prefetch(self.keys[rows])
         images = torch.empty(len(rows), self.image_size, self.image_size, 3, dtype=torch.uint8)
         labels = [self.read_into(target, int(i)) for target, i in zip(images.numpy(), rows, strict=True)]
         return images, torch.tensor(labels), torch.as_tensor(np.asarray(rows), dtype=torch.int64)
@@ -103,16 +120,42 @@ class FaceRecords(Dataset):
 
 
 class SyntheticFaces(Dataset):
-    """Random images of the configured size (config.rec = "synthetic"): what training costs without a disk."""
+    """Noise of the configured size (config.rec = "synthetic"): what training costs without disk and decoder.
+
+    Image i begins at byte 31 * i (mod 65536) of one block of noise.
+    """
 
     def __init__(self, num_images: int, num_classes: int, image_size: int):
         self.num_images, self.num_classes, self.image_size = num_images, num_classes, image_size
-        draw = np.random.default_rng(0)
-        self.image = torch.from_numpy(draw.integers(0, 256, (image_size, image_size, 3), np.uint8))
+        self.noise = np.random.default_rng(0).integers(0, 256, 65536 + 3 * image_size**2, np.uint8)
 
     def __len__(self) -> int:
         return self.num_images
 
+    def label(self, i: int) -> int:
+        return i % self.num_classes
+
+    def labels(self) -> np.ndarray:
+        return np.arange(len(self)) % self.num_classes
+
+    def image(self, i: int) -> np.ndarray:
+        side = self.image_size
+        return self.noise[31 * i % 65536:][:3 * side**2].reshape(side, side, 3)
+
+    def jpeg(self, i: int) -> bytes:
+        return cv2.imencode(".jpg", self.image(i))[1].tobytes()
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        return self.image(i).copy(), self.label(i), i
+
     def __getitems__(self, rows) -> Batch:
         index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
-        return self.image.repeat(len(rows), 1, 1, 1), index % self.num_classes, index
+        images = torch.empty(len(rows), self.image_size, self.image_size, 3, dtype=torch.uint8)
+        for target, i in zip(images.numpy(), rows, strict=True):
+            target[:] = self.image(int(i))
+        return images, index % self.num_classes, index
+
+    def fingerprint(self) -> str:
+        return f"synthetic {self.num_images} {self.num_classes} {self.image_size}"

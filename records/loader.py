@@ -55,8 +55,9 @@ class Loader:
         self.batches = batches
         self.loader = DataLoader(
             dataset, batch_sampler=batches, num_workers=workers, collate_fn=whole_batch,
-            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
-            worker_init_fn=one_thread)
+            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None, worker_init_fn=one_thread,
+            generator=torch.Generator())    # its own: how often workers start must not move the global one
 
     def set_epoch(self, epoch: int) -> None:
         self.batches.epoch = epoch

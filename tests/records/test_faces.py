@@ -45,7 +45,8 @@ def test_layouts(tmp_path, layout):
         rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
         assert np.array_equal(image, rgb)
     images, batch_labels, index = faces.__getitems__([7, 0, 7])
-    assert images.dtype == torch.uint8 and index.tolist() == [7, 0, 7] and batch_labels.tolist() == [labels[7], 0, labels[7]]
+    assert images.dtype == torch.uint8 and index.tolist() == [7, 0, 7]
+    assert batch_labels.tolist() == [labels[7], 0, labels[7]]
     assert np.array_equal(images[1].numpy(), faces[0][0])
 
 
@@ -89,7 +90,8 @@ def test_two_ranks_see_the_global_batches_of_one(tmp_path):
     faces = FaceRecords(tmp_path)
     one = batches(train_loader(faces, 8, 0, 1, seed=3, workers=0))
     ranks = [batches(train_loader(faces, 4, rank, 2, seed=3, workers=0)) for rank in range(2)]
-    assert same([tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*ranks, strict=True)], one)
+    joined = [tuple(torch.cat(parts) for parts in zip(*step, strict=True)) for step in zip(*ranks, strict=True)]
+    assert same(joined, one)
     seen = torch.cat([index for *_, index in one]).tolist()
     assert len(seen) == len(set(seen)) == 48
 
@@ -121,16 +123,49 @@ def test_synthetic_faces():
     faces = SyntheticFaces(100, 7, 16)
     images, labels, index = next(iter(train_loader(faces, 9, 0, 1, 0, 0)))
     assert images.shape == (9, 16, 16, 3) and torch.equal(labels, index % 7)
+    for image, label, i in zip(images, labels.tolist(), index.tolist(), strict=True):
+        assert np.array_equal(faces[i][0], image) and faces[i][1:] == (label, i) == (faces.label(i), i)
+    assert faces.labels().tolist() == [i % 7 for i in range(100)] and len(list(faces)) == 100
+    assert not np.array_equal(faces[0][0], faces[1][0])
 
 
-@pytest.mark.parametrize("label, words", [(4, "label 4"), (-1, "label -1"), (1.5, "label 1.5")])
+def test_the_number_of_workers_draws_nothing_from_the_global_generator(tmp_path):
+    write_records(tmp_path / "train", [10] * 5)
+    faces, drawn = FaceRecords(tmp_path), []
+    for workers in (0, 2):
+        loader = train_loader(faces, 10, 0, 1, seed=3, workers=workers)
+        for epoch in (0, 1):                # the second time, persistent workers are not started again
+            torch.manual_seed(epoch)
+            batches(loader)
+            drawn.append(torch.rand(()).item())
+    assert drawn[:2] == drawn[2:]
+
+
+def test_leaving_an_epoch_early_leaves_no_batch_behind(tmp_path):
+    write_records(tmp_path / "train", [10] * 5)
+    loader = train_loader(FaceRecords(tmp_path), 5, 0, 1, seed=3, workers=2)
+    whole = batches(loader)
+    next(iter(loader))
+    assert same(batches(loader), whole)
+
+
+def test_images_of_a_file_without_header_are_in_the_order_of_its_index(tmp_path):
+    with RecordWriter(tmp_path / "train") as writer:
+        for key in (2, 0, 1):
+            writer.write(key, pack(key, jpeg(key, 1, 16), key, 0))
+    assert FaceRecords(tmp_path).labels().tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("label, words", [(4, "label 4"), (-1, "label -1"), (1.5, "label 1.5"),
+                                          (float("nan"), "label nan"), (float("inf"), "label inf")])
 def test_impossible_labels_name_the_record(tmp_path, label, words):
     with RecordWriter(tmp_path / "train") as writer:
         writer.write(0, pack([3, 2], b"", 0, 0))
         writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
         writer.write(2, pack([label, 0], jpeg(0, 2, 16), 2, 0))
-    with pytest.raises(UserError, match=f"record 2 has {words}"):
-        FaceRecords(tmp_path).__getitems__([0, 1])
+    for ask in (lambda faces: faces.__getitems__([0, 1]), FaceRecords.labels, lambda faces: faces.label(1)):
+        with pytest.raises(UserError, match=f"record 2 has {words}"):
+            ask(FaceRecords(tmp_path))
 
 
 def test_a_record_that_is_no_image_is_one_sentence_from_any_worker(tmp_path):
@@ -150,6 +185,18 @@ def test_a_header_that_promises_too_much(tmp_path):
         writer.write(0, pack([30, 2], b"", 0, 0))
         writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
     with pytest.raises(UserError, match="promises 29 images"):
+        FaceRecords(tmp_path)
+
+
+@pytest.mark.parametrize("counts, keys, words", [
+    ([3, 1], [5, 6], "has 0 of the keys 1 to 2"), ([float("nan"), 1], [1, 2], "instead of two counts"),
+    ([float("inf"), 1], [1, 2], "instead of two counts"), ([1, 1], [1, 2], "promises 0 images")])
+def test_headers_that_do_not_fit_their_file(tmp_path, counts, keys, words):
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack(counts, b"", 0, 0))
+        for key in keys:
+            writer.write(key, pack([0, 0], jpeg(0, key, 16), key, 0))
+    with pytest.raises(UserError, match=words):
         FaceRecords(tmp_path)
 
 

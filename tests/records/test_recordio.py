@@ -1,4 +1,4 @@
-"""The record container against bytes built by hand from the specification, against mxnet's own file, and hostile files."""
+"""The record container against bytes built by hand from the specification, mxnet's own file, and hostile files."""
 
 import pickle
 import struct
@@ -49,7 +49,8 @@ def test_mxnets_own_file_is_written_again_byte_for_byte(faces, tmp_path):
     with RecordWriter(tmp_path / "train") as writer:
         for key in reader.keys.tolist():
             header, image = reader.unpack(key)
-            writer.write(key, pack(header.label if header.flag else header.label[0], bytes(image), header.id, header.id2))
+            label = header.label if header.flag else header.label[0]
+            writer.write(key, pack(label, bytes(image), header.id, header.id2))
     for end in (".rec", ".idx"):
         assert (tmp_path / f"train{end}").read_bytes() == source.with_suffix(end).read_bytes()
 
@@ -85,7 +86,8 @@ def test_processes_share_a_reader(tmp_path, method):
 
 def test_the_three_ways_to_name_a_file(tmp_path):
     write(tmp_path / "train", [b"a"])
-    assert {RecordReader(p).path for p in (tmp_path, tmp_path / "train", tmp_path / "train.rec")} == {tmp_path / "train.rec"}
+    file = tmp_path / "train.rec"
+    assert {RecordReader(path).path for path in (tmp_path, tmp_path / "train", file)} == {file}
 
 
 def test_keys_in_any_order(tmp_path):
@@ -109,7 +111,8 @@ def test_an_interrupted_writer_leaves_the_former_file(tmp_path):
 
 def test_fingerprint_sees_lengths_ends_and_index(tmp_path):
     prints = set()
-    for name, payloads in (("a", [b"1234", b"5678"]), ("b", [b"1234", b"5679"]), ("c", [b"12345678"]), ("d", [b"1234"])):
+    for name, payloads in (("a", [b"1234", b"5678"]), ("b", [b"1234", b"5679"]), ("c", [b"12345678"]),
+                           ("d", [b"1234"])):
         write(tmp_path / name, payloads)
         prints.add(RecordReader(tmp_path / name).fingerprint())
     assert len(prints) == 4
@@ -143,6 +146,8 @@ def break_file(folder, what: str) -> None:
         idx.write_text("0\t0\n1")
     elif what == "twice":
         idx.write_text("0\t0\n0\t16\n")
+    elif what == "three":
+        idx.write_text("0\t0\t1\n1\t16\t2\n")
     elif what == "empty":
         idx.write_text("")
     else:
@@ -152,11 +157,61 @@ def break_file(folder, what: str) -> None:
 @pytest.mark.parametrize("what, words", [
     ("truncated", "runs past the end"), ("short", "cut short"), ("magic", "magic word"), ("length", "past the end"),
     ("flag", "out of order"), ("past", "points to byte 4000"), ("negative", "points to byte -16"),
-    ("words", "not an index"), ("odd", "3 numbers"), ("twice", "key twice"), ("empty", "0 numbers"),
-    ("no rec", "no file .*a.rec"), ("no idx", "no file .*a.idx")])
+    ("words", "not an index"), ("odd", "not an index"), ("twice", "key twice"), ("three", "6 numbers in 2 lines"),
+    ("empty", "0 numbers"), ("no rec", "no file .*a.rec"), ("no idx", "no file .*a.idx")])
 def test_broken_files_are_refused_by_name(tmp_path, what, words):
     write(tmp_path / "a", [b"12345678", b"abcdefgh"])
     break_file(tmp_path, what)
     with pytest.raises(UserError, match=words) as error:
         read_all(RecordReader(tmp_path / "a"))
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_file_cut_inside_its_last_record_is_refused_at_once(tmp_path):
+    write(tmp_path / "a", [b"12345678", b"abcdefgh"])
+    break_file(tmp_path, "truncated")
+    with pytest.raises(UserError, match="record 1 at byte 16 has 8 bytes"):
+        RecordReader(tmp_path / "a")
+
+
+def test_first_labels_of_every_kind_of_record(tmp_path):
+    magic = np.frombuffer(MAGIC_BYTES, np.float32)[0]
+    labels = [3, [4, 9], [5], [magic, 1], [6, magic], 7]
+    images = [b"jpeg", b"", b"x" * 100, b"jpeg", b"jpeg", b""]              # the last ends with its header
+    write(tmp_path / "a", [pack(label, image, 1, 2) for label, image in zip(labels, images, strict=True)])
+    reader = RecordReader(tmp_path / "a")
+    expected = np.array([np.ravel(label)[0] for label in labels], np.float32)
+    assert np.array_equal(reader.first_labels(range(6)), expected)
+    assert np.array_equal(reader.first_labels([5, 0, 3]), expected[[5, 0, 3]])
+
+
+def test_first_labels_name_a_broken_record(tmp_path):
+    write(tmp_path / "a", [b"short", pack(1, b"", 0, 0)])
+    with pytest.raises(UserError, match="record 0 at byte 0 has no valid header"):
+        RecordReader(tmp_path / "a").first_labels([1, 0])
+
+
+def test_prefetch_takes_any_keys(tmp_path):
+    with RecordWriter(tmp_path / "a") as writer:
+        for key in (9, 3, 700):
+            writer.write(key, bytes([key % 251]) * 5000 * key)
+    reader = RecordReader(tmp_path / "a")
+    reader.prefetch([700, 3, 9, 9])
+    assert [len(reader.read(key)) for key in (3, 700)] == [15_000, 3_500_000]
+    with pytest.raises(UserError, match="no record 4"):
+        reader.prefetch([4])
+
+
+def test_a_writer_that_cannot_write_says_so(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*none/a.rec: No such file"), RecordWriter(tmp_path / "none/a"):
+        pass
+
+
+def test_a_full_disk_leaves_the_former_file(tmp_path):
+    write(tmp_path / "a", [b"former"])
+    with pytest.raises(UserError, match="cannot write .*a.rec: No space left"), RecordWriter(tmp_path / "a") as writer:
+        writer.rec.close()
+        writer.rec = open("/dev/full", "wb")
+        writer.write(0, b"new" * 100)
+    assert bytes(RecordReader(tmp_path / "a").read(0)) == b"former"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.rec"]

@@ -34,7 +34,8 @@ def test_split(tmp_path, ratio, percent, identities, images):
     place = [labels[:i].count(label) for i, label in enumerate(labels)]
     first = [i for i, label in enumerate(labels) if place[i] < images[label]]
     rest = [i for i, label in enumerate(labels) if place[i] >= images[label] or COUNTS[label] == 1]
-    for name, members, shift in ((f"{percent}_class", old, 0), (f"{percent}_data", first, 0), (f"{100 - percent}_data", rest, 0),
+    for name, members, shift in ((f"{percent}_class", old, 0), (f"{percent}_data", first, 0),
+                                 (f"{100 - percent}_data", rest, 0),
                                  (f"{100 - percent}_class", [i for i in range(46) if i not in old], identities)):
         part = FaceRecords(tmp_path / f"train_part_{name}")
         assert part.labels().tolist() == [labels[i] - shift for i in members]
@@ -45,9 +46,18 @@ def test_split(tmp_path, ratio, percent, identities, images):
 
 def test_identity_records_are_not_images(tmp_path, faces):
     assert split("--data", faces / "ms1m-retinaface-t1", "--out", tmp_path).returncode == 0
-    sizes = {name: len(FaceRecords(tmp_path / f"train_part_{name}")) for name in ("30_class", "70_class", "30_data", "70_data")}
-    assert sizes["30_class"] + sizes["70_class"] == 6704 and FaceRecords(tmp_path / "train_part_30_class").num_classes == 468
+    names = ("30_class", "70_class", "30_data", "70_data")
+    parts = {name: FaceRecords(tmp_path / f"train_part_{name}") for name in names}
+    sizes = {name: len(part) for name, part in parts.items()}
+    assert sizes["30_class"] + sizes["70_class"] == 6704 and parts["30_class"].num_classes == 468
     assert sizes["30_data"] + sizes["70_data"] == 6704 + 200       # 200 people have one image, which is in both
+
+
+def test_a_large_ratio_leaves_every_identity_an_image_in_both_parts(tmp_path):
+    write_records(tmp_path / "train", [2, 3, 2, 2, 2])
+    assert split("--data", tmp_path, "--ratio", 0.8).returncode == 0
+    for part, counts in ((80, [1, 2, 1, 1, 1]), (20, [1, 1, 1, 1, 1])):
+        assert np.bincount(FaceRecords(tmp_path / f"train_part_{part}_data").labels()).tolist() == counts
 
 
 def test_files_without_header(tmp_path):
@@ -108,8 +118,14 @@ def test_folder_mistakes(tmp_path):
                         ([tmp_path / "in/bob/deep"], "no folders with images")):
         done = run("make_rec/make_rec.py", *args, "--out", tmp_path / "out", "--size", 16)
         assert done.returncode == 1 and words in done.stderr and not (tmp_path / "out/train.rec").exists()
-    assert run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize").returncode == 0
+    done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
+    assert done.returncode == 0
     assert FaceRecords(tmp_path / "out").image_size == 16
+    for shape in ((24, 30, 3), (8, 8, 3)):                  # resizing would distort or blow up
+        cv2.imwrite(str(tmp_path / "in/bob/y.png"), np.zeros(shape, np.uint8))
+        done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
+        assert done.returncode == 1 and "y.png has" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5
+    (tmp_path / "in/bob/y.png").unlink()
     (tmp_path / "in/bob/x.jpg").write_bytes(b"no image")
     done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
     assert done.returncode == 1 and "x.jpg is no image" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5

@@ -196,15 +196,15 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     try:
         with np.load(args.save_result, allow_pickle=False) as file:
             settings = json.loads(str(file["report"]))["settings"] if "report" in file else {}
-            sides = [np.stack([file[f"embs{side}"], file[f"embs_f{side}"]]) for side in ("", "_old")
+            sides = [(file[f"embs{side}"], file[f"embs_f{side}"]) for side in ("", "_old")
                      if f"embs_f{side}" in file]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{args.save_result} is no result file ({error}); "
                         f"write one with -m FILE -E") from error
-    if not sides or any(side.shape[:2] != (2, len(images)) for side in sides):
-        found = [list(side.shape) for side in sides] or "none"
+    found = {view.shape for side in sides for view in side}
+    if len(found) != 1 or {len(images)} != {shape[0] for shape in found}:
         raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their "
-                        f"mirror images, found {found}; write it with -m FILE -E")
+                        f"mirror images, found {sorted(found) or 'none'}; write it with -m FILE -E")
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
     return sides[0], sides[1] if len(sides) == 2 else None, settings
 

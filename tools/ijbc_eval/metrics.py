@@ -9,7 +9,6 @@ Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives tha
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import auc, roc_curve
 
 from tools.ijbc_eval.protocol import Pairs, People, Search
 
@@ -85,6 +84,8 @@ def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
     The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
     size.
     """
+    from sklearn.metrics import auc, roc_curve      # its import takes a second, which only this reading needs
+
     far, tar, threshold = roc_curve(same, scores)
     # From the end: of several points with the same FAR the one with the largest TAR.
     nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])

@@ -146,7 +146,7 @@ def plot_results(results: list[tuple[dict, dict]], prefix: Path) -> list[Path]:
 
 def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, yscale: str) -> None:
     """Draw (name, x, y) lines into a PNG; without a window, on any machine."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(7, 5))
     axes = figure.subplots()
     if not any((y > 0).any() for _, _, y in lines):     # not one error: nothing that a log axis could show
         yscale = "linear"

@@ -3,6 +3,7 @@
 A template is a linear map of its images: mean within a medium (a photograph, a video), sum over the media.
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -29,12 +30,13 @@ DEFAULT = Mode()
 MODES = [Mode(*flags) for flags in product((False, True), repeat=3)]
 
 
-def template_features(embeddings: np.ndarray, images: Images, mode: Mode = DEFAULT) -> np.ndarray:
+def template_features(embeddings: Sequence[np.ndarray], images: Images, mode: Mode = DEFAULT) -> np.ndarray:
     """Unit features float32 [T, d] of all templates, rows in the order of images.template_ids.
 
-    embeddings: float32 [2, N, d] of the images and of their mirror images, as the network gave them.
+    embeddings: float32 [2, N, d] (or two arrays [N, d]) of images and mirror images, as the network
+    gave them; mapped from a file they are read once and not copied.
     """
-    views = np.asarray(embeddings)[:1 + mode.flip]
+    views = [np.asarray(view) for view in embeddings[:1 + mode.flip]]
     weight = image_weights(images, mode.detector)
     if mode.normalise:
         weight /= norms(views)
@@ -53,10 +55,10 @@ def image_weights(images: Images, detector: bool) -> np.ndarray:
     return weight * images.scores if detector else weight
 
 
-def norms(views: np.ndarray) -> np.ndarray:
+def norms(views: Sequence[np.ndarray]) -> np.ndarray:
     """Norms of the summed views, float32 [N], block by block; never 0."""
-    out = np.empty(views.shape[1], np.float32)
+    out = np.empty(len(views[0]), np.float32)
     for start in range(0, len(out), ROWS):
         rows = slice(start, start + ROWS)
-        out[rows] = np.linalg.norm(views[:, rows].sum(0), axis=1)
+        out[rows] = np.linalg.norm(sum(view[rows] for view in views), axis=1)
     return np.maximum(out, 1e-12)

@@ -3,7 +3,7 @@
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine [--size 112] [--resize]
 
 Identities become labels 0, 1, ... in sorted order (identities.txt says which).  Images must be aligned faces of
---size x --size pixels; --resize makes larger ones fit.  JPEGs of the right size are copied byte for byte.
+--size x --size pixels; --resize shrinks larger square ones.  JPEGs of the right size are copied byte for byte.
 The layout is insightface's: header, images, identity records.
 """
 
@@ -47,9 +47,10 @@ def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
     right = image.shape[:2] == (size, size)
     if right and data[:3] == b"\xff\xd8\xff":
         return data
-    if not right and not resize:
-        raise UserError(f"{path} has {image.shape[1]}x{image.shape[0]} pixels, expected an aligned face of {size}x{size}; "
-                        f"align it first, or give --resize")
+    height, width = image.shape[:2]
+    if not right and not (resize and height == width > size):
+        raise UserError(f"{path} has {width}x{height} pixels, expected an aligned face of {size}x{size}; align it "
+                        f"first, or let --resize shrink square ones")
     if not right:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
@@ -70,8 +71,11 @@ def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> 
         for span in ranges:
             writer.write(key, pack(span, b"", key, 0))
             key += 1
-    (out / "property").write_text(f"{len(people)},{size},{size}\n")
-    (out / "identities.txt").write_text("".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
+    for name, text in (("property", f"{len(people)},{size},{size}\n"),
+                       ("identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))):
+        part = out / f"{name}.part"
+        part.write_text(text)
+        part.replace(out / name)
     print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
 
 
@@ -81,7 +85,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with one folder of images for each person")
     parser.add_argument("--out", type=Path, required=True, help="folder of the record files")
     parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
-    parser.add_argument("--resize", action="store_true", help="resize images of another size (they must be aligned)")
+    parser.add_argument("--resize", action="store_true", help="shrink larger square images (they must be aligned)")
     args = parser.parse_args()
     write(people_of(args.folder), args.out, args.size, args.resize)
 

@@ -5,7 +5,7 @@
 reads train.{rec,idx} and writes, beside it or into --out,
     train_part_30_class   the first round(ratio * C) identities         train_part_70_class   the others, from label 0
     train_part_30_data    of each identity's n images the first         train_part_70_data    the others
-                          max(1, round(ratio * n))
+                          max(1, round(ratio * n)), but not all of 2 or more
 An identity with a single image is in both data parts.  Images are copied byte for byte, in one pass.
 """
 
@@ -46,7 +46,7 @@ def plan(labels: np.ndarray, ratio: float) -> dict[str, np.ndarray]:
     counts = np.bincount(labels)
     first_classes = round(ratio * len(counts))
     old_class = labels < first_classes
-    taken = np.array([max(1, round(ratio * int(n))) for n in counts])
+    taken = np.array([max(1, min(round(ratio * int(n)), int(n) - 1)) for n in counts])
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     old_data = place < taken[labels]
     percent = round(100 * ratio)
@@ -78,14 +78,17 @@ def split(faces: FaceRecords, ratio: float, out: Path) -> None:
                     row[0] -= shift[name]
                     writers[name].write(written[name], pack(row, bytes(image), written[name], 0))
     for name, members in parts.items():
-        print(f"{out / f'train_part_{name}.rec'}: {members.sum()} images of {len(np.unique(labels[members]))} identities")
+        print(f"{out / f'train_part_{name}.rec'}: {members.sum()} images of {len(np.unique(labels[members]))} "
+              f"identities")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", default=str(ROOT / "dataset/ms1m-retinaface-t1"), help="folder of train.rec, train.idx")
-    parser.add_argument("--ratio", type=float, default=0.3, help="share of the old part, in (0, 1); names carry it in %%")
+    parser.add_argument("--data", default=str(ROOT / "dataset/ms1m-retinaface-t1"),
+                        help="folder of train.rec, train.idx")
+    parser.add_argument("--ratio", type=float, default=0.3,
+                        help="share of the old part, in (0, 1); names carry it in %%")
     parser.add_argument("--out", help="folder of the parts (default: --data)")
     args = parser.parse_args()
     if not 0 < args.ratio < 1:
