@@ -84,7 +84,7 @@ def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
     The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
     size.
     """
-    from sklearn.metrics import auc, roc_curve      # its import takes a second, which only this reading needs
+    from sklearn.metrics import auc, roc_curve  # its import takes a second, which only this reading needs
 
     far, tar, threshold = roc_curve(same, scores)
     # From the end: of several points with the same FAR the one with the largest TAR.
