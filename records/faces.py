@@ -17,7 +17,27 @@ Batch = tuple[Tensor, Tensor, Tensor]
 CHUNK = 1 << 16             # records per step of a pass over all labels
 
 
-class FaceRecords(Dataset):
+class Faces(Dataset):
+    """Numbered images of one size: ``fill`` decodes some of them, the rest follows from it."""
+
+    image_size: int
+
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
+        """Put the images ``rows`` into ``images`` uint8 [B, S, S, 3], RGB; their labels, int64 [B]."""
+        raise NotImplementedError
+
+    def __getitems__(self, rows) -> Batch:
+        """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
+        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        labels = self.fill(images, rows)
+        return torch.from_numpy(images), torch.from_numpy(labels), torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+        image = np.empty((1, self.image_size, self.image_size, 3), np.uint8)
+        return image[0], int(self.fill(image, [i])[0]), i
+
+
+class FaceRecords(Faces):
     """Images of a .rec file with insightface's header and identity records, with a header alone, or with neither.
 
     image_size: pixels; images of another size are resized (None = the size of the first image).
@@ -104,22 +124,15 @@ class FaceRecords(Dataset):
         target[:] = image
         return self.checked(i, float(header.label[0]))
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
-        image = np.empty((self.image_size, self.image_size, 3), np.uint8)
-        return image, self.read_into(image, i), i
-
-    def __getitems__(self, rows) -> Batch:
-        """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
         self.records.prefetch(self.keys[rows])
-        images = torch.empty(len(rows), self.image_size, self.image_size, 3, dtype=torch.uint8)
-        labels = [self.read_into(target, int(i)) for target, i in zip(images.numpy(), rows, strict=True)]
-        return images, torch.tensor(labels), torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+        return np.array([self.read_into(target, int(i)) for target, i in zip(images, rows, strict=True)])
 
     def fingerprint(self) -> str:
         return self.records.fingerprint()
 
 
-class SyntheticFaces(Dataset):
+class SyntheticFaces(Faces):
     """Noise of the configured size (config.rec = "synthetic"): what training costs without disk and decoder.
 
     Image i begins at byte 31 * i (mod 65536) of one block of noise.
@@ -145,17 +158,12 @@ class SyntheticFaces(Dataset):
     def jpeg(self, i: int) -> bytes:
         return cv2.imencode(".jpg", self.image(i))[1].tobytes()
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
-        if not 0 <= i < len(self):
-            raise IndexError(f"image {i} of {len(self)}")
-        return self.image(i).copy(), self.label(i), i
-
-    def __getitems__(self, rows) -> Batch:
-        index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
-        images = torch.empty(len(rows), self.image_size, self.image_size, 3, dtype=torch.uint8)
-        for target, i in zip(images.numpy(), rows, strict=True):
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
+        for target, i in zip(images, rows, strict=True):
+            if not 0 <= i < len(self):
+                raise IndexError(f"image {i} of {len(self)}")
             target[:] = self.image(int(i))
-        return images, index % self.num_classes, index
+        return np.asarray(rows, np.int64) % self.num_classes
 
     def fingerprint(self) -> str:
         return f"synthetic {self.num_images} {self.num_classes} {self.image_size}"

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from records.faces import Faces
 from utils.errors import UserError
 from utils.seed import generator
+
+AHEAD = 4          # batches that a worker prepares before they are asked for
 
 
 class ShuffledBatches(Sampler):
@@ -48,15 +51,49 @@ class OrderedBatches(Sampler):
             yield np.arange(k * self.batch_size, min((k + 1) * self.batch_size, self.images))
 
 
-class Loader:
-    """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order."""
+class Slots(Dataset):
+    """Decodes batches into one piece of shared memory, slot by slot, again and again.
 
-    def __init__(self, dataset, batches: Sampler, workers: int):
+    A batch that comes in shared memory of its own costs the worker half of its time in page faults.
+    """
+
+    def __init__(self, faces: Faces, slots: int, batch_size: int):
+        self.faces = faces
+        self.images = torch.empty(slots, batch_size, faces.image_size, faces.image_size, 3, dtype=torch.uint8)
+        self.images.share_memory_()
+
+    def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
+        """(slot, labels int64 [B], index int64 [B]); the images are in the slot."""
+        slot, rows = item
+        return slot, self.faces.fill(self.images[slot, :len(rows)].numpy(), rows), np.asarray(rows, np.int64)
+
+
+class Numbered:
+    """(slot, rows) of each batch, the slots in turn."""
+
+    def __init__(self, batches, slots: int):
+        self.batches, self.slots = batches, slots
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return ((number % self.slots, rows) for number, rows in enumerate(self.batches))
+
+
+class Loader:
+    """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
+
+    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.
+    """
+
+    def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
         self.batches = batches
+        ahead = AHEAD * workers
+        self.slots = Slots(faces, ahead + 2, batch_size)    # those on their way, the one that is copied, one to spare
         self.loader = DataLoader(
-            dataset, batch_sampler=batches, num_workers=workers, collate_fn=whole_batch,
-            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None, worker_init_fn=one_thread,
+            self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
+            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,10 +103,14 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.loader)
+        for slot, labels, index in self.loader:
+            there = self.slots.images[slot, :len(index)]
+            images = torch.empty_like(there, pin_memory=torch.cuda.is_available())
+            images.numpy()[:] = there.numpy()       # torch's copy_ would take the workers' cores for it
+            yield images, torch.from_numpy(labels), torch.from_numpy(index)
 
 
-def whole_batch(batch):
+def as_it_is(batch):
     return batch
 
 
@@ -79,9 +120,10 @@ def one_thread(_worker: int) -> None:
 
 def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:
     """Shuffled whole batches of this rank; call set_epoch before each epoch.  workers: processes of this rank."""
-    return Loader(dataset, ShuffledBatches(len(dataset), batch_size, rank, world_size, seed), workers)
+    batches = ShuffledBatches(len(dataset), batch_size, rank, world_size, seed)
+    return Loader(dataset, batches, batch_size, workers)
 
 
 def ordered_loader(dataset, batch_size: int, rank: int, world_size: int, workers: int, skip=()) -> Loader:
     """Every image once, in order, in whole batches shared by the ranks; the last batch may be short."""
-    return Loader(dataset, OrderedBatches(len(dataset), batch_size, rank, world_size, skip), workers)
+    return Loader(dataset, OrderedBatches(len(dataset), batch_size, rank, world_size, skip), batch_size, workers)
