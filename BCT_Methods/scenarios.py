@@ -29,7 +29,7 @@ def scenario(name: str, *, old: str, embedding_size: int, new: str = "r50") -> e
     start = f"f{embedding_size}_{old}"
     sd = f"{start}_{new_part}"
     folder, rec = part_of(sd)
-    return edict(network=new, embedding_size=embedding_size, rec=rec,
+    return edict(scenario=name, network=new, embedding_size=embedding_size, rec=rec,
                  old_model=str(ROOT / "work_dirs" / f"{start}_{old_part}" / "model.pt"),
                  old_feature=f"{folder}/{sd}_feature.npy",
                  credible=f"{folder}/{sd}_{credible_kind(0.9)}.npy",

@@ -54,7 +54,9 @@ config.dali = False             # answered with a sentence: cv2 in loader proces
 
 # What the old model left for the new one: names in `feature_save` (BCT_Methods/scenarios.py fills them in).
 config.feature_save = str(ROOT / "feature_save")
+config.scenario = None          # EXclass, EXdata, OPclass or OPdata
 config.old_model = None         # model.pt whose features these must be; compared where it exists
 config.old_feature = None       # [images, d] float32, raw, row i = image i of the record file
 config.credible = None          # [images] bool, True = the old feature may stand in for the new one
 config.prototypes = None        # [classes, d] float32, unit rows: mean old feature of each class
+config.old_classifier = None    # folder of the old model's softmax_fc_gpu_*.pt: BCT then takes its rows where it has them

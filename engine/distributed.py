@@ -33,13 +33,12 @@ def start_ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
-def replicate(module: nn.Module, device: torch.device) -> nn.Module:
+def replicate(module: nn.Module) -> nn.Module:
     """``module`` with its gradients averaged over the ranks; as it is on one rank or without parameters.
 
-    Buffers (BatchNorm statistics) stay each rank's own, as in insightface.
+    Buffers (BatchNorm statistics) stay each rank's own, as in insightface.  Without device_ids DDP leaves the inputs
+    where they are: a method's ``index`` is wanted on the CPU.
     """
     if dist.get_world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
-    return nn.parallel.DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False,
-        gradient_as_bucket_view=True)
+    return nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -65,7 +65,7 @@ def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] 
     step = first_epoch * len(loader)
     for epoch in range(first_epoch, cfg.num_epoch):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator(cfg.seed, "epoch", epoch, ranks.rank))))
-        trainer.plain_method.start_epoch(epoch, trainer.plain_backbone)
+        trainer.plain_method.start_epoch(epoch, trainer.plain_backbone, dataset)
         trainer.plain_backbone.train()
         loader.set_epoch(epoch)
         for images, labels, index in loader:

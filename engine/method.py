@@ -25,8 +25,11 @@ class Method(nn.Module):
         super().__init__()
         self.cfg = cfg
 
-    def start_epoch(self, epoch: int, backbone: nn.Module) -> None:
-        """Called on all ranks before each epoch; does nothing here."""
+    def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
+        """Called on all ranks before each epoch (0-based) with the new backbone, not wrapped, and the training images.
+
+        Does nothing here.  A method may leave the backbone in eval mode.
+        """
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         """Weighted terms by name; the loop adds them up, logs them and goes down their gradient.

@@ -32,7 +32,7 @@ class Trainer:
     def __init__(self, cfg, ranks: Ranks, backbone: nn.Module, method: Method, head: nn.Module):
         self.cfg, self.ranks = cfg, ranks
         self.plain_backbone, self.plain_method, self.head = backbone, method, head
-        self.backbone, self.method = replicate(backbone, ranks.device), replicate(method, ranks.device)
+        self.backbone, self.method = replicate(backbone), replicate(method)
         self.optimizer = make_optimizer(cfg, backbone, method, head)
         head.bind(self.optimizer)
         # A shard of the head can overflow on one rank alone; all ranks must skip that step or none, else

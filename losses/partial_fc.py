@@ -4,66 +4,16 @@ An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of F
 Partial FC", CVPR 2022, arXiv 2203.15565.
 """
 
-import math
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.precision import autocast
+from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
-LARGEST_LOSS = -math.log(1e-30)        # a sample's loss is cut here: probabilities below 1e-30 read 1e-30
-
-
-class Gather(torch.autograd.Function):
-    """Rows of all ranks in rank order; the gradient of a row comes from every rank and goes to its owner."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
-        everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
-        dist.all_gather_single(everyone, rows.contiguous())
-        ctx.own = slice(dist.get_rank() * len(rows), (dist.get_rank() + 1) * len(rows))
-        return everyone
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        # A rank saw the rows through its own classes only, so the ranks' gradients add up.  DDP will take
-        # the mean over the ranks afterwards: times world_size it is the gradient of the global mean loss.
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[ctx.own] * dist.get_world_size()
-
-
-class ShardedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of logits [N, C_local] whose columns lie on different ranks; all ranks get the value.
-
-    labels int64 [N]: the local column, -1 = the class lives on another rank.  The logits become their own
-    gradient: they are held once.
-    """
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
-        highest = logits.amax(1)
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
-        logits = logits.sub_(highest[:, None])
-        column, here = labels.clamp(min=0)[:, None], labels >= 0
-        target = logits.gather(1, column)[:, 0] * here
-        total = logits.exp_().sum(1)
-        both = torch.stack([total, target])
-        dist.all_reduce(both)
-        total, target = both
-        probability = logits.div_(total[:, None])
-        ctx.save_for_backward(probability, column, here)
-        return (total.log() - target).clamp(max=LARGEST_LOSS).mean()
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor):
-        grad, column, here = ctx.saved_tensors
-        grad.scatter_add_(1, column, -here.to(grad.dtype)[:, None])
-        return grad.mul_(upstream / len(grad)), None
 
 
 class PartialFC(nn.Module):
@@ -84,13 +34,9 @@ class PartialFC(nn.Module):
         super().__init__()
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")
-        rank, world_size = dist.get_rank(), dist.get_world_size()
         self.margin, self.fp16, self.seed = margin, fp16, seed
         self.num_classes, self.sample_rate = num_classes, sample_rate
-        self.num_local = num_classes // world_size + (rank < num_classes % world_size)
-        self.class_start = num_classes // world_size * rank + min(rank, num_classes % world_size)
-        if self.num_local == 0:
-            raise ValueError(f"{num_classes} classes cannot be divided over {world_size} ranks: use fewer ranks")
+        self.class_start, self.num_local = shard_of(num_classes)
         weight = self.initial_rows(embedding_size)
         self.sampler = None
         if sample_rate < 1:
@@ -113,20 +59,25 @@ class PartialFC(nn.Module):
         if self.sampler is not None:
             self.sampler.bind(optimizer, self.weight)
 
-    def logits(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        """Float32 logits [N, classes] with the margin, of embeddings [N, d] and class rows [classes, d]."""
+    def product(self, embeddings: Tensor, weight: Tensor) -> Tensor:
+        """Cosines float32 [N, classes] of embeddings [N, d] and class rows [classes, d]."""
         with autocast(embeddings.device, self.fp16):
-            cos = F.linear(F.normalize(embeddings), F.normalize(weight))
-        return self.margin(cos.float(), labels)
+            return F.linear(F.normalize(embeddings), F.normalize(weight)).float()
 
-    def forward(self, new: Tensor, labels: Tensor) -> Tensor:
-        embeddings = Gather.apply(new.float())
-        labels = Gather.apply(labels) - self.class_start
-        labels = labels.masked_fill((labels < 0) | (labels >= self.num_local), -1)
+    def scores(self, new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(cosines [N, classes of this rank's step] of all ranks' rows, their local labels [N])."""
+        embeddings = GatherForShards.apply(new.float())
+        labels = local_labels(all_rows(labels), self.class_start, self.num_local)
         weight = self.weight
         if self.sampler is not None:
             weight, labels = self.sampler.lend(self.weight, labels)
-        return ShardedCrossEntropy.apply(self.logits(embeddings, weight, labels), labels)
+        return self.product(embeddings, weight), labels
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return ShardedCrossEntropy.apply(self.margin(scores, labels), labels)
+
+    def forward(self, new: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(*self.scores(new, labels))
 
 
 class RowSampler(nn.Module):

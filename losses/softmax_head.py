@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from backbones.precision import autocast
 from losses.partial_fc import PartialFC
+from losses.shards import ShardedCrossEntropy
 
 
 class SoftmaxHead(PartialFC):
@@ -27,6 +28,9 @@ class SoftmaxHead(PartialFC):
             self.weight.mul_(bound / math.sqrt(3) / 0.01)
         self.bias = nn.Parameter(torch.zeros(self.num_local))
 
-    def logits(self, embeddings: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def product(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with autocast(embeddings.device, self.fp16):
             return F.linear(embeddings, weight, self.bias).float()
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return ShardedCrossEntropy.apply(scores, labels)

@@ -167,3 +167,47 @@ def load_credible(path: Path, *, images: int, records: str | None = None, model:
                         f"make it again with: {command}")
     check_origin(path, command, records=records, model=model)
     return torch.from_numpy(np.array(mask))
+
+
+def load_labels(path: Path, *, images: int, num_classes: int, records: str | None = None,
+                model: str | None = None) -> np.ndarray:
+    """int64 [images] in memory: the classes of the images of the features ``path``, from the file beside it."""
+    command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
+    path = path.with_name(f"{sd_of(path)}_label.npy")
+    labels = np.array(load_array(path, command))
+    if labels.shape != (images,) or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(f"{path} holds {describe(labels)}, expected [{images}] classes from 0 to {num_classes} - 1; "
+                        f"make it again with: {command}")
+    check_origin(path, command, records=records, model=model)
+    return labels.astype(np.int64)
+
+
+def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, classes: slice,
+                    records: str | None = None, model: str | None = None) -> Tensor:
+    """float32 [classes, dim]: the mean old features of these classes out of num_classes, as unit rows."""
+    command = f"python tools/get_feature/get_avg_feature.py --SD {sd_of(path)}"
+    prototypes = load_array(path, command)
+    if prototypes.shape != (num_classes, dim):
+        raise UserError(f"{path} holds {describe(prototypes)}, expected [{num_classes}, {dim}] (classes and dimensions "
+                        f"of the new model); make it for this set with: {command}")
+    check_origin(path, command, images=images, records=records, model=model)
+    return torch.from_numpy(np.array(prototypes[classes], np.float32))
+
+
+def load_classifier(folder: Path, dim: int) -> Tensor:
+    """Unit rows float32 [C_old, dim]: the old model's class vectors, from the shards that its training left."""
+    files = sorted(folder.glob("softmax_fc_gpu_*.pt"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    if not files:
+        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
+                        f"model's training left, for example work_dirs/f128_r18_softmax_class30")
+    try:
+        shards = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+        rows = torch.cat([shard["weight"] for shard in shards])
+        expected = shards[0].get("num_classes", len(rows))
+    except Exception as error:      # torn files, other tensors: torch has an exception for each
+        raise UserError(f"{folder} holds a softmax_fc_gpu_*.pt that is no shard of a classifier "
+                        f"({str(error).splitlines()[0]}); train the old model again") from error
+    if rows.shape != (expected, dim):
+        raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows in {len(files)} shards, expected "
+                        f"[{expected}, {dim}]; copy all shards of one training")
+    return F.normalize(rows.float())

@@ -1,0 +1,5 @@
+"""Extended-class: ResNet-18 (softmax) -> ResNet-50 (ArcFace) by AdvBCT, 128 dimensions."""
+
+from BCT_Methods.scenarios import scenario
+
+config = scenario("EXclass", old="r18_softmax", new="r50", embedding_size=128)

@@ -1,0 +1,57 @@
+"""BCT: the new features are also scored by a frozen classifier of the old feature space.
+
+Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, arXiv 2003.11942.
+
+    L = L_arc(f_n) + CE(bct_scale * ^f_n . ^p^T, y)
+    p_c: mean old feature of class c on the new data, frozen
+
+The paper's influence loss takes the old classifier's own rows for the classes that it knows and such means for
+the others: config.old_classifier.
+
+    cd BCT_Methods/BCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
+        --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_BCT_softmax_to_arc_f128.py
+"""
+
+import sys
+from pathlib import Path
+
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from engine.loop import main
+from engine.method import Clock, Method
+from losses import PrototypeLoss
+from utils.errors import UserError
+from utils.old_features import load_classifier, load_prototypes, old_side
+
+
+def old_prototypes(cfg, classes: slice) -> Tensor:
+    """p of these classes, unit rows float32 [classes, d]: class means, or the old classifier's rows where it has them."""
+    rows = load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes, dim=cfg.embedding_size,
+                           classes=classes)
+    if cfg.old_classifier is not None:
+        if cfg.scenario == "OPclass":
+            raise UserError("config.old_classifier: in open-class the old classifier knows none of the new identities; "
+                            "set it to None")
+        known = load_classifier(Path(cfg.old_classifier), cfg.embedding_size)
+        if len(known) > cfg.num_classes:
+            raise UserError(f"config.old_classifier = {cfg.old_classifier} has {len(known)} classes, the training set "
+                            f"only {cfg.num_classes}; name the folder of the old model of this scenario")
+        rows[:len(known[classes])] = known[classes]
+    return rows
+
+
+class BCT(Method):
+    """Needs the class means of the old features."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.influence = PrototypeLoss(cfg.embedding_size, cfg.num_classes, cfg.bct_scale, cfg.fp16)
+        self.influence.prototypes.copy_(old_prototypes(cfg, self.influence.classes))
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        return {"cls": head(new, labels), "bct": self.influence(new, labels)}
+
+
+if __name__ == "__main__":
+    main(BCT)

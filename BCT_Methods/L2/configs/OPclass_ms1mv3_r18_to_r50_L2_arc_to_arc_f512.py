@@ -1,0 +1,5 @@
+"""Open-class: ResNet-18 (ArcFace) -> ResNet-50 (ArcFace) by L2, 512 dimensions."""
+
+from BCT_Methods.scenarios import scenario
+
+config = scenario("OPclass", old="r18_arc", new="r50", embedding_size=512)

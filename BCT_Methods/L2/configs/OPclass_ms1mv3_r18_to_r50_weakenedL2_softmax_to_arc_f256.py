@@ -1,0 +1,6 @@
+"""Open-class: ResNet-18 (softmax) -> ResNet-50 (ArcFace) by weakened L2, 256 dimensions."""
+
+from BCT_Methods.scenarios import scenario
+
+config = scenario("OPclass", old="r18_softmax", new="r50", embedding_size=256)
+config.threshold = 0.2

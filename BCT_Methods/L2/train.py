@@ -1,0 +1,45 @@
+"""L2 and weakened L2: each new feature is pulled towards the old feature of the same image.
+
+The baselines of Liang et al., "MixBCT: Towards Self-Adapting Backward-Compatible Training", arXiv 2308.06948.
+
+    L = L_arc(f_n) + w * mean_i max(||^f_n,i - ^f_o,i||_2 - th, 0)
+    w = 10;  th = 0 (L2), 0.2 (weakenedL2: a new feature may stay that far from the old one)
+
+The norm, not its square.
+
+    cd BCT_Methods/L2/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
+        --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py
+"""
+
+import sys
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from engine.loop import main
+from engine.method import Clock, Method
+from utils.old_features import OldFeatures, old_side
+
+
+def beyond(new: Tensor, old: Tensor, threshold: float) -> Tensor:
+    """max(||new - old||_2 - threshold, 0) per row, float32 [B]; new, old: unit rows [B, d]."""
+    return ((new - old).norm(dim=1) - threshold).clamp(min=0)
+
+
+class L2(Method):
+    """Needs the old feature of every new training image."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        old = self.old[index].to(new.device, non_blocking=True)
+        distance = beyond(F.normalize(new), old, self.cfg.threshold)
+        return {"cls": head(new, labels), "l2": self.cfg.l2_weight * distance.mean()}
+
+
+if __name__ == "__main__":
+    main(L2)

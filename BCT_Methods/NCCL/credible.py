@@ -1,0 +1,42 @@
+"""NCCL's filter: old embeddings that lie between the classes teach nothing."""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.shards import shard_of
+from utils.old_features import load_prototypes, old_side
+
+
+def entropy(scores: Tensor) -> Tensor:
+    """Entropy in nats [N] of softmax(scores) over all classes; scores [N, C_local] lie sharded over the ranks."""
+    highest = scores.amax(1)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    scores = scores - highest[:, None]
+    share = scores.exp()
+    sums = torch.stack([share.sum(1), (share * scores).sum(1)])
+    dist.all_reduce(sums)
+    total, weighted = sums
+    return total.log() - weighted / total
+
+
+class CredibleOld(nn.Module):
+    """True for old embeddings [N, d] whose soft assignment over the class centres has entropy <= ln(C) / 2.
+
+    The assignment is softmax(scale * cosine) with the unit class means and the s of the classification loss.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.scale, self.most = cfg.scale, math.log(cfg.num_classes) / 2
+        start, count = shard_of(cfg.num_classes)
+        centres = load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes, dim=cfg.embedding_size,
+                                  classes=slice(start, start + count))
+        self.register_buffer("centres", centres, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, old: Tensor) -> Tensor:
+        return entropy(self.scale * F.linear(old, self.centres)) <= self.most

@@ -1,0 +1,52 @@
+"""UniBCT: BCT with prototypes that are refined by the structure of the new features, class by class.
+
+Zhang et al., "Towards Universal Backward-Compatible Representation Learning", IJCAI 2022, arXiv 2203.01583.
+
+    L = L_arc(f_n) + w_e * CE(bct_scale * ^f_n . p^T, y);        w_e = 0 before the first refinement, then 1
+    per class of n images:  A = row-wise softmax(^V_n ^V_n^T / tau), the diagonal left out
+                            V' = (1 - lambda) (I - lambda A)^-1 V_o,      p = mean of the rows of V', normalised
+    V_n, V_o [n, d]: new and old features of the class's images; refined when the epochs 10 and 20 begin
+
+as_published: raw dot products, softmax over columns (which makes p exactly the plain mean), p not normalised, scale 1.
+
+    cd BCT_Methods/UniBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
+        --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_UniBCT_softmax_to_arc_f128.py
+"""
+
+import sys
+from pathlib import Path
+
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from BCT_Methods.BCT.train import BCT
+from BCT_Methods.UniBCT.refinement import refine
+from engine.loop import main
+from engine.method import Clock, Method
+from utils.old_features import OldFeatures, old_side
+
+
+class UniBCT(BCT):
+    """Needs the class means and the old feature of every new training image."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+        if cfg.as_published:
+            self.influence.scale = 1.0
+
+    def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
+        if epoch in self.cfg.refine_epoch:
+            cfg = self.cfg
+            refine(self.influence.prototypes, self.influence.classes, backbone, dataset, self.old.rows,
+                   batch_size=cfg.batch_size, workers=cfg.workers, lamb=cfg.lamb, tau=cfg.tau,
+                   as_published=cfg.as_published)
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        if clock.epoch < min(self.cfg.refine_epoch):
+            return Method.forward(self, head, new, labels, index, clock)
+        return super().forward(head, new, labels, index, clock)
+
+
+if __name__ == "__main__":
+    main(UniBCT)

@@ -1,0 +1,35 @@
+"""Cross-entropy through frozen class vectors, sharded by class like the head (BCT's influence loss)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.precision import autocast
+from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
+
+
+class PrototypeLoss(nn.Module):
+    """CE(scale * ^f . p^T, y) over all classes; the mean over all ranks' rows, the same value on every rank.
+
+    ``prototypes`` is a buffer [C_local, d], this rank's rows, used as they are: unit rows give scale * cosine.
+    No gradient reaches them.  Call it as ``loss(new, labels)`` with new float32 [B, d] and labels int64 [B] of
+    this rank; the gradient that reaches ``new`` is that of :class:`losses.PartialFC`.
+    """
+
+    def __init__(self, dim: int, num_classes: int, scale: float, fp16: bool | torch.dtype = False):
+        super().__init__()
+        self.scale, self.fp16 = scale, fp16
+        self.class_start, self.num_local = shard_of(num_classes)
+        self.register_buffer("prototypes", torch.zeros(self.num_local, dim))
+
+    @property
+    def classes(self) -> slice:
+        """The classes of this rank."""
+        return slice(self.class_start, self.class_start + self.num_local)
+
+    def forward(self, new: Tensor, labels: Tensor) -> Tensor:
+        embeddings = F.normalize(GatherForShards.apply(new.float()))
+        labels = local_labels(all_rows(labels), self.class_start, self.num_local)
+        with autocast(new.device, self.fp16):
+            scores = F.linear(embeddings, self.prototypes)
+        return ShardedCrossEntropy.apply(scores.float() * self.scale, labels)
