@@ -1,0 +1,36 @@
+"""A plain regression onto the old features: how well can a new model reproduce them?  No classifier, no method.
+
+    python tools/rehearsal/regression.py BCT_Methods/L2/configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py
+
+    L = mean_i ||^f_n,i - ^f_o,i||_2^2
+
+It is the yardstick of the drawn set: a set on which this does not reach the old model's own figures is too small to
+tell anything about a method.
+"""
+
+import sys
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from engine.loop import main
+from engine.method import Clock, Method
+from utils.old_features import OldFeatures, old_side
+
+
+class Regression(Method):
+    """Needs the old feature of every new training image."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+
+    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+        old = self.old[index].to(new.device, non_blocking=True)
+        return {"distance": (F.normalize(new) - old).square().sum(1).mean()}
+
+
+if __name__ == "__main__":
+    main(Regression)
