@@ -50,6 +50,26 @@ def test_command_line(results, tmp_path):
     assert (tmp_path / "out/verdict.png").stat().st_size > 10_000
 
 
+def test_several_new_models_give_a_row_each(results, tmp_path):
+    for name in ("new", "new_on_old"):
+        for kind in ("11", "1N"):
+            text = (results / f"{name}_{kind}.json").read_text().replace(f'"{name}"', f'"second{name[3:]}"')
+            (results / f"second{name[3:]}_{kind}.json").write_text(text.replace("0.65", "0.55"))
+    call = [sys.executable, ROOT / "tools/verdict/verdict.py", results, "--old", "old", "--new", "new", "second",
+            "--paragon", "alone", "--out", tmp_path / "out"]
+    done = subprocess.run([*call, "--metrics", "TAR@1e-2", "top-1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+           for line in done.stdout.splitlines() if line.startswith("|")}
+    assert row["new"] == ["75.00", "65.00", "25", "yes", "60.00", "45.00", "-25", "no"]
+    assert row["second"] == ["75.00", "55.00", "-25", "no", "60.00", "45.00", "-25", "no"]
+    assert row["old"][:2] == ["60.00", "60.00"] and row["paragon"][:2] == ["80.00", "1.00"]
+    assert "second on the gallery of old: better than old in 0 of 2 figures" in done.stdout
+    assert (tmp_path / "out/verdict.png").stat().st_size > 10_000
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 1 and "--metrics TPIR@1e-1 is not among the figures" in done.stderr
+
+
 def test_missing_results_are_named(results):
     with pytest.raises(UserError, match="no result of other_on_old among .*new_on_old"):
         rows_of(load(results), "old", "other", "alone")

@@ -1,6 +1,6 @@
 """Is the new model compatible with the old gallery?  One table and one picture from the evaluator's results.
 
-    python tools/verdict/verdict.py RESULTS --old OLD --new NEW --paragon INDEPENDENT --out FOLDER
+    python tools/verdict/verdict.py RESULTS --old OLD --new NEW [NEW ...] --paragon INDEPENDENT --out FOLDER
 
 RESULTS: folder with the evaluator's .json files (--out of ijbc_eval.py), 1:1 and 1:N, of the old model alone, the
 new one alone and on the old gallery, the paragon (an independently trained new model) alone and on the old gallery.
@@ -94,24 +94,75 @@ def picture(rows: dict[str, Figures], metrics: list[str], title: str) -> Figure:
     return figure
 
 
+def summary(methods: dict[str, dict[str, Figures]], metrics: list[str]) -> str:
+    """One row per method: alone, on the old gallery, update gain and criterion, for each metric."""
+    first = next(iter(methods.values()))
+    fields = ["in %", *(f"{metric} {what}" for metric in metrics for what in ("self", "cross", "gain", "holds"))]
+    out = PrettyTable(fields, align="r")
+    out.align["in %"] = "l"
+    for model in ("old", "paragon"):
+        own, on_old = first[f"{model} / {model}"], first[f"{model} / old"]
+        out.add_row([model, *(cell for m in metrics for cell in (f"{own[m]:.2f}", f"{on_old[m]:.2f}", "", ""))],
+                    divider=model == "paragon")
+    for name, rows in methods.items():
+        out.add_row([name, *(cell for m in metrics for cell in (
+            f"{rows['new / new'][m]:.2f}", f"{rows['new / old'][m]:.2f}", f"{gain(rows, m):.0f}",
+            "yes" if holds(rows, m) else "no"))])
+    return out.get_string()
+
+
+def scatter(methods: dict[str, dict[str, Figures]], metrics: list[str], title: str) -> Figure:
+    """For each metric, every method: alone (x) and on the old gallery (y); above the line of old / old it is compatible."""
+    figure = Figure(figsize=(5.5 * len(metrics), 5), layout="constrained")
+    figure.suptitle(title)
+    rows = next(iter(methods.values()))
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        axes.axhline(rows["old / old"][metric], color="0.5", label="old / old")
+        axes.axvline(rows["paragon / paragon"][metric], color="tab:orange", linestyle="--", label="paragon / paragon")
+        for number, (name, cells) in enumerate(methods.items()):
+            axes.plot(cells["new / new"][metric], cells["new / old"][metric], "osD^v<>Px"[number % 9], label=name)
+        axes.set(xlabel=f"{metric}, new / new, %", ylabel=f"{metric}, new / old, %")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def verdict_of(name: str, old: str, rows: dict[str, Figures], metrics: list[str]) -> str:
+    passed = [m for m in metrics if holds(rows, m)]
+    failed = [m for m in metrics if m not in passed]
+    return (f"{name} on the gallery of {old}: better than {old} in {len(passed)} of {len(metrics)} figures"
+            + (f" (not in {', '.join(failed)})" if failed and passed else ""))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of the evaluator's .json files")
-    for role, text in (("old", "old model"), ("new", "new model"), ("paragon", "independently trained new model")):
-        parser.add_argument(f"--{role}", required=True, help=f"{text}: its name in the results")
+    parser.add_argument("--old", required=True, help="old model: its name in the results")
+    parser.add_argument("--new", required=True, nargs="+", help="new models: their names; several give one row each")
+    parser.add_argument("--paragon", required=True, help="independently trained new model: its name")
+    parser.add_argument("--metrics", nargs="+", default=["TAR@1e-2", "top-1", "TPIR@1e-1"],
+                        help="figures of the table of several new models")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of verdict.txt and verdict.png")
     args = parser.parse_args()
 
-    rows = rows_of(load(args.results), args.old, args.new, args.paragon)
-    metrics = [m for m in rows["old / old"] if all(m in figures for figures in rows.values())]
-    passed = [m for m in metrics if holds(rows, m)]
-    failed = [m for m in metrics if m not in passed]
-    verdict = f"{args.new} on the gallery of {args.old}: better than {args.old} in {len(passed)} of {len(metrics)} figures"
-    text = table(rows, metrics) + "\n" + verdict + (f" (not in {', '.join(failed)})" if failed else "") + "\n"
+    found = load(args.results)
+    methods = {name: rows_of(found, args.old, name, args.paragon) for name in args.new}
+    metrics = [m for m in next(iter(methods.values()))["old / old"]
+               if all(m in figures for rows in methods.values() for figures in rows.values())]
+    verdicts = [verdict_of(name, args.old, rows, metrics) for name, rows in methods.items()]
+    if len(methods) == 1:
+        rows = methods[args.new[0]]
+        text, figure = table(rows, metrics), picture(rows, metrics, verdicts[0])
+    else:
+        unknown = [m for m in args.metrics if m not in metrics]
+        if unknown:
+            raise UserError(f"--metrics {unknown[0]} is not among the figures that all results have: {' '.join(metrics)}")
+        text, figure = summary(methods, args.metrics), scatter(methods, args.metrics, f"New models on the gallery of {args.old}")
+    text = "\n".join([text, *verdicts]) + "\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "verdict.txt").write_text(text)
-    picture(rows, metrics, verdict).savefig(args.out / "verdict.png", dpi=120)
+    figure.savefig(args.out / "verdict.png", dpi=120)
     print(text + f"wrote {args.out / 'verdict.txt'} and {args.out / 'verdict.png'}")
 
 
