@@ -31,9 +31,8 @@ new_model() {       # new_model NAME: train it on one core
     if [ "$1" = independent ]; then
         folder=. train=train_old_arc.py config=configs/f128_r50_arc_data100.py settings+=" rec=train_part_70_class"
     fi
-    echo "$1: training, log in $out/$1/training.log"
-    cd "$top/$folder" && OMP_NUM_THREADS=1 python "$train" "$config" $settings 2> "$out/$1.stderr" \
-        || { cat "$out/$1.stderr" >&2; return 1; }
+    cd "$top/$folder"
+    OMP_NUM_THREADS=1 python "$train" "$config" $settings 2>&1 | sed -u "s/^/$1  /"
     echo "$1: trained in $((SECONDS - begin)) s"
 }
 
