@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 
 def rate(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
 
 
 def figures_of(report: dict) -> Figures:
