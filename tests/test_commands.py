@@ -75,6 +75,15 @@ def test_the_readmes_commands_in_their_order(project):
                      "softmax_fc_gpu_1.pt"]
 
 
+def test_every_script_starts_from_its_own_directory(project):
+    """A script's directory comes first on Python's path: no file in it may hide a module that others import."""
+    scripts = sorted(project.glob("BCT_Methods/*/train.py"))
+    assert len(scripts) == 6
+    every = " && ".join(f"(cd {script.parent} && python {script.name} --help)" for script in scripts)
+    done = shell(every, project)
+    assert done.returncode == 0 and done.stdout.count("usage: train.py") == 6, done.stderr
+
+
 def test_torchrun_and_one_process(project):
     """The method's command under torchrun and with no launcher (after the first test left the old features)."""
     folder = project / "BCT_methods/MixBCT"          # the other spelling

@@ -17,7 +17,7 @@ from BCT_Methods.BCT.train import BCT
 from BCT_Methods.L2.train import L2, beyond
 from BCT_Methods.MixBCT.train import MixBCT
 from BCT_Methods.NCCL.credible import CredibleOld, entropy
-from BCT_Methods.NCCL.queue import Queue
+from BCT_Methods.NCCL.old_queue import Queue
 from BCT_Methods.NCCL.train import NCCL, contrast
 from BCT_Methods.UniBCT.refinement import refine, refined
 from BCT_Methods.UniBCT.train import UniBCT

@@ -61,7 +61,7 @@ def write_old_side(folder: Path, sd: str, dim: int) -> None:
 def train(name: str, scenario: str, place: Path, output: Path, *more: str) -> str:
     """Run the method's script in this process; what it said."""
     settings = [f"dataset={place}/data", f"feature_save={place}/feature_save", f"output={output}", "network=mbf",
-                "image_size=16", "batch_size=4", "num_epoch=1", "workers=0", "val_targets=[]", "frequent=1", "lr=0.01"]
+                "image_size=16", "batch_size=12", "num_epoch=1", "workers=0", "val_targets=[]", "frequent=1", "lr=0.01"]
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         patch.setattr("sys.argv", ["train.py", config(name, scenario), *settings, *MORE.get(name, []), *more])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from BCT_Methods.NCCL.credible import CredibleOld
-from BCT_Methods.NCCL.queue import Queue
+from BCT_Methods.NCCL.old_queue import Queue
 from engine.loop import main
 from engine.method import Clock, Method
 from losses.shards import GatherForAll, SumOfShards, all_rows
