@@ -9,9 +9,12 @@ case "${1:-}" in
     --all) methods="MixBCT L2 weakenedL2 BCT BCT_as_published UniBCT NCCL AdvBCT" ;;
     *) echo "usage: bash demo.sh [--all]" >&2; exit 2 ;;
 esac
+case $PWD in *[[:space:]]*) echo "error: expected a path without spaces, found $PWD; move the project" >&2; exit 1 ;; esac
 source environment.sh requirements.txt
+set -f              # settings hold brackets
 
-export top=$PWD out=$PWD/demo_output${1:+/all} sd=f128_r18_softmax
+export top=$PWD out=$PWD/demo_output${1:+/all}
+sd=f128_r18_softmax
 # The same settings for old and new models; fp16 off: this network is as fast in float32, and figures depend less on the CPU.
 export small="dataset=$out/dataset/ms1m-retinaface-t1 feature_save=$out/feature_save network=mbf image_size=32
     batch_size=64 num_epoch=8 warmup_epoch=1 scale=16 margin_list=(1.0,0.2,0.0) val_targets=['rehearsal'] frequent=30
@@ -31,25 +34,23 @@ new_model() {       # new_model NAME: train it on one core
     if [ "$1" = independent ]; then
         folder=. train=train_old_arc.py config=configs/f128_r50_arc_data100.py settings+=" rec=train_part_70_class"
     fi
-    cd "$top/$folder"
-    OMP_NUM_THREADS=1 python "$train" "$config" $settings 2>&1 | sed -u "s/^/$1  /"
+    cd "$top/$folder" && OMP_NUM_THREADS=1 python "$train" "$config" $settings 2>&1 | sed -u "s/^/$1  /" || return
     echo "$1: trained in $((SECONDS - begin)) s"
 }
 
 evaluate() {        # evaluate NAME: alone and on the old gallery, 1:1 and 1:N
     local ijbc="python tools/ijbc_eval/ijbc_eval.py -d $out/dataset/ijb --out $out/ijbc_result --workers 1 -m=$out/$1/model.pt -net=mbf"
     for search in "" -N; do
-        $ijbc $search
-        [ "$1" = old ] || $ijbc -m_old="$out/old/model.pt" -old_net=mbf $search
-    done > "$out/$1.evaluation" 2>&1 || { cat "$out/$1.evaluation" >&2; return 1; }
-    grep -hE '^(\||\+)' "$out/$1.evaluation"
+        $ijbc $search 2>&1 | grep -vE '^wrote|embedding:' || return
+        [ "$1" = old ] || $ijbc -m_old="$out/old/model.pt" -old_net=mbf $search 2>&1 | grep -v '^wrote' || return
+    done
 }
 
-two_at_a_time() {   # two_at_a_time FUNCTION NAME...
+two_at_a_time() {   # two_at_a_time FUNCTION NAME...: the first failure is named and ends it
     local function=$1
     shift
     export -f "$function"
-    printf '%s\n' "$@" | xargs -P 2 -I NAME bash -euo pipefail -c "$function NAME"
+    printf '%s\n' "$@" | xargs -P 2 -I NAME bash -o pipefail -c "$function NAME || { echo 'NAME failed' >&2; exit 255; }"
 }
 
 SECONDS=0
@@ -70,6 +71,7 @@ step "3  New models on the 70 %, two at a time: by $methods, and without the old
 two_at_a_time new_model independent $methods
 
 step "4  Evaluation: each model alone, and new queries against the old gallery; 1:1 and 1:N"
+rm -rf "$out/ijbc_result"
 evaluate old
 two_at_a_time evaluate independent $methods
 

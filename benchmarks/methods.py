@@ -79,13 +79,11 @@ def batch(args, step: int) -> tuple[torch.Tensor, ...]:
             torch.randint(args.classes, (args.batch,), generator=draw), torch.randint(IMAGES, (args.batch,), generator=draw))
 
 
-def whole_step(trainer: Trainer, args, step: int) -> None:
-    images, _, labels, index = batch(args, step)
+def whole_step(trainer: Trainer, args, step: int, images, new, labels, index) -> None:
     trainer.step(images, labels, index, torch.zeros(args.batch, dtype=torch.bool), Clock(EPOCH, step, 0.4), 0.01)
 
 
-def terms_alone(trainer: Trainer, args, step: int) -> None:
-    _, new, labels, index = batch(args, step)
+def terms_alone(trainer: Trainer, args, step: int, images, new, labels, index) -> None:
     device = trainer.ranks.device
     new = new.to(device).requires_grad_()
     terms = trainer.method(trainer.head, new, labels.to(device), index, Clock(EPOCH, step, 0.4))
@@ -108,9 +106,10 @@ def steps_table(args) -> PrettyTable:
         plain = trainers["plain ArcFace"]
         whole, pairs = [], {name: [] for name in trainers}
         for turn in range(args.rounds + 1):             # the first warms up
-            whole.append(timed(whole_step, plain, args, turn))
+            given = (args, turn, *batch(args, turn))
+            whole.append(timed(whole_step, plain, *given))
             for name, trainer in trainers.items():
-                pairs[name].append((timed(terms_alone, plain, args, turn), timed(terms_alone, trainer, args, turn)))
+                pairs[name].append((timed(terms_alone, plain, *given), timed(terms_alone, trainer, *given)))
     step = statistics.median(whole[1:])
     title = f"{args.network} {args.size}x{args.size}, batch {args.batch}, {args.classes} classes, d = {args.dim}"
     table = PrettyTable([title, "terms, ms", "more than plain, ms", f"of a step of {1e3 * step:.0f} ms", "held"], align="r")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ def start_ranks() -> Ranks:
 def replicate(module: nn.Module) -> nn.Module:
     """``module`` with its gradients averaged over the ranks; as it is on one rank or without parameters.
 
-    Buffers (BatchNorm statistics) stay each rank's own, as in insightface.  Without device_ids DDP leaves the inputs
-    where they are: a method's ``index`` is wanted on the CPU.
+    Buffers stay each rank's own: BatchNorm statistics as in insightface, and a method's shards by class.  Without
+    device_ids DDP leaves the inputs where they are: a method's ``index`` is wanted on the CPU.
     """
     if dist.get_world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
-    return nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    buffers = [name for name, _ in module.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
+    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)

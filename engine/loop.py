@@ -6,7 +6,6 @@
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -65,7 +64,8 @@ def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] 
     step = first_epoch * len(loader)
     for epoch in range(first_epoch, cfg.num_epoch):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator(cfg.seed, "epoch", epoch, ranks.rank))))
-        trainer.plain_method.start_epoch(epoch, trainer.plain_backbone, dataset)
+        with progress.pause():
+            trainer.plain_method.start_epoch(epoch, trainer.plain_backbone, dataset)
         trainer.plain_backbone.train()
         loader.set_epoch(epoch)
         for images, labels, index in loader:
@@ -133,8 +133,7 @@ def flips(cfg, ranks: Ranks, step: int) -> torch.Tensor:
 
 
 def verify_and_report(verify: Verifier, trainer: Trainer, progress: Progress, step: int) -> None:
-    begin = time.monotonic()
-    for name, (line, accuracy) in verify(trainer.plain_backbone).items():
-        progress.say(line)
-        progress.scalars({f"verification/{name}": accuracy}, step)
-    progress.pause(time.monotonic() - begin)
+    with progress.pause():
+        for name, (line, accuracy) in verify(trainer.plain_backbone).items():
+            progress.say(line)
+            progress.scalars({f"verification/{name}": accuracy}, step)

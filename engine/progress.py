@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,9 +86,12 @@ class Progress:
         with tqdm.external_write_mode(sys.stderr):
             self.log.info(text)
 
-    def pause(self, seconds: float) -> None:
-        """Leave a verification's or a save's seconds out of images/s."""
-        self.since += seconds
+    @contextmanager
+    def pause(self):
+        """What is done inside, a verification or a pass over the data, is left out of images/s."""
+        begin = time.monotonic()
+        yield
+        self.since += time.monotonic() - begin
 
     def close(self) -> None:
         self.bar.close()

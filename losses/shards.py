@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from utils.errors import UserError
+
 LARGEST_LOSS = -math.log(1e-30)        # a sample's loss is cut here: probabilities below 1e-30 read 1e-30
 
 
@@ -19,7 +21,7 @@ def shard_of(num_classes: int) -> tuple[int, int]:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     each, more = divmod(num_classes, world_size)
     if each == 0:
-        raise ValueError(f"{num_classes} classes cannot be divided over {world_size} ranks: use fewer ranks")
+        raise UserError(f"{num_classes} classes cannot be divided over {world_size} ranks: use fewer ranks")
     return each * rank + min(rank, more), each + (rank < more)
 
 

@@ -57,10 +57,11 @@ class Slots(Dataset):
     A batch that comes in shared memory of its own costs the worker half of its time in page faults.
     """
 
-    def __init__(self, faces: Faces, slots: int, batch_size: int):
+    def __init__(self, faces: Faces, slots: int, batch_size: int, shared: bool):
         self.faces = faces
         self.images = torch.empty(slots, batch_size, faces.image_size, faces.image_size, 3, dtype=torch.uint8)
-        self.images.share_memory_()
+        if shared:
+            self.images.share_memory_()
 
     def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
         """(slot, labels int64 [B], index int64 [B]); the images are in the slot."""
@@ -90,7 +91,8 @@ class Loader:
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
         self.batches = batches
         ahead = AHEAD * workers
-        self.slots = Slots(faces, ahead + 2, batch_size)    # those on their way, the one that is copied, one to spare
+        # Slots for the batches on their way, for the one that is copied, and one to spare.
+        self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
             persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,

@@ -42,7 +42,8 @@ def test_method_config(path):
     assert cfg.prototypes == f"{scenario}/{sd}_avg_feature.npy"
     assert Path(cfg.old_model) == ROOT / f"work_dirs/f{dim}_{old}_{loss}_{seen}/model.pt"
     assert (ROOT / f"configs/f{dim}_{old}_{loss}_{seen}.py").is_file()
-    assert cfg.margin_list == (1.0, 0.5, 0.0) and cfg.num_classes is None
+    assert cfg.margin_list == (1.0, 0.5, 0.0) and cfg.num_classes is None and cfg.scenario == scenario
+    assert cfg.get("threshold") == {"L2": 0.0, "weakenedL2": 0.2, "AdvBCT": 0.4}.get(method)
 
 
 @pytest.mark.parametrize("method", sorted({p.parents[1].name for p in METHOD_CONFIGS}))

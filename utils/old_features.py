@@ -131,8 +131,10 @@ class OldFeatures:
         check_origin(path, command, records=records, model=model)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Unit rows [B, d] on the CPU for index int64 [B] on the CPU."""
-        return F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
+        """Unit rows [B, d] on the CPU for index int64 [B] on the CPU; pinned where there is CUDA, so that the copy to
+        the device does not wait for what runs there."""
+        rows = F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
+        return rows.pin_memory() if torch.cuda.is_available() else rows
 
 
 def old_side(cfg, kind: str) -> dict:
@@ -176,8 +178,8 @@ def load_labels(path: Path, *, images: int, num_classes: int, records: str | Non
     path = path.with_name(f"{sd_of(path)}_label.npy")
     labels = np.array(load_array(path, command))
     if labels.shape != (images,) or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < num_classes:
-        raise UserError(f"{path} holds {describe(labels)}, expected [{images}] classes from 0 to {num_classes} - 1; "
-                        f"make it again with: {command}")
+        raise UserError(f"{path} holds {describe(labels)} with values from {labels.min()} to {labels.max()}, expected "
+                        f"[{images}] classes from 0 to {num_classes} - 1; make it again with: {command}")
     check_origin(path, command, records=records, model=model)
     return labels.astype(np.int64)
 
@@ -189,9 +191,10 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
     prototypes = load_array(path, command)
     if prototypes.shape != (num_classes, dim):
         raise UserError(f"{path} holds {describe(prototypes)}, expected [{num_classes}, {dim}] (classes and dimensions "
-                        f"of the new model); make it for this set with: {command}")
+                        f"of the new model); make it for this set with: {command}, and leave "
+                        f"config.num_classes unset")
     check_origin(path, command, images=images, records=records, model=model)
-    return torch.from_numpy(np.array(prototypes[classes], np.float32))
+    return F.normalize(torch.from_numpy(np.array(prototypes[classes], np.float32)))
 
 
 def load_classifier(folder: Path, dim: int) -> Tensor:

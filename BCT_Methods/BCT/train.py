@@ -17,10 +17,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 from engine.loop import main
 from engine.method import Clock, Method
 from losses import PrototypeLoss
+from utils.config import locate
 from utils.errors import UserError
 from utils.old_features import load_classifier, load_prototypes, old_side
 
@@ -30,10 +32,10 @@ def old_prototypes(cfg, classes: slice) -> Tensor:
     rows = load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes, dim=cfg.embedding_size,
                            classes=classes)
     if cfg.old_classifier is not None:
-        if cfg.scenario == "OPclass":
-            raise UserError("config.old_classifier: in open-class the old classifier knows none of the new identities; "
-                            "set it to None")
-        known = load_classifier(Path(cfg.old_classifier), cfg.embedding_size)
+        if cfg.scenario not in ("EXclass", "EXdata", "OPdata"):
+            raise UserError(f"config.old_classifier needs a config.scenario in which its identities are the new model's "
+                            f"first ones (EXclass, EXdata, OPdata), found {cfg.scenario}; set it to None")
+        known = load_classifier(locate(cfg.old_classifier, ROOT), cfg.embedding_size)
         if len(known) > cfg.num_classes:
             raise UserError(f"config.old_classifier = {cfg.old_classifier} has {len(known)} classes, the training set "
                             f"only {cfg.num_classes}; name the folder of the old model of this scenario")
@@ -47,7 +49,10 @@ class BCT(Method):
     def __init__(self, cfg):
         super().__init__(cfg)
         self.influence = PrototypeLoss(cfg.embedding_size, cfg.num_classes, cfg.bct_scale, cfg.fp16)
-        self.influence.prototypes.copy_(old_prototypes(cfg, self.influence.classes))
+        self.start_prototypes()
+
+    def start_prototypes(self) -> None:
+        self.influence.prototypes.copy_(old_prototypes(self.cfg, self.influence.classes))
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         return {"cls": head(new, labels), "bct": self.influence(new, labels)}

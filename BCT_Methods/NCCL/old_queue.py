@@ -9,6 +9,8 @@ from backbones.precision import autocast, half_precision
 from losses.shards import shard_of
 from utils.errors import UserError
 
+CLASSES = 4096              # of which products are summed in half precision
+
 
 class Queue(nn.Module):
     """A ring of ``size`` entries: features [size, d], labels [size] (-1 = empty), logits [size, C_local].
@@ -38,6 +40,11 @@ class Queue(nn.Module):
         self.logits[place] = logits.to(self.logits.dtype)
 
     def product(self, logits: Tensor) -> Tensor:
-        """This rank's classes' part of g_i . g_k, float32 [N, size], for logits g_i [N, C_local]."""
+        """This rank's classes' part of g_i . g_k, float32 [N, size], for logits g_i [N, C_local].
+
+        A sum over 65,402 classes reaches hundreds, where half precision is too coarse (and float16 ends at 65,504): the
+        parts over fewer classes are added up in float32.
+        """
+        parts = zip(logits.split(CLASSES, dim=1), self.logits.split(CLASSES, dim=1), strict=True)
         with autocast(logits.device, self.fp16):
-            return F.linear(logits, self.logits).float()
+            return sum(F.linear(new, old).float() for new, old in parts)

@@ -19,9 +19,9 @@ def refine(prototypes: Tensor, classes: slice, backbone: nn.Module, dataset, old
            workers: int, **how) -> None:
     """Overwrite ``prototypes`` [C_local, d], those of this rank's ``classes``, from all images of these classes.
 
-    Each rank embeds the images of its own classes (un-flipped, backbone in eval mode) and needs no other's: the pass
-    over the data is shared, and memory holds one block of whole classes.  old [N, d]: raw old features in the order
-    of the data set.  how: lamb, tau, as_published of :func:`refined`.
+    Each rank embeds the images of its own classes (un-flipped, backbone in eval mode, with its own BatchNorm statistics)
+    and needs no other's: the pass over the data is shared, and memory holds one block of whole classes.  old [N, d]: raw
+    old features in the order of the data set.  how: lamb, tau, as_published of :func:`refined`.
     """
     labels = dataset.labels()
     own = np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
@@ -47,9 +47,9 @@ def refined(new: Tensor, old: Tensor, counts: np.ndarray, *, lamb: float, tau: f
 
     Classes of one size are solved together.
     """
-    out = old.new_empty(len(counts), old.shape[1])
+    out = old.new_zeros(len(counts), old.shape[1])
     starts = np.cumsum(counts) - counts
-    for size in np.unique(counts):
+    for size in np.unique(counts[counts > 0]):
         alike = np.flatnonzero(counts == size)
         for some in np.array_split(alike, -(-len(alike) * size * size // LARGEST)):
             rows = torch.from_numpy(starts[some][:, None] + np.arange(size)).to(new.device)

@@ -23,17 +23,24 @@ from BCT_Methods.BCT.train import BCT
 from BCT_Methods.UniBCT.refinement import refine
 from engine.loop import main
 from engine.method import Clock, Method
+from utils.errors import UserError
 from utils.old_features import OldFeatures, old_side
 
 
 class UniBCT(BCT):
-    """Needs the class means and the old feature of every new training image."""
+    """Needs the old feature of every new training image; the first refinement makes the prototypes."""
 
     def __init__(self, cfg):
         super().__init__(cfg)
+        if not isinstance(cfg.refine_epoch, list) or not 0 <= min(cfg.refine_epoch, default=-1) < cfg.num_epoch:
+            raise UserError(f"config.refine_epoch = {cfg.refine_epoch} must list epochs from 0 of which the first is below "
+                            f"config.num_epoch = {cfg.num_epoch}: before it there is no second term")
         self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
         if cfg.as_published:
             self.influence.scale = 1.0
+
+    def start_prototypes(self) -> None:
+        """Nothing to start from."""
 
     def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
         if epoch in self.cfg.refine_epoch:

@@ -1,5 +1,7 @@
 """The data set and its loaders: layouts, order, the same batches for any number of workers and ranks, refusals."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -198,6 +200,17 @@ def test_headers_that_do_not_fit_their_file(tmp_path, counts, keys, words):
             writer.write(key, pack([0, 0], jpeg(0, key, 16), key, 0))
     with pytest.raises(UserError, match=words):
         FaceRecords(tmp_path)
+
+
+def test_many_batches_pass_through_few_slots(tmp_path):
+    """Two workers ahead of a slow consumer: 70 batches through 10 slots, each as the file has it when it is looked at."""
+    write_records(tmp_path / "train", [50, 90])
+    faces = FaceRecords(tmp_path)
+    expected = batches(ordered_loader(faces, 2, 0, 1, workers=0))
+    assert len(expected) == 70
+    for number, found in enumerate(ordered_loader(faces, 2, 0, 1, workers=2)):
+        time.sleep(0.005)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected[number], strict=True)), number
 
 
 def test_too_few_images_for_a_step(tmp_path):

@@ -1,6 +1,7 @@
-"""A plain regression onto the old features: how well can a new model reproduce them?  No classifier, no method.
+r"""A plain regression onto the old features: how well can a new model reproduce them?  No classifier, no method.
 
-    python tools/rehearsal/regression.py BCT_Methods/L2/configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py
+    python tools/rehearsal/regression.py BCT_Methods/L2/configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py \
+        output=work_dirs/regression
 
     L = mean_i ||^f_n,i - ^f_o,i||_2^2
 
