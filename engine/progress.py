@@ -41,7 +41,8 @@ class Progress:
     def step(self, terms: dict[str, Tensor], clock: Clock, lr: float) -> None:
         """Called after each batch (clock.step counts them from 0)."""
         for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0) + value
+            total, count = self.sums.get(name, (0, 0))
+            self.sums[name] = total + value, count + 1
         self.steps += 1
         self.bar.update()
         if (clock.step + 1) % self.cfg.frequent == 0 or clock.step + 1 == self.total_steps:
@@ -64,10 +65,10 @@ class Progress:
         self.check_finite(terms)
 
     def mean_terms(self) -> dict[str, float]:
-        """Means since the last report, over the steps and the ranks."""
-        total = torch.stack([value.detach().float() for value in self.sums.values()])
-        dist.all_reduce(total)
-        return dict(zip(self.sums, (total / self.steps / self.ranks.world_size).tolist(), strict=True))
+        """Means since the last report, over the ranks and the steps that had the term."""
+        mean = torch.stack([total.detach().float() / count for total, count in self.sums.values()])
+        dist.all_reduce(mean)
+        return dict(zip(self.sums, (mean / self.ranks.world_size).tolist(), strict=True))
 
     def check_finite(self, terms: dict[str, float]) -> None:
         """A loss that is no number ends the run; under a GradScaler, which skips bad steps, at the second report."""
