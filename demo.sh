@@ -31,25 +31,30 @@ new_model() {       # new_model NAME: train it on one core
         UniBCT) settings+=" bct_scale=16 refine_epoch=[2,5]" ;;     # of 8 epochs, as 10 and 20 of 35
     esac
     local config=configs/OPclass_ms1mv3_r18_to_r50_${kind}_softmax_to_arc_f128.py
-    if [ "$1" = independent ]; then
+    if [ "$1" = paragon ]; then
         folder=. train=train_old_arc.py config=configs/f128_r50_arc_data100.py settings+=" rec=train_part_70_class"
     fi
     cd "$top/$folder" && OMP_NUM_THREADS=1 python "$train" "$config" $settings 2>&1 | sed -u "s/^/$1  /" || return
     echo "$1: trained in $((SECONDS - begin)) s"
 }
 
-evaluate() {        # evaluate NAME: alone and on the old gallery, 1:1 and 1:N
+tables() {          # tables NAME: alone and on the old gallery, 1:1 and 1:N
     local ijbc="python tools/ijbc_eval/ijbc_eval.py -d $out/dataset/ijb --out $out/ijbc_result --workers 1 -m=$out/$1/model.pt -net=mbf"
     for search in "" -N; do
-        $ijbc $search 2>&1 | grep -vE '^wrote|embedding:' || return
-        [ "$1" = old ] || $ijbc -m_old="$out/old/model.pt" -old_net=mbf $search 2>&1 | grep -v '^wrote' || return
+        $ijbc $search || return
+        [ "$1" = old ] || $ijbc -m_old="$out/old/model.pt" -old_net=mbf $search || return
     done
+}
+
+evaluate() {        # evaluate NAME: its tables into a file
+    tables "$1" > "$out/$1.tables" 2>&1 || { cat "$out/$1.tables" >&2; return 1; }
+    echo "$1: evaluated, tables in $out/$1.tables"
 }
 
 two_at_a_time() {   # two_at_a_time FUNCTION NAME...: the first failure is named and ends it
     local function=$1
     shift
-    export -f "$function"
+    export -f "$function" tables
     printf '%s\n' "$@" | xargs -P 2 -I NAME bash -o pipefail -c "$function NAME || { echo 'NAME failed' >&2; exit 255; }"
 }
 
@@ -68,13 +73,13 @@ python tools/get_feature/denoise_credible.py --T 0.9 --SD ${sd}_class70 --featur
 python tools/get_feature/get_avg_feature.py --SD ${sd}_class70 --feature-save "$out/feature_save"
 
 step "3  New models on the 70 %, two at a time: by $methods, and without the old model (the paragon)"
-two_at_a_time new_model independent $methods
+two_at_a_time new_model paragon $methods
 
 step "4  Evaluation: each model alone, and new queries against the old gallery; 1:1 and 1:N"
 rm -rf "$out/ijbc_result"
 evaluate old
-two_at_a_time evaluate independent $methods
+two_at_a_time evaluate paragon $methods
 
 step "Verdict"
-python tools/verdict/verdict.py "$out/ijbc_result" --old old --new $methods --paragon independent --out "$out"
+python tools/verdict/verdict.py "$out/ijbc_result" --old old --new $methods --paragon paragon --out "$out"
 step "done"

@@ -32,7 +32,7 @@ config.sample_rate = 1.0        # share of the classes that the head uses in a s
 
 # Optimisation
 config.optimizer = "sgd"        # "sgd" or "adamw"
-config.lr = 0.1                 # for batch_size x ranks = 1024 images a step
+config.lr = 0.1                 # of the recipe's 1024 images a step (batch_size x ranks); not scaled by itself
 config.momentum = 0.9           # sgd only
 config.weight_decay = 5e-4
 config.batch_size = 128         # images per rank and step

@@ -11,6 +11,7 @@ from easydict import EasyDict as edict
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMAND_LINE = "the command line"
 
 
 def load_config(path: str, overrides: list[str] = ()) -> edict:
@@ -34,7 +35,8 @@ def load_config(path: str, overrides: list[str] = ()) -> edict:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"expected KEY=VALUE after the config file, found '{text}'")
-        set_key(config, key, literal(value), "the command line")
+        set_key(config, key, literal(value), COMMAND_LINE)
+    config.dataset = str(locate(config.dataset, ROOT))
     config.name = path.stem
     if config.output is None:
         config.output = str(ROOT / "work_dirs" / path.stem)
@@ -59,7 +61,13 @@ def set_key(config: edict, key: str, value, source) -> None:
         near = difflib.get_close_matches(key, config, n=1, cutoff=0.75)
         if near:
             raise UserError(f"unknown key config.{key} in {source}; did you mean config.{near[0]}?")
+        if source == COMMAND_LINE:
+            raise UserError(f"unknown key config.{key} in {source}; every setting stands in configs/base.py and in the "
+                            f"base.py beside the config")
         logging.getLogger("bct").warning("unknown key config.%s in %s: nothing here reads it", key, source)
+    if isinstance(config.get(key), (int, float)) and isinstance(value, str):
+        raise UserError(f"config.{key} = '{value}' in {source}: expected a number or True or False, "
+                        f"as in {key} = {config[key]}")
     config[key] = value
 
 

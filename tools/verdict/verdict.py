@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 
 def rate(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
+    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def figures_of(report: dict) -> Figures:
@@ -33,7 +33,8 @@ def figures_of(report: dict) -> Figures:
         values = {f"TAR@{rate(x)}": y for x, y in zip(report["1:1"]["FAR"], report["1:1"]["TAR"], strict=True)}
     else:
         values = {f"top-{k}": v for k, v in report["1:N"]["top"].items()}
-        values |= {f"TPIR@{rate(x)}": y for x, y in zip(report["1:N"]["FPIR"], report["1:N"]["TPIR"], strict=True)}
+        values |= {f"TPIR@{rate(x)}": y for x, y in zip(report["1:N"]["FPIR"], report["1:N"]["TPIR"], strict=True)
+                   if x < 1}                    # at FPIR 1 everything is let in: that is top-1
     return {name: 100 * value for name, value in values.items() if value is not None}
 
 
