@@ -133,11 +133,13 @@ def nccl_steps_of_this_rank(g: dict) -> dict:
                      entries=torch.ones(32, dtype=torch.bool))
         l1 = contrast(F.normalize(new) @ queue.features.T, **pairs)
         l2 = contrast(queue.product(new_logits), **pairs)
-        values = {"l1": l1, "l2": l2, "grad_l1_new_emb": torch.autograd.grad(l1, new)[0],
-                  "grad_l2_new_logits": torch.autograd.grad(l2, new_logits)[0], "feat_queue": queue.features,
-                  "logit_queue": queue.logits, "queue_labels": queue.labels, "header": (step + 1) * 8 % 32}
+        values = {"l1": l1, "l2": l2, "grad_l1_new_emb": torch.autograd.grad(l1, new, retain_graph=True)[0],
+                  "grad_l2_new_logits": torch.autograd.grad(l2, new_logits, retain_graph=True)[0],
+                  "feat_queue": queue.features,
+                  "logit_queue": queue.logits, "queue_labels": queue.labels, "header": (queue.labels >= 0).sum() % 32,
+                  "no_cross_grad": (torch.autograd.grad(l1, new_logits, retain_graph=True, allow_unused=True)
+                                    + torch.autograd.grad(l2, new, retain_graph=True, allow_unused=True)) == (None, None)}
         out |= {f"step{step}_{key}": np.array(torch.as_tensor(value).detach()) for key, value in values.items()}
-        out[f"step{step}_no_cross_grad"] = True         # by construction: l1 is no function of the logits
     return out
 
 

@@ -467,13 +467,13 @@ def test_no_second_term_before_the_first_refinement(old_side, one_rank):
     assert method(make_head(), new, labels, index, Clock(10, 0, 0.2)).keys() == {"cls", "bct"}
 
 
-def test_refine_needs_no_more_than_one_rank(old_side, one_rank):
-    """refine() itself, with a batch that does not divide the classes' images."""
-    prototypes = torch.zeros(CLASSES, DIM)
+def test_refinement_with_lambda_0_is_the_class_means(one_rank):
+    """In batches that do not divide the classes' images."""
+    found = torch.zeros(CLASSES, DIM)
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM))
-    refine(prototypes, slice(0, CLASSES), backbone, Pictures(), toy_features()[0], batch_size=13, workers=0, lamb=0.0,
+    refine(found, slice(0, CLASSES), backbone, Pictures(), toy_features()[0], batch_size=13, workers=0, lamb=0.0,
            tau=0.05, as_published=False)
-    torch.testing.assert_close(prototypes.double(), globals()["prototypes"](), rtol=0, atol=1e-5)     # lambda 0: means
+    torch.testing.assert_close(found.double(), prototypes(), rtol=0, atol=1e-5)         # lambda 0: class means
 
 
 # AdvBCT's balls, NCCL's filter, BCT's old classifier
