@@ -1,0 +1,166 @@
+"""All methods of one scenario, from a data folder to the page that compares them.
+
+    bash reproduce.sh OPclass --dry-run         checks every input, prints what it will take and the commands
+    bash reproduce.sh OPclass                   does it; killed and started again it goes on where it stopped
+
+Trains the old model, extracts its features, trains the paragon (the new model without the old one) and the new models
+by every method, and compares all of them.  Settings of the configs are given as KEY=VALUE for all trainings, as
+new:KEY=VALUE for all but the old model's, and as NAME:KEY=VALUE for one (old, paragon, or a method).
+On GPUs each training takes all of them, one after the other; on a CPU as many trainings run beside each other as there
+are cores.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from BCT_Methods.scenarios import SCENARIOS
+from tools.reproduce.plan import Training, check_inputs, print_plan
+from tools.reproduce.steps import Step, hardware, run_steps
+from utils.errors import UserError, run
+from utils.old_features import artefact, part_of
+
+METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="reproduce.sh", description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see, as in the README")
+    add("settings", nargs="*", metavar="[NAME:]KEY=VALUE",
+        help="settings of the configs: for all trainings; new:... for all but the old model's; NAME:... for one")
+    add("--family", default="arc_to_arc_f512", metavar="LOSS_to_arc_fDIM",
+        help="end of the configs' names: the old model's loss (arc, softmax) and the dimensions of the features")
+    add("--methods", default=",".join(METHODS), metavar="METHOD,...",
+        help="methods; NAME=METHOD trains one once more under another name, for NAME:KEY=VALUE")
+    add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
+    add("--ijb", type=Path, default=ROOT / "dataset", help="folder of IJBC (or IJBB)")
+    add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="which of the two")
+    add("--out", type=Path, help="folder of everything that is written (default: reproduce_output/SCENARIO)")
+    add("--dry-run", action="store_true", help="only check the inputs and print what it will take and the commands")
+    return parser.parse_intermixed_args()
+
+
+class Recipe:
+    """The trainings of a scenario: config, settings and output of each, by name."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.out = args, (args.out or ROOT / "reproduce_output" / args.scenario).resolve()
+        self.old_part, self.new_part = SCENARIOS[args.scenario]
+        old_loss, _, dim = args.family.split("_")[0], *args.family.rsplit("_", 1)
+        self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
+        self.sd = f"{dim}_r18_{old_loss}_{self.new_part}"
+        self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
+        self.old_script = f"train_old_{old_loss}.py"
+        self.features = self.out / "feature_save"
+        self.methods = dict(entry.split("=") if entry.count("=") == 1 else (entry, entry) for entry in args.methods.split(","))
+        self.trainings = [self.training("old", self.old_script, self.old_config),
+                          self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
+                                        f"rec={part_of(self.sd)[1]}")]
+        for name, method in self.methods.items():
+            config = self.method_config(method)
+            self.trainings.append(self.training(name, f"{config.parts[0]}/{config.parts[1]}/train.py", str(config),
+                                                f"old_model={self.out / 'old/model.pt'}"))
+        unknown = {prefix for prefix, _ in map(split_setting, args.settings)} - {"", "new", *(t.name for t in self.trainings)}
+        if unknown:
+            raise UserError(f"settings for {', '.join(sorted(unknown))}: expected new or one of "
+                            f"{', '.join(t.name for t in self.trainings)} before the colon")
+
+    def method_config(self, method: str) -> Path:
+        """BCT_Methods/<directory>/configs/<config>.py of a method, below the repository."""
+        name = f"{self.args.scenario}_ms1mv3_r18_to_r50_{method}_{self.args.family}.py"
+        found = sorted(ROOT.glob(f"BCT_Methods/*/configs/{name}"))
+        if not found:
+            raise UserError(f"no config BCT_Methods/*/configs/{name}; choose --methods and --family for which there is one")
+        return found[0].relative_to(ROOT)
+
+    def training(self, name: str, script: str, config: str, *own: str) -> Training:
+        settings = [text for prefix, text in map(split_setting, self.args.settings)
+                    if prefix in ("", name) or prefix == "new" and name != "old"]
+        return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
+                                               f"output={self.out / name}", *own, *settings))
+
+
+def split_setting(text: str) -> tuple[str, str]:
+    """(prefix, KEY=VALUE) of [PREFIX:]KEY=VALUE; values may hold colons."""
+    key, equals, _ = text.partition("=")
+    if not equals:
+        raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
+    prefix, colon, _ = key.rpartition(":")
+    return prefix, text[len(prefix) + len(colon):]
+
+
+def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
+    """The commands of the README's four steps in their order, each with the steps that it needs."""
+    args, python, features = recipe.args, [sys.executable], f"--feature-save={recipe.features}"
+    by_name = {training.name: training for training in recipe.trainings}
+
+    def train(name: str, *needs: str) -> Step:
+        script, config = Path(by_name[name].script), by_name[name].config
+        folder = ROOT / script.parent
+        command = [*launcher, script.name, os.path.relpath(ROOT / config, folder), *by_name[name].settings]
+        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True)
+
+    def extract(name: str, model: str, sd: str, *needs: str) -> Step:
+        command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, *by_name[model].settings]
+        return Step(name, command, needs, makes=artefact(recipe.features, sd, "feature"))
+
+    old_steps = [train("old", "split"),
+                 extract("old_features", "old", recipe.sd, "old"),
+                 Step("credible", [*python, "tools/get_feature/denoise_credible.py", "--T", "0.9", "--SD", recipe.sd, features],
+                      ("old_features",)),
+                 Step("means", [*python, "tools/get_feature/get_avg_feature.py", "--SD", recipe.sd, features],
+                      ("old_features",))]
+    if not parts_exist(args.records):
+        old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
+                                           f"--data={args.records.resolve()}"]))
+    new = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
+    return [*old_steps, train("paragon", "split"), *new, extract("paragon_features", "paragon", recipe.paragon_sd, "paragon"),
+            Step("compare", compare_command(recipe), ("paragon_features", *by_name), again=True)]
+
+
+def parts_exist(records: Path) -> bool:
+    names = {part_of(part)[1] for pair in SCENARIOS.values() for part in pair}
+    return all((records / f"{name}.rec").is_file() for name in names)
+
+
+def compare_command(recipe: Recipe) -> list[str]:
+    def model(training: Training) -> str:
+        return f"{training.name}={recipe.out / training.name / 'model.pt'}:{training.load().network}"
+
+    old, paragon, *new = recipe.trainings
+    return [sys.executable, "tools/compare/compare.py", "--data", str(recipe.args.ijb.resolve()),
+            "--subset", recipe.args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
+            "--old-features", str(artefact(recipe.features, recipe.sd, "feature")),
+            "--new-features", f"paragon={artefact(recipe.features, recipe.paragon_sd, 'feature')}",
+            "--title", f"{recipe.args.scenario}, {recipe.args.family}", "--out", str(recipe.out / "compare")]
+
+
+def main() -> None:
+    args = parse_arguments()
+    recipe = Recipe(args)
+    gpus, cores = hardware()
+    launcher = [sys.executable]
+    if gpus:
+        launcher += ["-m", "torch.distributed.launch", f"--nproc_per_node={gpus}", "--nnodes=1", "--master_port=22222"]
+    problems = check_inputs(recipe.trainings, args.records, args.ijb, args.subset)
+    if not problems:
+        problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1))
+    if problems:
+        raise UserError("; and ".join(problems))
+    steps = steps_of(recipe, launcher)
+    if args.dry_run:
+        for step in steps:
+            print(f"(cd {os.path.relpath(step.folder, ROOT)} && {shlex.join(step.command)})")
+        print("all inputs are there; without --dry-run these commands run")
+    else:
+        run_steps(steps, recipe.out, gpus, cores)
+
+
+if __name__ == "__main__":
+    run(main)
