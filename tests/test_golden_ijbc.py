@@ -83,11 +83,11 @@ def test_one_to_many(g, tiny, sides, kind):
     gallery, query = sides[kind]
     protocol = tiny[2]
     first, second = protocol.galleries.values()
-    lists = {"g1": first, "g2": second, "mixed": first + second}
+    lists = {"g1": first, "g2": second, "mixed": protocol.everyone()}
     np.testing.assert_allclose(query[protocol.probes.templates], g[f"{kind}_probe_feats"], atol=1e-6)
     assert np.array_equal(protocol.probes.subjects, g[f"{kind}_probe_ids"])
-    for name, hits in search(gallery, query, lists, protocol.probes).items():
-        people = lists[name]
+    for name, people in lists.items():
+        hits = search(gallery, query, people, protocol.probes)
         assert [hits.within(k) for k in (1, 5, 10)] == g[f"{kind}_{name}_top1_5_10_counts"].tolist()
         np.testing.assert_allclose(gallery[people.templates], g[f"{kind}_{name}_gallery_feats"], atol=1e-6)
         assert np.array_equal(people.subjects, g[f"{kind}_{name}_gallery_ids"])

@@ -105,20 +105,22 @@ def in_loops(gallery, query, entries: People, probes: People) -> list[tuple]:
     return out
 
 
-@pytest.mark.parametrize("cells", [1, 10 ** 6])
-def test_search_equals_the_loops_with_several_templates_per_subject(cells, monkeypatch):
-    monkeypatch.setattr(metrics, "CELLS", cells)
+@pytest.mark.parametrize("entries, cells", [(1, 1), (2, 7), (10 ** 4, 10 ** 6)])
+def test_search_equals_the_loops_with_several_templates_per_subject(entries, cells, monkeypatch):
+    monkeypatch.setattr(metrics, "ENTRIES", entries)
+    monkeypatch.setattr(metrics, "SEARCH_CELLS", {"cpu": cells})
     draw = np.random.default_rng(5)
     gallery, query = unit(draw, 50, 5), unit(draw, 50, 5)
     galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "only one": people([8], [50]),
                  "repeated": people([0, 7, 3, 5, 4], [9, 70, 9, 50, 9])}
     probes = people(draw.integers(0, 50, 30), draw.choice([9, 50, 60, 70, 80], 30))
-    for name, hits in search(gallery, query, galleries, probes).items():
-        expected = np.array(in_loops(gallery, query, galleries[name], probes))
+    for name, entries in galleries.items():
+        hits = search(gallery, query, entries, probes)
+        expected = np.array(in_loops(gallery, query, entries, probes))
         np.testing.assert_allclose(hits.mate, expected[:, 0], atol=1e-6)
         np.testing.assert_allclose(hits.other, expected[:, 1], atol=1e-6)
         assert hits.rank.tolist() == expected[:, 2].tolist()
-        assert hits.entries == len(set(galleries[name].subjects))
+        assert hits.entries == len(set(entries.subjects)), name
 
 
 def test_tpir_by_hand():
@@ -134,7 +136,7 @@ def test_tpir_by_hand():
 
 def test_a_tie_is_not_a_hit():
     gallery = np.array([[1, 0], [1, 0]], np.float32)
-    hits = search(gallery, gallery, {"G": people([0, 1], [5, 6])}, people([0], [5]))["G"]
+    hits = search(gallery, gallery, people([0, 1], [5, 6]), people([0], [5]))
     assert hits.rank.tolist() == [2] and hits.tpir(np.array([1.0]))[0].shape == (1,)
 
 

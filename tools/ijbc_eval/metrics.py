@@ -1,14 +1,17 @@
-"""The figures of the two protocols from unit template features: verification (1:1) and identification (1:N).
+"""The figures of the two protocols from template features: verification (1:1) and identification (1:N).
 
 Every function takes the *gallery side* first (enrolled templates, the old model's in a cross test), then the
 *query side* (verified templates or probes, always the new model's): one call is one cell of a compatibility
-matrix.
+matrix.  Features are rows of any length, in memory or mapped from a file; what is compared is their direction.
 Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives than 1 / FAR).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tools.ijbc_eval.protocol import Pairs, People, Search
 
@@ -18,27 +21,36 @@ RANKS = (1, 5, 10)
 CURVE_FARS = np.logspace(-6, 0, 241)
 CURVE_FPIRS = np.logspace(-4, 0, 161)
 CURVE_RANKS = 50
-CELLS = 40_000_000          # similarities per block: 160 MB
+CELLS = 40_000_000          # similarities of pairs per block: 160 MB
+ENTRIES = 16_384            # rows of a gallery per block of a search ...
+SEARCH_CELLS = {"cpu": 8_000_000, "cuda": 256_000_000}      # ... and their similarities to probes: 32 MB, 1 GB
+TIE = 1e-6                  # cosines that differ by less are equal: float32 rounds the order of sums
 ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
 
 
 # --- 1:1 -------------------------------------------------------------------------------------------------
 
 def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Cosine of each pair, float32 [P]; gallery, query: unit rows [T, d] of all templates.
+    """Cosine of each pair, float32 [P]; gallery, query: rows [T, d] of all templates.
 
     IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
     and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.
     """
     left, row = used_rows(pairs.enrol, len(gallery))
     right, column = used_rows(pairs.verify, len(query))
-    scores, across = np.empty(len(row), np.float32), query[right].T
+    scores, across = np.empty(len(row), np.float32), unit_rows(query, right).T
     step = max(1, CELLS // len(right))
     for start in range(0, len(left), step):
-        product = gallery[left[start:start + step]] @ across
+        product = unit_rows(gallery, left[start:start + step]) @ across
         here = np.flatnonzero((row >= start) & (row < start + step))
         scores[here] = product.take((row[here] - start) * np.int64(len(right)) + column[here])
     return scores
+
+
+def unit_rows(features: np.ndarray, rows) -> np.ndarray:
+    """These rows with norm 1, float32."""
+    chosen = features[rows].astype(np.float32, copy=False)
+    return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 
 
 def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,49 +153,75 @@ class Hits:
         if not len(negatives) or not self.mated.any():
             return np.full(len(fpirs), np.nan), np.full(len(fpirs), np.nan)
         threshold = negatives[np.maximum((len(negatives) * fpirs + ROUNDING).astype(np.int64) - 1, 0)]
-        found = np.sort(self.mate[self.mated & (self.mate > self.other)])
+        found = np.sort(self.mate[self.rank == 1])
         above = len(found) - np.searchsorted(found, threshold, side="right")
         return above / self.mated.sum(), threshold
 
 
-def search(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People],
-           probes: People) -> dict[str, Hits]:
-    """Search all probes in each of the galleries; gallery, query: unit rows [T, d] of all templates.
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring entries of a gallery: the subjects first .. first + subjects - 1 of it, all of their rows."""
 
-    The probes are compared once with every template that some gallery holds, in blocks of probes.
+    features: Tensor        # unit rows float32 [E, d]
+    member: Tensor          # int64 [E], subject of each row, counted from ``first``
+    first: int
+    subjects: int
+
+    def best(self, probes: Tensor) -> Tensor:
+        """Best cosine of each subject to each of the probes [n, d]: [subjects, n]."""
+        if self.subjects == len(self.member):
+            return (probes @ self.features.T).T         # seen so, what follows goes along the rows of memory
+        empty = torch.full((self.subjects, len(probes)), -torch.inf, device=probes.device)
+        return empty.scatter_reduce_(0, self.member[:, None].expand(-1, len(probes)), self.features @ probes.T, "amax")
+
+
+def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
+    """The entries of ``people`` in the order of their subjects, each read once, about ENTRIES at a time."""
+    ordered = people.by_subject()
+    starts = np.flatnonzero(np.r_[True, np.diff(ordered.subjects) != 0])
+    ends = np.r_[starts[1:], len(ordered.subjects)]
+    first = 0
+    while first < len(starts):
+        last = max(first + 1, int(np.searchsorted(ends, starts[first] + ENTRIES, side="right")))
+        rows = slice(starts[first], ends[last - 1])
+        member = np.repeat(np.arange(last - first), (ends - starts)[first:last])
+        features = torch.from_numpy(unit_rows(gallery, ordered.templates[rows])).to(device)
+        yield Block(features, torch.from_numpy(member).to(device), first, last - first)
+        first = last
+
+
+def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: People, device="cpu") -> Hits:
+    """Search all probes in a gallery; a subject with several templates counts once, with the best of them.
+
+    gallery, query: rows [T, d], of which only a block of the gallery's is in memory at a time (read twice: a rank
+    can be counted when the mate's cosine is known).  All probes are: [n, d].
     """
-    templates = np.unique(np.concatenate([people.templates for people in galleries.values()]))
-    entries = gallery[templates].T
-    sorted_galleries = {name: people.by_subject() for name, people in galleries.items()}
-    found = {name: [] for name in galleries}
-    step = max(1, CELLS // len(templates))
-    for start in range(0, len(probes.subjects), step):
-        rows = slice(start, start + step)
-        similarity = query[probes.templates[rows]] @ entries
-        for name, people in sorted_galleries.items():
-            own = similarity.take(np.searchsorted(templates, people.templates), axis=1)
-            found[name].append(best_matches(own, people.subjects, probes.subjects[rows]))
-    sizes = {name: len(np.unique(people.subjects)) for name, people in galleries.items()}
-    return {name: Hits(*map(np.concatenate, zip(*parts, strict=True)), sizes[name])
-            for name, parts in found.items()}
+    device = torch.device(device)
+    subjects = np.unique(people.subjects)
+    column = np.searchsorted(subjects, probes.subjects).clip(max=len(subjects) - 1)
+    mated = subjects[column] == probes.subjects
+    queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
+    subject = torch.from_numpy(np.where(mated, column, -1)).to(device)
+    mate = torch.full((len(queries),), -torch.inf, device=device)
+    for block in blocks_of(gallery, people, device):
+        here = torch.nonzero((subject >= block.first) & (subject < block.first + block.subjects))[:, 0]
+        for part in here.split(block_size(block, device)):
+            mate[part] = block.best(queries[part])[subject[part] - block.first, torch.arange(len(part), device=device)]
+    other, before = torch.full_like(mate, -torch.inf), torch.zeros(len(mate), dtype=torch.int64, device=device)
+    for block in blocks_of(gallery, people, device):
+        for part in torch.arange(len(mate), device=device).split(block_size(block, device)):
+            best = block.best(queries[part])
+            own = torch.nonzero((subject[part] >= block.first) & (subject[part] < block.first + block.subjects))[:, 0]
+            best[subject[part][own] - block.first, own] = -torch.inf
+            other[part] = torch.maximum(other[part], best.amax(0))
+            before[part] += torch.gt(best, mate[part] - TIE, out=torch.empty_like(best)).sum(0).long()
+    rank = np.where(mated, 1 + before.cpu().numpy(), 0)
+    return Hits(mate.cpu().numpy(), other.cpu().numpy(), rank, len(subjects))
 
 
-def best_matches(similarity: np.ndarray, entries: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(mate, other, rank) of :class:`Hits` for similarity [n, g], which is overwritten.
-
-    entries: subject of each column, ascending; one with several templates counts once, with the best of them.
-    probes: subject of each row.
-    """
-    subjects, starts = np.unique(entries, return_index=True)
-    if len(subjects) < len(entries):
-        similarity = np.maximum.reduceat(similarity, starts, axis=1)
-    column = np.minimum(np.searchsorted(subjects, probes), len(subjects) - 1)
-    mated = subjects[column] == probes
-    every = np.arange(len(probes))
-    mate = np.where(mated, similarity[every, column], -np.inf).astype(np.float32)
-    similarity[every[mated], column[mated]] = -np.inf
-    before = (similarity >= mate[:, None]).sum(1)
-    return mate, similarity.max(1), np.where(mated, 1 + before, 0)
+def block_size(block: Block, device: torch.device) -> int:
+    """Probes whose similarities to the block are computed at a time."""
+    return max(1, SEARCH_CELLS[device.type] // len(block.member))
 
 
 def gallery_figures(hits: Hits) -> dict:
@@ -199,25 +237,30 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else np.nan
 
 
-def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search) -> tuple[dict, dict]:
-    """(figures for tables and JSON, arrays for plots) of the 1:N protocol.
+def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search, device="cpu") -> tuple[dict, dict]:
+    """(figures for tables and JSON, arrays for plots) of the 1:N protocol; "mixed" is a search in all galleries at once."""
+    hits = {name: search(gallery, query, people, protocol.probes, device) for name, people in protocol.galleries.items()}
+    figures, curves = search_figures(hits)
+    if len(hits) > 1:
+        mixed = search(gallery, query, protocol.everyone(), protocol.probes, device)
+        figures["galleries"]["mixed"] = gallery_figures(mixed)
+    return figures, curves
 
-    TPIR is the mean of the two galleries.  "top" pools them: correct probes of both / mated probes of both;
+
+def search_figures(hits: dict[str, Hits]) -> tuple[dict, dict]:
+    """(figures, curves) of the same probes' hits in each gallery.
+
+    TPIR is the mean of the galleries.  "top" pools them: correct probes of all / mated probes of all;
     "top_of_all_probes" divides by all probes, as the public evaluators do (the same where, as in IJB-C, every
-    probe has its mate in one gallery).  "mixed" is a search in both galleries at once.
+    probe has its mate in one gallery).
     """
-    first, second = protocol.galleries.values()
-    galleries = search(gallery, query, protocol.galleries | {"mixed": first + second}, protocol.probes)
-    mixed = gallery_figures(galleries.pop("mixed"))
-    per_gallery = {name: gallery_figures(hits) for name, hits in galleries.items()}
-    correct = {k: sum(hits.within(k) for hits in galleries.values()) for k in range(1, CURVE_RANKS + 1)}
-    mated, probes = sum(f["mated"] for f in per_gallery.values()), len(protocol.probes.subjects)
+    per_gallery = {name: gallery_figures(found) for name, found in hits.items()}
+    correct = {k: sum(found.within(k) for found in hits.values()) for k in range(1, CURVE_RANKS + 1)}
+    mated, probes = sum(f["mated"] for f in per_gallery.values()), len(next(iter(hits.values())).rank)
     figures = {"FPIR": FPIRS, "TPIR": np.mean([f["TPIR"] for f in per_gallery.values()], 0),
                "top": {str(k): share(correct[k], mated) for k in RANKS},
                "top_of_all_probes": {str(k): correct[k] / probes for k in RANKS},
-               "probes": probes, "mated": mated,
-               "galleries": per_gallery | {"mixed": mixed}}
-    curves = [answerable(hits.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~hits.mated).sum()))
-              for hits in galleries.values()]
+               "probes": probes, "mated": mated, "galleries": per_gallery}
+    curves = [answerable(found.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~found.mated).sum())) for found in hits.values()]
     return figures, {"fpir": CURVE_FPIRS, "tpir": np.mean(curves, 0), "ranks": np.array(list(correct)),
                      "cmc": np.array([share(count, mated) for count in correct.values()])}

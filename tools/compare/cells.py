@@ -1,0 +1,75 @@
+"""One cell M(q, g) of the compatibility matrix: queries embedded by model q, the gallery by model g."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tools.compare.bootstrap import PairDraws, SearchDraws, draw_weights, interval
+from tools.compare.evaluation import Evaluation, rate
+from tools.ijbc_eval.metrics import FARS, FPIRS, Hits, Roc, pair_scores, search, search_figures
+
+CURVE_FARS = np.logspace(-6, 0, 61)
+
+
+@dataclass
+class Cell:
+    """Figures are shares in [0, 1]; draws: what each figure is in every draw of the bootstrap, [B]."""
+
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    scores: np.ndarray | None       # float32 [P] of the pairs
+    hits: dict[str, Hits]           # by gallery
+    curve: dict                     # TAR over CURVE_FARS and its band
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        return interval(self.draws[metric]) if metric in self.draws else None
+
+
+class Measure:
+    """Computes cells on one evaluation, all with the same draws."""
+
+    def __init__(self, evaluation: Evaluation, draws: int, seed: int, device: str):
+        self.evaluation, self.device, self.metrics = evaluation, device, evaluation.metrics()
+        self.weights = draw_weights(evaluation.subject_count, draws, seed)
+
+    @cached_property
+    def pair_draws(self) -> PairDraws:
+        return PairDraws(self.evaluation.pairs, self.evaluation.subjects, self.weights)
+
+    @cached_property
+    def search_draws(self) -> SearchDraws:
+        return SearchDraws(self.evaluation.subjects[1][self.evaluation.search.probes.templates], self.weights)
+
+    def __call__(self, gallery: np.ndarray, query: np.ndarray, resample: bool = False) -> Cell:
+        """The cell of these features; resample: with draws and a curve."""
+        cell = Cell({}, {}, None, {}, {})
+        if self.evaluation.pairs is not None:
+            cell.scores = pair_scores(gallery, query, self.evaluation.pairs)
+            roc = Roc.of(cell.scores, self.evaluation.pairs.same)
+            cell.values |= named("TAR", FARS, roc.at(FARS)[0])
+            if resample:
+                self.add_curve(cell, roc)
+        probes = self.evaluation.search.probes
+        cell.hits = {name: search(gallery, query, people, probes, self.device)
+                     for name, people in self.evaluation.search.galleries.items()}
+        figures, _ = search_figures(cell.hits)
+        cell.values |= {f"top-{k}": value for k, value in figures["top"].items()} | named("TPIR", FPIRS, figures["TPIR"])
+        if resample and len(self.weights):
+            drawn = self.search_draws.figures(cell.hits)
+            cell.draws |= drawn | named("TPIR", FPIRS, drawn["TPIR"].T)
+        cell.values, cell.draws = ({name: of[name] for name in self.metrics if name in of} for of in (cell.values, cell.draws))
+        return cell
+
+    def add_curve(self, cell: Cell, roc: Roc) -> None:
+        told = CURVE_FARS[CURVE_FARS * len(roc.different) >= 1]
+        cell.curve = {"far": told, "tar": roc.at(told)[0]}
+        if len(self.weights):
+            drawn = self.pair_draws.tar(cell.scores, np.concatenate([FARS, told[told <= FARS[-1]]]))
+            cell.draws |= named("TAR", FARS, drawn.T[:len(FARS)])
+            band = np.array([interval(column) or (np.nan, np.nan) for column in drawn.T[len(FARS):]])
+            cell.curve |= {"low": band[:, 0], "high": band[:, 1]}
+
+
+def named(kind: str, rates: np.ndarray, values: np.ndarray) -> dict:
+    return {f"{kind}@{rate(x)}": value for x, value in zip(rates, values, strict=True)}

@@ -1,0 +1,238 @@
+"""Can this model replace the old one, and what does it cost?  One command, one page.
+
+    python tools/compare/compare.py --data dataset --old old=work_dirs/OLD/model.pt:r18 \\
+        --new MixBCT=work_dirs/NEW/model.pt:r50 --paragon paragon=work_dirs/PARAGON/model.pt:r50 --out compare_result
+
+Every pair of versions is compared: queries by one, gallery by the other, 1:1 and 1:N.  Writes <out>/index.html (the
+page: one file), compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png and flips_<NAME>.csv.
+Images are embedded once per version and kept (--embeddings).
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from tools.compare import backfill as bf
+from tools.compare.cells import Cell, Measure
+from tools.compare.evaluation import Evaluation, read_evaluation
+from tools.compare.figures import draw_figures
+from tools.compare.judgement import (average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores,
+                                     update_gain)
+from tools.compare.maps import fit_maps
+from tools.compare.page import write_page
+from tools.compare.tables import tables_of, verdict_line
+from tools.compare.versions import Features, Version, read_features
+from tools.ijbc_eval.ijbc_eval import at_least, make_folder
+from tools.ijbc_eval.models import find_devices
+from tools.ijbc_eval.protocol import GALLERIES
+from tools.ijbc_eval.report import tidy
+from utils.errors import UserError, run
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    version = "NAME=FILE[:NETWORK]"
+    add("--old", required=True, metavar=version, help="the version that the gallery is stored in; FILE: .pt with its network, "
+        ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy")
+    add("--new", required=True, nargs="+", metavar=version, help="candidates, or with --sequence the versions after the old one")
+    add("--paragon", metavar=version, help="a new model trained without the old one: what full re-embedding could reach")
+    add("--sequence", action="store_true", help="--new are successive versions, oldest first: AC over all of them")
+    add("--old-features", type=Path, metavar="FILE.npy", help="old features of training images, for the free baselines")
+    add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy",
+        help="features of the same images by these versions: each gets a Procrustes and a ridge map to the old features")
+    add("-d", "--data", type=Path, default=ROOT / "dataset",
+        help="folder of IJBC or IJBB, or of gallery_label.npy and probe_label.npy (and pairs.npy)")
+    add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="which of the two")
+    add("--out", type=Path, default=Path("compare_result"), help="folder of the page and its files")
+    add("--title", default="Can the new model replace the old one?", help="heading of the page")
+    add("--metrics", nargs="+", metavar="METRIC", help="figures of tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
+        "default: the smallest rates that rest on 30 errors")
+    add("--draws", type=at_least(0, int), default=500, help="draws of the bootstrap over subjects; 0: no intervals")
+    add("--seed", type=int, default=0, help="of the bootstrap")
+    add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
+    add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="random orders of re-embedding")
+    add("--part", type=float, default=0.8, help="of the full gain: how much re-embedding reaches it?")
+    add("--embeddings", type=Path, help="folder of kept embeddings (default: <out>/embeddings)")
+    add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again though they are kept")
+    add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device")
+    add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1), help="processes that read and align images")
+    add("--pixel-scale", type=at_least(1, float), default=127.5, help="network input is (pixel - 127.5) / this")
+    add("--fp16", action="store_true", help="half precision for .pt files, where the device has it")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs) or cuda:K")
+    args = parser.parse_args()
+    args.devices = find_devices(args.device)
+    args.embeddings = args.embeddings or args.out / "embeddings"
+    return args
+
+
+class Versions:
+    """All versions with their features: ``candidates`` may replace ``old``; ``free`` ones are maps that nothing trained."""
+
+    def __init__(self, args: argparse.Namespace, evaluation: Evaluation):
+        old, new = Version.parse(args.old), [Version.parse(text) for text in args.new]
+        paragon = [Version.parse(args.paragon)] if args.paragon else []
+        self.old, self.paragon = old.name, paragon[0].name if paragon else None
+        self.files = {version.name: version for version in (old, *new, *paragon)}
+        if len(self.files) < 1 + len(new) + len(paragon):
+            raise UserError(f"two versions have the same name among {', '.join(v.name for v in (old, *new, *paragon))}")
+        self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
+        self.free, self.map_errors = [], {}
+        self.add_maps(args)
+        self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
+        self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: without a "
+                      f"map its queries do not fit the old gallery; --old-features and --new-features {name}=FILE.npy fit one"
+                      for name in self.candidates if not self.fits(name, self.old)]
+
+    def add_maps(self, args: argparse.Namespace) -> None:
+        if bool(args.old_features) != bool(args.new_features):
+            raise UserError("the free baselines need both --old-features FILE.npy and --new-features NAME=FILE.npy")
+        for text in args.new_features:
+            name, _, file = text.partition("=")
+            if name not in self.features or name == self.old:
+                raise UserError(f"--new-features {text}: expected one of {', '.join(self.files)} before the =, not {self.old}")
+            for kind, (w, error) in fit_maps(Path(file), args.old_features).items():
+                if w.shape != (self.features[name].dim, self.features[self.old].dim):
+                    raise UserError(f"{file} and {args.old_features} have {w.shape[0]} and {w.shape[1]} dimensions, {name} and "
+                                    f"{self.old} have {self.features[name].dim} and {self.features[self.old].dim}")
+                self.features[f"{name}+{kind}"] = self.features[name].mapped(w)
+                self.map_errors[f"{name}+{kind}"] = error
+                self.free.append(f"{name}+{kind}")
+
+    def fits(self, query: str, gallery: str) -> bool:
+        return self.features[query].dim == self.features[gallery].dim
+
+
+def fill_matrix(versions: Versions, measure: Measure, sequence: bool, bar: tqdm) -> dict[tuple[str, str], Cell]:
+    """{(query, gallery): cell} of all pairs of one dimension; intervals for what verdicts rest on."""
+    matrix = {}
+    for gallery in versions.features:
+        for query in versions.features:
+            if versions.fits(query, gallery):
+                decides = query == gallery or gallery == versions.old or sequence
+                cell = measure(versions.features[gallery].gallery, versions.features[query].query, decides)
+                if gallery != versions.old:
+                    cell.scores = None          # 63 MB at IJB-C's size; flips and thresholds need those on the old gallery
+                matrix[query, gallery] = cell
+            bar.update()
+    return matrix
+
+
+def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, headline: list[str]) -> tuple[dict, list]:
+    """(everything that is said about one candidate, its flips)."""
+    old, mixed, own = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
+    compared = compare_cells(mixed, old)
+    found = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
+    if versions.paragon:
+        paragon = matrix[versions.paragon, versions.paragon]
+        found["gain"] = update_gain(mixed, old, paragon)
+        found |= p_scores(found["gain"], own, paragon)
+    rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
+    found["threshold"] = fixed_threshold(evaluation, old, mixed)
+    found["flips"], rows = flips(evaluation, old, mixed, *rates)
+    return found, rows
+
+
+def plan_backfill(name: str, versions: Versions, matrix: dict, measure: Measure, orders: dict, args, bar: tqdm) -> dict:
+    """{order: points of its curve, area and cost per figure}."""
+    ends, start = (matrix[name, versions.old], matrix[name, name]), matrix[versions.old, versions.old].values
+    curves = bf.backfill(measure, versions.features[versions.old], versions.features[name], ends, orders, args.backfill, bar)
+    return {order: {"share": found[0].share, "images": np.mean([c.images for c in found], 0),
+                    "values": {m: np.stack([c.values[m] for c in found]) for m in measure.metrics},
+                    **{m: bf.summary(found, m, start[m], args.part) for m in measure.metrics}}
+            for order, found in curves.items()}
+
+
+def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Versions) -> tuple[dict, dict]:
+    """(the report, flips per candidate): all that tables, figures and page show."""
+    measure = Measure(evaluation, args.draws, args.seed, args.devices[0].type)
+    headline = args.metrics or evaluation.headline()
+    unknown = [metric for metric in headline if metric not in measure.metrics]
+    if unknown:
+        raise UserError(f"--metrics {unknown[0]} is not among the figures that this data can tell: {' '.join(measure.metrics)}")
+    candidates = [name for name in versions.candidates if versions.fits(name, versions.old)]
+    orders = bf.orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
+    points = len(candidates) * sum(map(len, orders.values())) * max(args.backfill - 1, 0)
+    upgrades, lists = {}, {}
+    with tqdm(total=len(versions.features) ** 2 + points, desc="comparing", unit=" cells") as bar:
+        matrix = fill_matrix(versions, measure, args.sequence, bar)
+        for name in candidates:
+            upgrades[name], lists[name] = judge(name, versions, matrix, evaluation, headline)
+            if orders:
+                upgrades[name]["backfill"] = plan_backfill(name, versions, matrix, measure, orders, args, bar)
+    names = [versions.old, *(Version.parse(text).name for text in args.new)]
+    report = {
+        "title": args.title, "command": shlex.join(["python", "tools/compare/compare.py", *sys.argv[1:]]),
+        "evaluation": {"name": evaluation.name, "negatives": evaluation.negatives(), "subjects": evaluation.subject_count,
+                       "gallery rows": len(evaluation.gallery_rows()), "probes": len(evaluation.search.probes.subjects),
+                       "gallery images": int(evaluation.images[evaluation.gallery_rows()].sum()),
+                       "pairs of one person": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
+        "draws": args.draws, "seed": args.seed, "part": args.part, "notes": evaluation.notes() + versions.notes,
+        "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
+        "versions": {name: about(name, versions) for name in versions.features},
+        "metrics": measure.metrics, "headline": headline,
+        "matrix": {query: {gallery: {m: {"value": value, "interval": cell.interval(m)} for m, value in cell.values.items()}
+                           for (q, gallery), cell in matrix.items() if q == query} for query in versions.features},
+        "curves": {f"{query} / {gallery}": cell.curve for (query, gallery), cell in matrix.items() if cell.curve},
+        "upgrades": upgrades}
+    if args.sequence:
+        report["AC"] = {metric: average_compatibility(matrix, names, metric) for metric in measure.metrics}
+    return tidy(report), lists
+
+
+def about(name: str, versions: Versions) -> dict:
+    features = versions.features[name]
+    file = versions.files.get(name)
+    return {"dim": features.dim, "file": file.file if file else None, "network": file.network if file else None} | features.about
+
+
+def write_all(report: dict, lists: dict, out: Path) -> None:
+    """Every file of the result, the page last; each whole or not at all."""
+    for name, rows in lists.items():
+        if rows:
+            part = out / f"flips_{name}.csv.part"
+            with open(part, "w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(part, part.with_suffix(""))
+    tables = tables_of(report)
+    answers = "\n".join([verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
+    texts = [table.text() for table in tables]
+    files = {"compare.json": json.dumps(report, indent=1) + "\n", "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
+    for name, content in files.items():
+        (out / f"{name}.part").write_text(content)
+        os.replace(out / f"{name}.part", out / name)
+    pictures = draw_figures(report, out)
+    write_page(report, tables, pictures, out / "index.html")
+    print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
+    print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} pictures, "
+          f"{sum(map(bool, lists.values()))} lists of flips")
+
+
+def main() -> None:
+    args = parse_arguments()
+    if not 0 < args.part <= 1:
+        raise UserError(f"--part must be in (0, 1], found {args.part}")
+    make_folder(args.out)
+    evaluation = read_evaluation(args.data, args.subset)
+    if not evaluation.metrics():
+        raise UserError(f"{args.data} has neither pairs nor a probe with a mate: there is nothing to compare by")
+    versions = Versions(args, evaluation)
+    if not any(versions.fits(name, versions.old) for name in versions.candidates):
+        raise UserError("; ".join(versions.notes))
+    write_all(*make_report(args, evaluation, versions), args.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,126 @@
+"""The report as pictures, one small PNG each: the page puts them side by side where there is room."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+SIZE = (6, 4.6)         # inches, at a font that stays readable when a phone shrinks it
+MARKS = "osD^v<>PX*dp"
+
+
+def draw_figures(report: dict, out: Path) -> dict[str, Path]:
+    """{caption: file} in the order of the page."""
+    made = {}
+    for metric in report["headline"]:
+        made[f"{metric}: alone (right) and on the old gallery (up)"] = save(scatter(report, metric), out / f"scatter_{metric}.png")
+    for metric in report["headline"][:1]:
+        made[f"{metric} of every query model on every gallery"] = save(heat_map(report, metric), out / f"matrix_{metric}.png")
+    if report["curves"].get(f"{report['old']} / {report['old']}"):
+        for name in report["upgrades"]:
+            made[f"ROC of {name}, with 95 % bands"] = save(roc(report, name), out / f"roc_{name}.png")
+    for metric in report["headline"][:2]:
+        for name, upgrade in report["upgrades"].items():
+            if "backfill" in upgrade:
+                made[f"{metric} while the gallery is re-embedded with {name}"] = save(backfill(report, name, metric),
+                                                                                      out / f"backfill_{name}_{metric}.png")
+    return made
+
+
+def save(figure: Figure, file: Path) -> Path:
+    part = file.with_name(file.name + ".part")
+    figure.savefig(part, format="png", dpi=110)
+    os.replace(part, file)
+    return file
+
+
+def start(title: str, xlabel: str, ylabel: str):
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=13)
+    axes.set_xlabel(xlabel, fontsize=12)
+    axes.set_ylabel(ylabel, fontsize=12)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def value(report: dict, query: str, gallery: str, metric: str) -> float:
+    return 100 * report["matrix"][query][gallery][metric]["value"]
+
+
+def errors(report: dict, query: str, gallery: str, metric: str) -> list | None:
+    """The interval as lengths below and above, for error bars; None without one."""
+    span = report["matrix"][query][gallery][metric]["interval"]
+    middle = value(report, query, gallery, metric)
+    return None if span is None else [[max(0, middle - 100 * span[0])], [max(0, 100 * span[1] - middle)]]
+
+
+def scatter(report: dict, metric: str) -> Figure:
+    """Self against cross: above the line of old / old a model is compatible, right of the paragon's it lost nothing."""
+    old, paragon = report["old"], report["paragon"]
+    figure, axes = start(metric, "new / new, %", f"new / {old}, %")
+    axes.axhline(value(report, old, old, metric), color="0.4", label=f"{old} / {old}")
+    band = report["matrix"][old][old][metric]["interval"]
+    if band:
+        axes.axhspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.12)
+    if paragon:
+        axes.axvline(value(report, paragon, paragon, metric), color="tab:orange", linestyle="--", label=f"{paragon} / {paragon}")
+    for number, (name, upgrade) in enumerate(report["upgrades"].items()):
+        if name != paragon:
+            axes.errorbar(value(report, name, name, metric), value(report, name, old, metric), errors(report, name, old, metric),
+                          errors(report, name, name, metric), fmt=MARKS[number % len(MARKS)], elinewidth=0.6, alpha=0.9,
+                          markerfacecolor="none" if upgrade["free"] else None, label=name)
+    figure.legend(fontsize=9, ncols=3, loc="outside lower center")
+    return figure
+
+
+def heat_map(report: dict, metric: str) -> Figure:
+    names = list(report["matrix"])
+    table = np.array([[report["matrix"][q][g][metric]["value"] if g in report["matrix"][q] else np.nan for g in names]
+                      for q in names], float) * 100
+    figure, axes = start(metric + ", %", "gallery", "query")
+    axes.imshow(table, cmap="viridis", vmin=0, vmax=max(1.0, np.nanmax(table)))
+    axes.grid(False)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for (i, j), number in np.ndenumerate(table):
+        if np.isfinite(number):
+            axes.text(j, i, f"{number:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if number < 0.6 * np.nanmax(table) else "black")
+    return figure
+
+
+def roc(report: dict, name: str) -> Figure:
+    """The old system, new queries on its gallery, and everything re-embedded."""
+    old, paragon = report["old"], report["paragon"]
+    figure, axes = start(f"ROC of {name}", "false accept rate", "true accept rate")
+    lines = {f"{old} / {old}": "0.4", f"{name} / {old}": "tab:green", f"{name} / {name}": "tab:blue"}
+    if paragon and paragon != name:
+        lines[f"{paragon} / {paragon}"] = "tab:orange"
+    for label, colour in lines.items():
+        curve = report["curves"][label]
+        axes.plot(curve["far"], curve["tar"], color=colour, label=label, linewidth=1.5)
+        if "low" in curve:
+            far = curve["far"][:len(curve["low"])]
+            axes.fill_between(far, *(np.array(curve[side], float) for side in ("low", "high")), color=colour, alpha=0.15)
+    axes.set(xscale="log", ylim=(0, 1.02))
+    figure.legend(fontsize=9, ncols=2, loc="outside lower center")
+    return figure
+
+
+def backfill(report: dict, name: str, metric: str) -> Figure:
+    """A line per order; random ones as their mean and range."""
+    old, paragon = report["old"], report["paragon"]
+    figure, axes = start(f"{metric}, gallery re-embedded with {name}", "share of the gallery re-embedded, %", f"{metric}, %")
+    axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=f"{old} / {old}")
+    if paragon and paragon != name:
+        axes.axhline(value(report, paragon, paragon, metric), color="tab:orange", linewidth=1, linestyle="--",
+                     label=f"{paragon} / {paragon}")
+    for order, found in report["upgrades"][name]["backfill"].items():
+        share, values = 100 * np.array(found["share"]), 100 * np.array(found["values"][metric], float)
+        line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
+        if len(values) > 1:
+            axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
+    figure.legend(fontsize=9, ncols=2, loc="outside lower center")
+    return figure

@@ -1,0 +1,152 @@
+"""What the cells of the matrix say about an upgrade.  o: old, n: new, p: paragon; M(q, g) as in cells.py.
+
+criterion       M(n, o) > M(o, o)                                                       (BCT, CVPR 2020)
+verdict         "better" or "worse" when the middle 95 % of the draws of M(n, o) - M(o, o) lie on one side of 0, else
+                "not distinguishable"
+update gain     G = [M(n, o) - M(o, o)] / [M(p, p) - M(o, o)]                           (BCT, Eq. 9)
+P_comp          100 mean of sigmoid(G_j) over the figures j
+P_up            100 mean of sigmoid([M(n, n) - M(p, p)] / M(p, p))
+P_1             harmonic mean of the two                                                (AdvBCT, CVPR 2023)
+AC              share of the ordered pairs (newer i, older j) with M(i, j) > M(j, j)    (CL2R, PAMI 2023)
+negative flip   right with old queries, wrong with new ones; positive: the reverse      (RACT, ICLR 2022)
+"""
+
+import numpy as np
+
+from tools.compare.bootstrap import interval
+from tools.compare.cells import Cell
+from tools.compare.evaluation import Evaluation, rate
+from tools.ijbc_eval.metrics import FARS, FPIRS, ROUNDING, Hits, Roc
+
+BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
+
+
+def compare_cells(mixed: Cell, old: Cell) -> dict[str, dict]:
+    """{metric: criterion, difference, its interval, verdict} of M(n, o) against M(o, o)."""
+    out = {}
+    for metric, value in mixed.values.items():
+        span = interval(mixed.draws[metric] - old.draws[metric]) if metric in mixed.draws else None
+        out[metric] = {"criterion": bool(value > old.values[metric]), "difference": value - old.values[metric],
+                       "interval": span, "verdict": verdict(value - old.values[metric], span)}
+    return out
+
+
+def verdict(difference: float, span: tuple[float, float] | None) -> str:
+    """Without draws the sign of the difference decides."""
+    low, high = span or (difference, difference)
+    return BETTER if low > 0 else WORSE if high < 0 else UNCLEAR
+
+
+def overall(compared: dict[str, dict]) -> str:
+    """All figures in one word."""
+    found = [entry["verdict"] for entry in compared.values()]
+    if BETTER in found:
+        return "better in some, worse in others" if WORSE in found else "compatible"
+    return "not compatible" if WORSE in found else "not distinguishable from the old model"
+
+
+def update_gain(mixed: Cell, old: Cell, paragon: Cell) -> dict[str, float]:
+    """G per metric; NaN where the paragon is no better than the old model: there is nothing to gain."""
+    out = {}
+    for metric, value in mixed.values.items():
+        start, full = old.values[metric], paragon.values[metric]
+        out[metric] = (value - start) / (full - start) if full > start else np.nan
+    return out
+
+
+def p_scores(gains: dict[str, float], new: Cell, paragon: Cell) -> dict[str, float]:
+    """P_comp, P_up and P_1 over the figures that have a gain; NaN where none has."""
+    told = [metric for metric, gain in gains.items() if np.isfinite(gain) and paragon.values[metric] > 0]
+    if not told:
+        return dict.fromkeys(("P_comp", "P_up", "P_1"), np.nan)
+    comp = 100 * np.mean([sigmoid(gains[m]) for m in told])
+    up = 100 * np.mean([sigmoid((new.values[m] - paragon.values[m]) / paragon.values[m]) for m in told])
+    return {"P_comp": float(comp), "P_up": float(up), "P_1": float(2 * comp * up / (comp + up))}
+
+
+def sigmoid(x: float) -> float:
+    return 0.5 * (1 + np.tanh(x / 2))
+
+
+def average_compatibility(matrix: dict[tuple[str, str], Cell], versions: list[str], metric: str) -> float:
+    """AC of a sequence of versions, oldest first; matrix[query, gallery].  A pair without a cell counts as not compatible."""
+    pairs = [(newer, older) for i, newer in enumerate(versions) for older in versions[:i]]
+    holds = [(pair in matrix and matrix[pair].values[metric] > matrix[pair[1], pair[1]].values[metric]) for pair in pairs]
+    return float(np.mean(holds))
+
+
+def fixed_threshold(evaluation: Evaluation, old: Cell, mixed: Cell) -> dict[str, list[dict]]:
+    """What the mixed system does at the thresholds that give the old system FAR x (1:1) and FPIR x (1:N).
+
+    "new threshold" is the one that would give the mixed system that rate; 1:N has one of each per gallery.
+    """
+    out = {"1:1": [], "1:N": []}
+    if evaluation.pairs is not None:
+        before, after = (Roc.of(cell.scores, evaluation.pairs.same) for cell in (old, mixed))
+        for far, old_tar, threshold, new in zip(FARS, *before.at(FARS), after.at(FARS)[1], strict=True):
+            if far * len(before.different) + ROUNDING >= 1:
+                accepted = [int((side > threshold).sum()) for side in (after.same, after.different)]
+                out["1:1"].append({"rate": rate(far), "threshold": threshold, "new threshold": new, "old": old_tar,
+                                   "mixed": accepted[0] / len(after.same), "mixed rate": accepted[1] / len(after.different),
+                                   "errors": accepted[1], "of": len(after.different)})
+    for k, fpir in enumerate(FPIRS):
+        if fpir < 1 and fpir * evaluation.negatives()["1:N"] + ROUNDING >= 1:
+            rows = [at_threshold(old.hits[name], mixed.hits[name], k) for name in old.hits]
+            if all(rows):
+                out["1:N"].append({"rate": rate(fpir)}
+                                  | {key: [row[key] for row in rows] for key in ("threshold", "new threshold")}
+                                  | {key: float(np.mean([row[key] for row in rows])) for key in ("old", "mixed", "mixed rate")}
+                                  | {key: sum(row[key] for row in rows) for key in ("errors", "of")})
+    return out
+
+
+def at_threshold(old: Hits, mixed: Hits, k: int) -> dict | None:
+    """TPIR and FPIR of one gallery at the old system's threshold of FPIRS[k]; None where it has none."""
+    tpir, threshold = (values[k] for values in old.tpir(FPIRS))
+    if not np.isfinite(threshold):
+        return None
+    found, alarms = mixed.mate[mixed.rank == 1] > threshold, mixed.other[~mixed.mated] > threshold
+    return {"threshold": threshold, "new threshold": mixed.tpir(FPIRS)[1][k], "old": tpir, "mixed": found.sum() / mixed.mated.sum(), "mixed rate": alarms.mean(),
+            "errors": int(alarms.sum()), "of": len(alarms)}
+
+
+def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir: str | None) -> tuple[dict, list[dict]]:
+    """(counts, a row for each probe and gallery that flipped).
+
+    Judged three ways: "top-1" (mated probes: the mate is first), "FPIR x" (mated: and above the old system's
+    threshold; others: nobody is above it) and, counted only, "FAR x" (pairs decided right at the old system's threshold).
+    """
+    counts, rows = {}, []
+    probes = evaluation.search.probes
+    for name, before in old.hits.items():
+        after, judged = mixed.hits[name], {"top-1": (before.mated, before.rank == 1, mixed.hits[name].rank == 1)}
+        threshold = before.tpir(np.array([float(fpir)]))[1][0] if fpir else np.nan
+        if np.isfinite(threshold):
+            judged[f"FPIR {fpir}"] = (np.ones(len(before.rank), bool), right(before, threshold), right(after, threshold))
+        for kind, (counted, was, now) in judged.items():
+            add_counts(counts, kind, counted, was, now)
+            for i in np.flatnonzero(counted & (was != now)):
+                rows.append({"judged by": kind, "flip": "negative" if was[i] else "positive", "gallery": name,
+                             "probe": int(evaluation.ids[1][probes.templates[i]]), "subject": int(probes.subjects[i]),
+                             "mated": bool(before.mated[i]), "old rank": int(before.rank[i]), "new rank": int(after.rank[i]),
+                             "old mate": float(before.mate[i]), "new mate": float(after.mate[i]),
+                             "old other": float(before.other[i]), "new other": float(after.other[i])})
+    if evaluation.pairs is not None and far:
+        same = evaluation.pairs.same
+        threshold = Roc.of(old.scores, same).at(np.array([float(far)]))[1][0]
+        was, now = ((cell.scores > threshold) == same for cell in (old, mixed))
+        add_counts(counts, f"FAR {far}, pairs of one person", same, was, now)
+        add_counts(counts, f"FAR {far}, pairs of two people", ~same, was, now)
+    return counts, rows
+
+
+def right(hits: Hits, threshold: float) -> np.ndarray:
+    return np.where(hits.mated, (hits.rank == 1) & (hits.mate > threshold), hits.other <= threshold)
+
+
+def add_counts(counts: dict, kind: str, counted: np.ndarray, was: np.ndarray, now: np.ndarray) -> None:
+    """Add one gallery's decisions to the counts of this way of judging."""
+    entry = counts.setdefault(kind, {"decisions": 0, "negative": 0, "positive": 0})
+    entry["decisions"] += int(counted.sum())
+    entry["negative"] += int((counted & was & ~now).sum())
+    entry["positive"] += int((counted & ~was & now).sum())

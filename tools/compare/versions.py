@@ -1,0 +1,157 @@
+"""Versions of a model: what the user names, and its features of gallery and probes.
+
+NAME=FILE:NETWORK   a .pt checkpoint of that network; .onnx and MXNet's PREFIX,EPOCH need no network
+NAME=FILE.npy       embeddings of all images of the IJB folder, float [N, d] or, with mirror images, [2, N, d]
+NAME=FILE.npz       a result of ijbc_eval.py -E
+NAME=FOLDER         for feature files: gallery.npy [G, d] and probe.npy [Q, d] in it
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tools.compare.evaluation import Evaluation, load_npy
+from tools.ijbc_eval.embed import embeddings
+from tools.ijbc_eval.models import open_model
+from tools.ijbc_eval.templates import ROWS, norms, template_features
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as named on the command line."""
+
+    name: str
+    file: str
+    network: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Version":
+        """From NAME=FILE[:NETWORK]."""
+        name, equals, rest = text.partition("=")
+        if not equals or not name or not rest:
+            raise UserError(f"expected NAME=FILE or NAME=FILE:NETWORK, found '{text}'")
+        if "/" in name or "\\" in name:
+            raise UserError(f"the name in front of = becomes part of file names and may hold no slash, found '{name}'")
+        file, colon, network = rest.rpartition(":")
+        return cls(name, file, network) if colon and not Path(rest).exists() else cls(name, rest, None)
+
+
+class Features:
+    """A version's features: ``gallery`` and ``query`` rows of any length, and what is known about them."""
+
+    def __init__(self, gallery: np.ndarray, query: np.ndarray, norm: np.ndarray | None = None, about: dict | None = None):
+        self.gallery, self.query, self.norm, self.about = gallery, query, norm, about or {}
+
+    @property
+    def dim(self) -> int:
+        return self.gallery.shape[1]
+
+    def mapped(self, w: np.ndarray) -> "Features":
+        """Both sides through the linear map w [d, d_old]; small enough to be in memory, or mapped block by block."""
+        if self.query is self.gallery:
+            both = self.gallery @ w
+            return Features(both, both)
+        return Features(MappedRows(self.gallery, w), MappedRows(self.query, w))
+
+
+class MappedRows:
+    """``features @ w``, row by row on demand: looks like the array that it stands for."""
+
+    def __init__(self, features: np.ndarray, w: np.ndarray):
+        self.features, self.w, self.shape = features, w, (len(features), w.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.features[rows] @ self.w
+
+
+def read_features(version: Version, evaluation: Evaluation, args) -> Features:
+    """The version's features on this evaluation; args: folder of kept embeddings, devices, batch_size, workers ..."""
+    if evaluation.source is None:
+        return plain_features(version, evaluation)
+    views, about = image_embeddings(version, evaluation.source, args)
+    check_finite(views, evaluation.source.names, version)
+    features = template_features(views, evaluation.source)
+    return Features(features, features, mean_norms(views, evaluation), about)
+
+
+def image_embeddings(version: Version, images, args) -> tuple[list[np.ndarray], dict]:
+    """(the one or two views [N, d] of the images, what is known of the model)."""
+    path, kind = Path(version.file), Path(version.file).suffix.lower()
+    if kind == ".npz":
+        views, about = kept_views(path), {}
+    elif kind == ".npy":
+        array = load_npy(path)
+        views, about = list(array if array.ndim == 3 else array[None]), {}
+    else:
+        if kind in (".pt", ".pth") and version.network is None:
+            raise UserError(f"{version.file}: which network is it? give {version.name}={version.file}:NETWORK, for example :r50")
+        model = open_model(version.file, version.network or "", args.devices, args.fp16, args.pixel_scale)
+        print(f"{version.name}:", flush=True)
+        views = list(embeddings(model, images, args.embeddings, args.batch_size, args.workers, args.force))
+        about = {"fingerprint": model.fingerprint, "image_size": model.image_size, "precision": model.precision}
+    if not 1 <= len(views) <= 2 or any(view.ndim != 2 or view.dtype.kind != "f" or len(view) != len(images) for view in views):
+        raise UserError(f"{version.file} holds {[f'{v.dtype} {list(v.shape)}' for v in views]}; expected float embeddings of "
+                        f"the {len(images)} images in the order of the landmark file, [N, d] or [2, N, d]")
+    return [np.asarray(view, np.float32) for view in views], about
+
+
+def kept_views(path: Path) -> list[np.ndarray]:
+    """The new model's embeddings in a result of ijbc_eval.py -E."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file["embs"], file["embs_f"]]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} holds no embeddings ({error}); write it with ijbc_eval.py -E") from error
+
+
+def check_finite(rows_of: list[np.ndarray], names, version: Version) -> None:
+    """Refuse NaN and infinity with the names of the first images that have them."""
+    for array in rows_of:
+        for start in range(0, len(array), ROWS):
+            # A sum is not finite when a term is not (and when float32 overflows, which no feature should come near).
+            bad = np.flatnonzero(~np.isfinite(array[start:start + ROWS].sum(1, dtype=np.float64)))
+            if len(bad):
+                shown = ", ".join(str(names[start + i]) for i in bad[:5])
+                raise UserError(f"{version.name} ({version.file}) has NaN or infinity for {shown}"
+                                f"{' and others' * (len(bad) > 5)}; embed these images again")
+
+
+def mean_norms(views: list[np.ndarray], evaluation: Evaluation) -> np.ndarray:
+    """Mean norm of the images' features, float [T]: low for images that the model is not sure about."""
+    images = evaluation.source
+    return np.bincount(images.templates, norms(views), len(evaluation.images)) / evaluation.images
+
+
+def plain_features(version: Version, evaluation: Evaluation) -> Features:
+    """gallery.npy and probe.npy of a folder, memory-mapped."""
+    folder = Path(version.file)
+    sides = []
+    for side, ids in zip(("gallery", "probe"), evaluation.ids, strict=True):
+        file = folder / f"{side}.npy"
+        if not file.is_file():
+            raise UserError(f"no file {file}: expected the folder {folder} to hold gallery.npy and probe.npy")
+        array = load_npy(file)
+        if array.ndim != 2 or array.dtype.kind != "f" or len(array) != len(ids):
+            raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected float features [{len(ids)}, d], a row "
+                            f"for each label in {side}_label.npy")
+        check_finite([array], RowNames(side), version)
+        sides.append(array)
+    if sides[0].shape[1] != sides[1].shape[1]:
+        raise UserError(f"{folder}: gallery.npy has {sides[0].shape[1]} dimensions, probe.npy {sides[1].shape[1]}")
+    return Features(*sides, norms([sides[0]]))
+
+
+class RowNames:
+    """Names of the rows of a feature file, made on demand."""
+
+    def __init__(self, side: str):
+        self.side = side
+
+    def __getitem__(self, row) -> str:
+        return f"{self.side} row {row}"
