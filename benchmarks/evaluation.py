@@ -40,7 +40,8 @@ def random_protocol(draw: np.random.Generator, share: float) -> tuple[Images, Pa
     enrol[:genuine] = subjects[verify[:genuine]]
     rows = np.arange(templates, dtype=np.int32)
     galleries = {"G1": People(rows[:first], subjects[:first]), "G2": People(rows[first:entries], subjects[first:entries])}
-    return images, Pairs(enrol, verify, subjects[enrol] == subjects[verify]), Search(galleries, People(rows[entries:], subjects[entries:]))
+    probe_list = People(rows[entries:], subjects[entries:])
+    return images, Pairs(enrol, verify, subjects[enrol] == subjects[verify]), Search(galleries, probe_list)
 
 
 def random_embeddings(file: Path, draw: np.random.Generator, count: int, dim: int) -> np.ndarray:

@@ -26,12 +26,11 @@ from tools.compare import backfill as bf
 from tools.compare.cells import Cell, Measure
 from tools.compare.evaluation import Evaluation, read_evaluation
 from tools.compare.figures import draw_figures
-from tools.compare.judgement import (average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores,
-                                     update_gain)
+from tools.compare.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
 from tools.compare.maps import fit_maps
 from tools.compare.page import write_page
 from tools.compare.tables import tables_of, verdict_line
-from tools.compare.versions import Features, Version, read_features
+from tools.compare.versions import Version, read_features
 from tools.ijbc_eval.ijbc_eval import at_least, make_folder
 from tools.ijbc_eval.models import find_devices
 from tools.ijbc_eval.protocol import GALLERIES
@@ -216,8 +215,8 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     pictures = draw_figures(report, out)
     write_page(report, tables, pictures, out / "index.html")
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
-    print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} pictures, "
-          f"{sum(map(bool, lists.values()))} lists of flips")
+    print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
+          f"pictures, {sum(map(bool, lists.values()))} lists of flips")
 
 
 def main() -> None:

@@ -58,13 +58,12 @@ class Evaluation:
         return tar + ([f"top-{k}" for k in RANKS] + tpir if mated else [])
 
     def headline(self) -> list[str]:
-        """One figure each for 1:1, closed and open search: at the smallest rate that rests on RELIABLE errors."""
+        """One figure each for 1:1, closed and open search: TAR and TPIR at the smallest rate that rests on RELIABLE errors."""
         names, negatives = self.metrics(), self.negatives()
-        chosen = []
-        for kind, count, rates in (("TAR", negatives["1:1"], FARS), ("top", 1, ()), ("TPIR", negatives["1:N"], FPIRS)):
-            fitting = [f"{kind}@{rate(x)}" for x in rates if x * count >= RELIABLE] + [n for n in names if n.startswith(kind)][::-1]
-            chosen += [name for name in fitting if name in names][:1] if kind != "top" else [n for n in names if n == "top-1"]
-        return chosen
+        tar, tpir = ([n for n in names if n.startswith(f"{kind}@")] for kind in ("TAR", "TPIR"))
+        firm = [[n for n in found if float(n.split("@")[1]) * count >= RELIABLE] or found[-1:]
+                for found, count in ((tar, negatives["1:1"]), (tpir, negatives["1:N"]))]
+        return firm[0][:1] + [n for n in names if n == "top-1"] + firm[1][:1]
 
     def notes(self) -> list[str]:
         """What the data is too small for, in words."""
@@ -151,7 +150,7 @@ def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
         raise UserError(f"{file} must hold rows of gallery row, probe row, 1 (same person) or 0, as ints below {sizes}")
     same = table[:, 2] == 1
     if same.all() or not same.any():
-        raise UserError(f"{file}: expected pairs of one person and pairs of two, found only pairs of {'one' if same.all() else 'two'}")
+        raise UserError(f"{file}: expected pairs of one person and of two, found only those of {'one' if same.all() else 'two'}")
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 

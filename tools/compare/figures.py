@@ -14,7 +14,8 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
     """{caption: file} in the order of the page."""
     made = {}
     for metric in report["headline"]:
-        made[f"{metric}: alone (right) and on the old gallery (up)"] = save(scatter(report, metric), out / f"scatter_{metric}.png")
+        caption = f"{metric}: alone (right) and on the old gallery (up)"
+        made[caption] = save(scatter(report, metric), out / f"scatter_{metric}.png")
     for metric in report["headline"][:1]:
         made[f"{metric} of every query model on every gallery"] = save(heat_map(report, metric), out / f"matrix_{metric}.png")
     if report["curves"].get(f"{report['old']} / {report['old']}"):
@@ -23,8 +24,8 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
     for metric in report["headline"][:2]:
         for name, upgrade in report["upgrades"].items():
             if "backfill" in upgrade:
-                made[f"{metric} while the gallery is re-embedded with {name}"] = save(backfill(report, name, metric),
-                                                                                      out / f"backfill_{name}_{metric}.png")
+                caption = f"{metric} while the gallery is re-embedded with {name}"
+                made[caption] = save(backfill(report, name, metric), out / f"backfill_{name}_{metric}.png")
     return made
 
 

@@ -106,8 +106,8 @@ def at_threshold(old: Hits, mixed: Hits, k: int) -> dict | None:
     if not np.isfinite(threshold):
         return None
     found, alarms = mixed.mate[mixed.rank == 1] > threshold, mixed.other[~mixed.mated] > threshold
-    return {"threshold": threshold, "new threshold": mixed.tpir(FPIRS)[1][k], "old": tpir, "mixed": found.sum() / mixed.mated.sum(), "mixed rate": alarms.mean(),
-            "errors": int(alarms.sum()), "of": len(alarms)}
+    return {"threshold": threshold, "new threshold": mixed.tpir(FPIRS)[1][k], "old": tpir,
+            "mixed": found.sum() / mixed.mated.sum(), "mixed rate": alarms.mean(), "errors": int(alarms.sum()), "of": len(alarms)}
 
 
 def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir: str | None) -> tuple[dict, list[dict]]:

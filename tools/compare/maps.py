@@ -56,7 +56,7 @@ def fit_maps(new: Path, old: Path) -> dict[str, tuple[np.ndarray, float]]:
                 raise UserError(f"{new} or {old} holds NaN or infinity between the rows {start} and {start + ROWS}; "
                                 f"extract the features again")
             part.add(left, right)
-    strength = min(STRENGTHS, key=lambda l: held.error(ridge(seen, l)))
+    strength = min(STRENGTHS, key=lambda candidate: held.error(ridge(seen, candidate)))
     errors = {"Procrustes": held.error(procrustes(seen)), "ridge": held.error(ridge(seen, strength))}
     for name in ("xx", "xy", "yy", "rows"):
         setattr(seen, name, getattr(seen, name) + getattr(held, name))

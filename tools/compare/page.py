@@ -13,7 +13,8 @@ body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; 
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd; }
-th { white-space: normal; vertical-align: bottom; } tr > :first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+th { white-space: normal; vertical-align: bottom; }
+tr > :first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 .answers li { margin: .4rem 0; } .note { color: #555; font-size: .85rem; }
 .answers span { padding: 0 .3rem; border-radius: .2rem; }
 .better { background: #d9f2df; } .worse { background: #fadcd9; } .unclear { background: #f3efd2; }
@@ -35,8 +36,8 @@ def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], fil
 def page(report: dict, tables: list[Table], pictures: dict[str, Path]) -> str:
     first = len(report["headline"]) + 1         # the verdicts; the other tables come below the pictures
     title, evaluation = escape(report["title"]), report["evaluation"]
-    setting = (f"{escape(evaluation['name'])}: {evaluation['subjects']:,} subjects, {evaluation['gallery rows']:,} gallery entries "
-               f"of {evaluation['gallery images']:,} images, {evaluation['probes']:,} probes"
+    setting = (f"{escape(evaluation['name'])}: {evaluation['subjects']:,} subjects, {evaluation['gallery rows']:,} gallery "
+               f"entries of {evaluation['gallery images']:,} images, {evaluation['probes']:,} probes"
                + (f", {evaluation['pairs of one person']:,} pairs of one person, {evaluation['negatives']['1:1']:,} of two"
                   if evaluation["pairs of one person"] else "")
                + f". The gallery is stored by <b>{escape(report['old'])}</b>.")
@@ -80,19 +81,20 @@ def words(report: dict) -> str:
         "alone": "queries and gallery by the new model: what full re-embedding would give",
         "on the gallery of the old model": "new queries, nothing re-embedded",
         "criterion": "the new queries do better on the old gallery than the old model's own",
-        "better, worse, not distinguishable": f"subjects are drawn with replacement {report['draws']} times; better or worse is what "
-                                              f"the middle 95 % of the differences agree on",
+        "better, worse, not distinguishable": f"subjects are drawn with replacement {report['draws']} times; better or worse is "
+                                              f"what the middle 95 % of the differences agree on",
         "update gain": "in %: which part of the way from the old model to the paragon (a new model trained without the old one) "
                        "the new queries have gone",
-        "P_comp, P_up, P_1": "100 x mean sigmoid of the update gain; of the relative difference to the paragon alone; their harmonic mean",
+        "P_comp, P_up, P_1": "100 x mean sigmoid of the update gain; of the relative difference to the paragon alone; their "
+                             "harmonic mean",
         "today's threshold": "the one that gives the old system this false rate now; new queries may have other scores",
         "flips": "decisions that were right with old queries and are wrong with new ones, and the reverse",
-        "free baselines": "hollow marks: linear maps of the new features onto the old ones, fitted on training images, no training"}
+        "free baselines": "hollow marks: linear maps of new features onto old ones, fitted on training images, nothing trained"}
     return "<h2>Words</h2><dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in meanings.items()) + "</dl>"
 
 
 def versions(report: dict) -> str:
-    rows = [[name, str(entry["dim"]), entry["network"] or "", (entry.get("fingerprint") or "")[:12], entry["file"] or "linear map"]
+    rows = [[name, str(entry["dim"]), entry["network"] or "", entry.get("fingerprint", "")[:12], entry["file"] or "linear map"]
             for name, entry in report["versions"].items()]
     return (html_table(Table("Versions", ["name", "dimensions", "network", "fingerprint", "file"], rows))
             + f"<h2>Made by</h2><p><code>{escape(report['command'])}</code></p>")

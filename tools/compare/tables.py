@@ -132,8 +132,8 @@ def backfill_tables(report: dict) -> list[Table]:
             out.append(Table(f"Re-embedding the gallery bit by bit: {metric}, in %",
                              ["new model", "order", "nothing done", "mean over the way", "all done",
                               f"share for {part}", "images"], rows,
-                             f"Gain: from {report['old']} / {report['old']} to all done; {report['evaluation']['gallery images']:,} "
-                             f"images in the gallery."))
+                             f"Gain: from {report['old']} / {report['old']} to all done; the gallery has "
+                             f"{report['evaluation']['gallery images']:,} images."))
     return out
 
 
@@ -157,8 +157,8 @@ def reasons(name: str, report: dict) -> str:
     today = next((row for protocol in ("1:1", "1:N") for row in upgrade["threshold"][protocol]
                   if metric.endswith(f"@{row['rate']}")), None)
     if today:
-        text += (f"; at today's threshold {metric} goes from {percent(today['old'])} to {percent(today['mixed'])} %, false accepts "
-                 f"from {100 * float(today['rate']):g} to {100 * today['mixed rate']:.2g} %")
+        text += (f"; at today's threshold {metric} goes from {percent(today['old'])} to {percent(today['mixed'])} %, false "
+                 f"accepts from {100 * float(today['rate']):g} to {100 * today['mixed rate']:.2g} %")
     ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
             if entry[metric]["images"] is not None]
     if ways:

@@ -1,0 +1,213 @@
+"""The command: IJB folder and plain feature files in, page and lists out; what it says about input that does not fit."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import write_ijb
+
+from backbones import get_model
+from tools.compare import compare
+from tools.compare.tables import tables_of
+from utils.errors import UserError
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def run_compare(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
+    compare.main()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Feature files: 40 subjects in the gallery (two rows each), 50 among the probes; old, new, better and 6-d features."""
+    folder, draw = tmp_path_factory.mktemp("features"), np.random.default_rng(0)
+    gallery, probe = np.repeat(np.arange(40), 2), draw.integers(0, 50, 300)
+    np.save(folder / "gallery_label.npy", gallery)
+    np.save(folder / "probe_label.npy", probe)
+    pairs = draw.integers(0, (80, 300), (3000, 2))
+    np.save(folder / "pairs.npy", np.c_[pairs, gallery[pairs[:, 0]] == probe[pairs[:, 1]]].astype(np.int64))
+    centres, turn = draw.standard_normal((50, 8)), np.linalg.qr(draw.standard_normal((8, 8)))[0]
+    images = draw.standard_normal((400, 8))
+    for name, noise, change in (("old", 1.1, np.eye(8)), ("new", 0.7, np.eye(8)), ("turned", 0.5, turn),
+                                ("six", 0.5, turn[:, :6])):
+        (folder / name).mkdir()
+        for side, labels in (("gallery", gallery), ("probe", probe)):
+            rows = (centres[labels] + noise * draw.standard_normal((len(labels), 8))) @ change
+            np.save(folder / name / f"{side}.npy", rows.astype(np.float32))
+        np.save(folder / name / "train.npy", (images @ change).astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(people, tmp_path_factory) -> Path:
+    """A comparison with everything in it."""
+    out = tmp_path_factory.mktemp("result")
+    with pytest.MonkeyPatch.context() as patch:
+        run_compare(patch, "-d", people, "--old", f"old={people / 'old'}", "--new", f"new={people / 'new'}",
+                    f"six={people / 'six'}", "--paragon", f"turned={people / 'turned'}", "--old-features",
+                    people / "old/train.npy", "--new-features", f"turned={people / 'turned/train.npy'}",
+                    f"six={people / 'six/train.npy'}", "--backfill", 4, "--orders", 2, "--draws", 60,
+                    "--title", "A <new> model", "--out", out)
+    return out
+
+
+def test_everything_is_written_and_says_the_same(result):
+    report = json.loads((result / "compare.json").read_text())
+    text = (result / "compare.txt").read_text()
+    assert not list(result.glob("*.part"))
+    assert report["headline"] == ["TAR@1e-1", "top-1", "TPIR@1e-1"]
+    maps = {f"{name}+{kind}" for name in ("turned", "six") for kind in ("Procrustes", "ridge")}
+    assert set(report["matrix"]["new"]) == {"old", "new", "turned"} | maps and set(report["matrix"]["six"]) == {"six"}
+    assert set(report["upgrades"]) == {"new", "turned"} | maps and set(report["free"]) == maps
+    assert report["upgrades"]["new"]["overall"] == "compatible" and report["upgrades"]["turned"]["overall"] == "not compatible"
+    for table in tables_of(report):
+        assert table.text() in text
+        assert all(len(row) == len(table.columns) for row in table.rows), table.title
+    assert "six has 6 dimensions, old has 8" in text and "--new-features six=FILE.npy" in text
+    for name, upgrade in report["upgrades"].items():
+        rows = list(csv.DictReader(open(result / f"flips_{name}.csv"))) if (result / f"flips_{name}.csv").is_file() else []
+        for kind in [kind for kind in upgrade["flips"] if not kind.startswith("FAR")]:
+            for flip in ("negative", "positive"):
+                listed = sum(row["judged by"] == kind and row["flip"] == flip for row in rows)
+                assert listed == upgrade["flips"][kind][flip], (name, kind, flip)
+
+
+def test_maps_that_nothing_trained_bring_queries_into_the_old_space(result):
+    """The turned model's features are a rotation of what the old one sees: its map makes them fit, to the digit of its own."""
+    report = json.loads((result / "compare.json").read_text())
+    mapped, alone = report["matrix"]["turned+Procrustes"], report["matrix"]["turned"]
+    assert mapped["old"]["top-1"]["value"] > alone["old"]["top-1"]["value"] + 0.3
+    assert mapped["turned+Procrustes"]["top-1"]["value"] == pytest.approx(alone["turned"]["top-1"]["value"], abs=0.01)
+    assert report["map errors"]["turned+Procrustes"] < 1e-6
+
+
+def test_backfilling_goes_from_the_old_gallery_to_the_new_one(result):
+    report = json.loads((result / "compare.json").read_text())
+    for order, found in report["upgrades"]["new"]["backfill"].items():
+        for metric in report["metrics"]:
+            values = np.array(found["values"][metric])
+            assert values[:, 0] == pytest.approx(report["matrix"]["new"]["old"][metric]["value"]), order
+            assert values[:, -1] == pytest.approx(report["matrix"]["new"]["new"][metric]["value"]), order
+        assert found["images"][0] == 0 and found["images"][-1] == 80
+    assert list(report["upgrades"]["new"]["backfill"]) == ["random", "lowest norm of the old feature first"]
+
+
+def test_the_page_needs_no_other_file(result):
+    page = (result / "index.html").read_text()
+    assert "<h1>A &lt;new&gt; model</h1>" in page
+    assert page.count("<img ") == len(list(result.glob("*.png"))) == page.count('src="data:image/png;base64,') > 10
+    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page and "<script" not in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(result, tmp_path, width):
+    """Every picture decodes, no script fails, and a phone need not scroll sideways."""
+    probe = ("<script>onerror = e => document.title = e; onload = () => document.title = [[...document.images].filter("
+             "i => i.complete && i.naturalWidth > 0).length, document.images.length, "
+             "document.documentElement.scrollWidth <= innerWidth]</script></body>")
+    page = (result / "index.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
+    done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom",
+                           f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()],
+                          capture_output=True, text=True, timeout=120)
+    pictures = page.count("<img ")
+    assert f"<title>{pictures},{pictures},true</title>" in done.stdout, done.stderr[-500:]
+
+
+def test_an_ijb_folder_with_checkpoints_and_kept_embeddings(tmp_path, monkeypatch):
+    write_ijb(tmp_path)
+    torch.manual_seed(0)
+    for name in ("old", "new"):
+        torch.save(get_model("mbf", num_features=16, image_size=16).eval().state_dict(), tmp_path / f"{name}.pt")
+    call = ["-d", tmp_path, "--backfill", 2, "--draws", 10, "--workers", 0, "--out", tmp_path / "out"]
+    run_compare(monkeypatch, *call, "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new", f"new={tmp_path / 'new.pt'}:mbf")
+    first = json.loads((tmp_path / "out/compare.json").read_text())
+    kept = sorted((tmp_path / "out/embeddings").glob("*.npy"))
+    times = [file.stat().st_mtime_ns for file in kept]
+    assert len(kept) == 2 and first["evaluation"]["gallery images"] > 0
+    assert "lowest detector score first" in first["upgrades"]["new"]["backfill"]
+    run_compare(monkeypatch, *call, "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new", f"new={tmp_path / 'new.pt'}:mbf")
+    assert [file.stat().st_mtime_ns for file in kept] == times              # no second embedding of the same images
+    names = {version: next(f for f in kept if f.name.startswith(first["versions"][version]["fingerprint"][:16]))
+             for version in ("old", "new")}
+    run_compare(monkeypatch, *call, "--old", f"old={names['old']}", "--new", f"new={names['new']}")
+    assert json.loads((tmp_path / "out/compare.json").read_text())["matrix"] == first["matrix"]
+
+
+def test_a_sequence_of_versions(people, tmp_path, monkeypatch):
+    run_compare(monkeypatch, "-d", people, "--old", f"v1={people / 'old'}", "--new", f"v2={people / 'new'}",
+                f"v3={people / 'turned'}", "--sequence", "--backfill", 0, "--draws", 20, "--out", tmp_path)
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert report["AC"]["top-1"] == pytest.approx(1 / 3)            # v2 on v1; v3 is a rotation away from both
+    assert report["matrix"]["v3"]["v2"]["top-1"]["interval"] is not None
+
+
+# --- input that does not fit -----------------------------------------------------------------------------
+
+@pytest.fixture
+def copy(people, tmp_path) -> Path:
+    shutil.copytree(people, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def refused(monkeypatch, folder: Path, *more, old="old", new="new") -> str:
+    with pytest.raises(UserError) as error:
+        run_compare(monkeypatch, "-d", folder, "--old", f"old={folder / old}", "--new", f"new={folder / new}", "--backfill", 0,
+                    "--out", folder / "out", *more)
+    return str(error.value)
+
+
+def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
+    rows = np.load(copy / "new/probe.npy")
+    rows[[3, 9], 2] = np.nan, np.inf
+    np.save(copy / "new/probe.npy", rows)
+    assert "NaN or infinity for probe row 3, probe row 9;" in refused(monkeypatch, copy)
+
+
+def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
+    sentence = refused(monkeypatch, copy, new="six")
+    assert "new has 6 dimensions, old has 8" in sentence and "--new-features new=FILE.npy" in sentence
+
+
+def test_wrong_files_and_names_are_refused(copy, monkeypatch):
+    assert "expected NAME=FILE" in refused(monkeypatch, copy, "--paragon", "nothing")
+    assert "same name" in refused(monkeypatch, copy, "--paragon", f"new={copy / 'turned'}")
+    assert "need both --old-features" in refused(monkeypatch, copy, "--old-features", copy / "old/train.npy")
+    assert "--metrics TAR@1e-6 is not among" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
+    np.save(copy / "new/gallery.npy", np.ones((79, 8), np.float32))
+    assert "expected float features [80, d]" in refused(monkeypatch, copy)
+    (copy / "new/gallery.npy").unlink()
+    assert "to hold gallery.npy and probe.npy" in refused(monkeypatch, copy)
+    np.save(copy / "probe_label.npy", np.array(["a", "b"]))
+    assert "expected a list of ints" in refused(monkeypatch, copy)
+    (copy / "probe_label.npy").write_bytes(b"\x93NUMPY")
+    assert "is not a whole .npy file" in refused(monkeypatch, copy)
+
+
+def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys):
+    """One subject in the gallery, one mated probe, 40 strangers: what can be told is told, the rest is named."""
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "gallery_label.npy", np.array([5]))
+    np.save(tmp_path / "probe_label.npy", np.array([5] + [6] * 40))
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "gallery.npy", draw.standard_normal((1, 4)).astype(np.float32))
+        np.save(tmp_path / name / "probe.npy", draw.standard_normal((41, 4)).astype(np.float32))
+    run_compare(monkeypatch, "-d", tmp_path, "--old", f"old={tmp_path / 'old'}", "--new", f"new={tmp_path / 'new'}", "--out",
+                tmp_path / "out", "--draws", 20, "--backfill", 2)
+    said = capsys.readouterr().out
+    assert "gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
+    assert "smallest FPIR that they support is 2.5e-02" in said and "no pairs.npy: 1:1 is left out" in said
+    assert (tmp_path / "out/index.html").is_file()
+    np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
+    assert "nothing to compare by" in refused(monkeypatch, tmp_path)
