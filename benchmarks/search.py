@@ -1,0 +1,97 @@
+"""Time and memory of 1:N search over plain feature files, against the products of matrices alone.
+
+    python benchmarks/search.py [--gallery 2000000] [--probes 10000] [--dim 128] [--per-subject 50] [--device cpu]
+
+Random features in a memory-mapped file; the search reads it block by block.  "Own memory" is what the process holds
+beside the pages of mapped files, at its peak so far.
+"""
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from prettytable import PrettyTable
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.ijbc_eval import metrics
+from tools.ijbc_eval.protocol import People
+
+
+def own_memory() -> float:
+    """GB that this process holds for itself (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e6
+
+
+class Peak(threading.Thread):
+    """Looks at own_memory every 20 ms."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.value, self.on = 0.0, True
+
+    def run(self) -> None:
+        while self.on:
+            self.value = max(self.value, own_memory())
+            time.sleep(0.02)
+
+
+def random_features(file: Path, rows: int, dim: int) -> np.ndarray:
+    """float32 [rows, dim], memory-mapped."""
+    draw, out = np.random.default_rng(rows), np.lib.format.open_memmap(file, "w+", np.float32, (rows, dim))
+    for start in range(0, rows, 65_536):
+        out[start:start + 65_536] = draw.standard_normal(out[start:start + 65_536].shape, np.float32)
+    out.flush()
+    return np.load(file, mmap_mode="r")
+
+
+def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> float:
+    """Seconds for every similarity, in the blocks of the search, looking at none."""
+    begin = time.perf_counter()
+    step = max(1, metrics.SEARCH_CELLS[device] // metrics.ENTRIES)
+    for start in range(0, len(gallery), metrics.ENTRIES):
+        block = torch.from_numpy(np.array(gallery[start:start + metrics.ENTRIES])).to(device).T
+        for part in queries.split(step):
+            part @ block
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--gallery", type=int, default=2_000_000, help="rows")
+    parser.add_argument("--probes", type=int, default=10_000, help="rows")
+    parser.add_argument("--dim", type=int, default=128, help="dimensions")
+    parser.add_argument("--per-subject", type=int, default=50, help="gallery rows of a subject; they lie in any order")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        gallery, query = (random_features(Path(folder) / f"{name}.npy", rows, args.dim)
+                          for name, rows in (("gallery", args.gallery), ("probe", args.probes)))
+        subjects = np.random.default_rng(0).permutation(args.gallery) // args.per_subject
+        people, probes = (People(np.arange(len(side)), of) for side, of in
+                          ((gallery, subjects), (query, np.random.default_rng(1).integers(0, 2 * subjects.max(), args.probes))))
+        queries = torch.from_numpy(np.array(query)).to(args.device)
+        before, peak = own_memory(), Peak()
+        peak.start()
+        floor, begin = products_alone(gallery, queries, args.device), time.perf_counter()
+        by_products = peak.value
+        hits = metrics.search(gallery, query, people, probes, args.device)
+        seconds, peak.on = time.perf_counter() - begin, False
+    table = PrettyTable(["", "s", "ratio", "own memory, GB"], align="r")
+    table.align[""] = "l"
+    table.add_row(["products of matrices alone", f"{floor:.1f}", "1.00", f"{by_products - before:.2f}"])
+    table.add_row(["search", f"{seconds:.1f}", f"{seconds / floor:.2f}", f"{peak.value - before:.2f}"])
+    print(f"{table.get_string()}\n{args.probes:,} probes ({hits.mated.sum():,} with a mate) in {args.gallery:,} rows of "
+          f"{hits.entries:,} subjects, {args.dim} dimensions ({gallery.nbytes / 1e9:.2f} GB mapped), on {args.device}")
+
+
+if __name__ == "__main__":
+    main()
