@@ -25,7 +25,7 @@ METHOD = "OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128"
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clone") / "project"
     leave = shutil.ignore_patterns(".git", ".venv", "dataset", "work_dirs", "feature_save", "demo_output", "__pycache__",
-                                   "ijbc_result")
+                                   "ijbc_result", "compare_result", "reproduce_output")
     shutil.copytree(ROOT, folder, symlinks=True, ignore=leave)
     write_records(folder / "dataset/ms1m-retinaface-t1/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 4])
     write_ijb(folder / "dataset")
@@ -38,9 +38,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def commands() -> list[str]:
-    """The command lines of the README's four steps."""
-    steps = (ROOT / "README.md").read_text().split("## The four steps")[1].split("## Your own data")[0]
+def commands(begin: str, end: str) -> list[str]:
+    """The command lines of the README between two headings."""
+    steps = (ROOT / "README.md").read_text().split(begin)[1].split(end)[0]
     return [line for block in re.findall(r"```\n(.*?)```", steps, re.S) for line in block.splitlines()]
 
 
@@ -59,7 +59,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_the_readmes_commands_in_their_order(project):
-    lines = commands()
+    lines = commands("## The four steps", "## Can the new model")
     assert [Path(re.search(r"(\S+\.py)", line).group(1)).name for line in lines] == [
         "split_dataset_ms1mv3.py", "train_old_softmax.py", "get_feature.py", "denoise_credible.py", "get_avg_feature.py",
         "train.py", "ijbc_eval.py", "ijbc_eval.py", "ijbc_eval.py"]
@@ -73,6 +73,19 @@ def test_the_readmes_commands_in_their_order(project):
     files = sorted(p.name for p in (project / "work_dirs" / METHOD).glob("*.pt"))
     assert files == ["checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt", "model.pt", "softmax_fc_gpu_0.pt",
                      "softmax_fc_gpu_1.pt"]
+
+
+def test_the_comparison_and_the_reproduction(project):
+    """The README's next section, after the four steps: paragon, page, and what all methods would take."""
+    *lines, dry_run, whole_run = commands("## Can the new model", "## Your own data")
+    for line in lines:
+        done = shell(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "MixBCT" in done.stdout and "paragon+ridge" in done.stdout
+    assert (project / "compare_result/index.html").stat().st_size > 100_000
+    assert dry_run == f"{whole_run} --dry-run"
+    done = shell(dry_run.replace("bash reproduce.sh", "python tools/reproduce/reproduce.py"), project)
+    assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
 
 
 def test_every_script_starts_from_its_own_directory(project):

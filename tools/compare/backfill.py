@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tools.compare.cells import Cell, Measure
 from tools.compare.evaluation import Evaluation
 from tools.compare.versions import Features
+from tools.ijbc_eval.metrics import unit_rows
 
 
 class Mixed:
@@ -27,9 +28,7 @@ class Mixed:
         return len(self.old)
 
     def __getitem__(self, rows) -> np.ndarray:
-        old, new = (side[rows] / np.maximum(np.linalg.norm(side[rows], axis=1, keepdims=True), 1e-12)
-                    for side in (self.old, self.new))
-        return np.where(self.done[rows][:, None], new, old)
+        return np.where(self.done[rows][:, None], unit_rows(self.new, rows), unit_rows(self.old, rows))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from tools.ijbc_eval.metrics import FPIRS, RANKS, ROUNDING, Hits
 from tools.ijbc_eval.protocol import Pairs
 
-TAIL = 0.3          # share of the best scores of two people that is sorted, where there are many: FARs are 0.1 at most
+TAIL = 0.15         # share of the best scores of two people that is sorted, where there are many: FARs are 0.1 at most
 MANY = 1_000_000
 LEVEL = 0.95
 

@@ -154,7 +154,7 @@ def plan_backfill(name: str, versions: Versions, matrix: dict, measure: Measure,
 
 def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Versions) -> tuple[dict, dict]:
     """(the report, flips per candidate): all that tables, figures and page show."""
-    measure = Measure(evaluation, args.draws, args.seed, args.devices[0].type)
+    measure = Measure(evaluation, args.draws, args.seed, str(args.devices[0]))
     headline = args.metrics or evaluation.headline()
     unknown = [metric for metric in headline if metric not in measure.metrics]
     if unknown:

@@ -158,7 +158,8 @@ def reasons(name: str, report: dict) -> str:
                   if metric.endswith(f"@{row['rate']}")), None)
     if today:
         text += (f"; at today's threshold {metric} goes from {percent(today['old'])} to {percent(today['mixed'])} %, false "
-                 f"accepts from {100 * float(today['rate']):g} to {100 * today['mixed rate']:.2g} %")
+                 f"accepts from {100 * float(today['rate']):g} to {100 * today['mixed rate']:.2g} % (set it to "
+                 f"{numbers(today['new threshold'])} instead of {numbers(today['threshold'])} to keep them)")
     ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
             if entry[metric]["images"] is not None]
     if ways:
