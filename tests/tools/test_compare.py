@@ -207,7 +207,7 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
                 tmp_path / "out", "--draws", 20, "--backfill", 2)
     said = capsys.readouterr().out
     assert "gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
-    assert "smallest FPIR that they support is 2.5e-02" in said and "no pairs.npy: 1:1 is left out" in said
+    assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy: 1:1 is left out" in said
     assert (tmp_path / "out/index.html").is_file()
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "nothing to compare by" in refused(monkeypatch, tmp_path)

@@ -72,12 +72,12 @@ class Evaluation:
             out.append("no pairs.npy: 1:1 is left out")
         elif negatives["1:1"] * FARS[0] + ROUNDING < 1:
             out.append(f"{negatives['1:1']:,} pairs of two people: the smallest FAR that they support is "
-                       f"{1 / negatives['1:1']:.1e}")
+                       f"{1 / negatives['1:1']:.3g}")
         if negatives["1:N"] == 0:
             out.append("every probe has a mate: no FPIR can be told")
         elif negatives["1:N"] * FPIRS[0] + ROUNDING < 1:
             out.append(f"{negatives['1:N']:,} probes without a mate: the smallest FPIR that they support is "
-                       f"{1 / negatives['1:N']:.1e}")
+                       f"{1 / negatives['1:N']:.3g}")
         mated = np.zeros(len(self.search.probes.subjects), bool)
         for name, people in self.search.galleries.items():
             mated |= np.isin(self.search.probes.subjects, people.subjects)
