@@ -46,7 +46,16 @@ def test_verdicts_rest_on_the_draws_of_the_difference():
     (["better", "not distinguishable"], "compatible"), (["better", "worse"], "better in some, worse in others"),
     (["worse", "not distinguishable"], "not compatible"), (["not distinguishable"], "not distinguishable from the old model")])
 def test_all_figures_in_one_word(words, expected):
-    assert overall({str(i): {"verdict": word} for i, word in enumerate(words)}) == expected
+    assert overall({str(i): {"among all": word} for i, word in enumerate(words)}) == expected
+
+
+def test_one_better_figure_of_ten_is_no_verdict():
+    """Each of ten figures is better in 98 % of the draws: alone that is better, among ten it may be chance."""
+    old = cell({str(i): 0.5 for i in range(10)}, {str(i): np.full(1000, 0.5) for i in range(10)})
+    drawn = {name: 0.5 + np.r_[np.full(20, -0.01), np.full(980, 0.1)] for name in old.values}
+    found = compare_cells(cell(dict.fromkeys(old.values, 0.6), drawn), old)
+    assert {entry["verdict"] for entry in found.values()} == {"better"}
+    assert {entry["among all"] for entry in found.values()} == {"not distinguishable"}
 
 
 def test_gain_and_p_scores_by_hand():
@@ -157,6 +166,7 @@ def test_draws_of_probes_equal_the_probes_written_out():
 def test_interval_leaves_out_what_has_no_figure():
     assert interval(np.array([np.nan, 1.0, 2.0, np.nan])) == pytest.approx((1.025, 1.975))
     assert interval(np.array([np.nan])) is None and interval(np.zeros(0)) is None
+    assert interval(np.arange(101.0), figures=5) == pytest.approx((0.5, 99.5))
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():

@@ -22,10 +22,13 @@ def draw_weights(subjects: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), draws)
 
 
-def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The middle LEVEL of the draws; None without draws or where none has a figure."""
-    values = values[np.isfinite(values)]
-    return tuple(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()) if len(values) else None
+def interval(values: np.ndarray, figures: int = 1) -> tuple[float, float] | None:
+    """The middle LEVEL of the draws; None without draws or where none has a figure.
+
+    figures: wide enough that LEVEL holds for as many intervals together (Bonferroni).
+    """
+    values, outside = values[np.isfinite(values)], (1 - LEVEL) / figures
+    return tuple(np.quantile(values, [outside / 2, 1 - outside / 2]).tolist()) if len(values) else None
 
 
 class PairDraws:

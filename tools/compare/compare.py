@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--title", default="Can the new model replace the old one?", help="heading of the page")
     add("--metrics", nargs="+", metavar="METRIC", help="figures of tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
         "default: the smallest rates that rest on 30 errors")
-    add("--draws", type=at_least(0, int), default=500, help="draws of the bootstrap over subjects; 0: no intervals")
+    add("--draws", type=at_least(0, int), default=1000, help="draws of the bootstrap over subjects; 0: no intervals")
     add("--seed", type=int, default=0, help="of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
     add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="random orders of re-embedding")

@@ -83,6 +83,8 @@ def words(report: dict) -> str:
         "criterion": "the new queries do better on the old gallery than the old model's own",
         "better, worse, not distinguishable": f"subjects are drawn with replacement {report['draws']} times; better or worse is "
                                               f"what the middle 95 % of the differences agree on",
+        "compatible, not compatible": f"better (worse) in some figure even if the intervals are made to hold for all "
+                                      f"{len(report['metrics'])} figures together (Bonferroni), and worse (better) in none",
         "update gain": "in %: which part of the way from the old model to the paragon (a new model trained without the old one) "
                        "the new queries have gone",
         "P_comp, P_up, P_1": "100 x mean sigmoid of the update gain; of the relative difference to the paragon alone; their "

@@ -80,8 +80,8 @@ def summary_table(report: dict) -> Table:
     return Table(f"All {len(report['metrics'])} figures",
                  ["new model", "verdict", "meets the criterion in", "better in", "not distinguishable in", "worse in", "P_comp",
                   "P_up", "P_1"], rows,
-                 "Criterion: above the old model on its own gallery. Better, worse: so in 95 % of the draws. P_comp over 50 can "
-                 "hide figures that fail.")
+                 "Criterion: above the old model on its own gallery. Better, worse: so in 95 % of the draws. The verdict asks "
+                 "more of a figure, because of many one is better by chance. P_comp over 50 can hide figures that fail.")
 
 
 def figures_table(report: dict) -> Table:
