@@ -34,16 +34,17 @@ def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], fil
 
 
 def page(report: dict, tables: list[Table], pictures: dict[str, Path]) -> str:
-    first = len(report["headline"]) + 1         # the verdicts; the other tables come below the pictures
+    first = len(report["headline"])             # a picture and a table each; then a table of all figures
     title, evaluation = escape(report["title"]), report["evaluation"]
     setting = (f"{escape(evaluation['name'])}: {evaluation['subjects']:,} subjects, {evaluation['gallery rows']:,} gallery "
                f"entries of {evaluation['gallery images']:,} images, {evaluation['probes']:,} probes"
                + (f", {evaluation['pairs of one person']:,} pairs of one person, {evaluation['negatives']['1:1']:,} of two"
                   if evaluation["pairs of one person"] else "")
                + f". The gallery is stored by <b>{escape(report['old'])}</b>.")
-    body = [f"<h1>{title}</h1>", f"<p>{setting}</p>", answers(report), *(html_table(table) for table in tables[:first]),
-            "<h2>Pictures</h2>", '<div class="pictures">', *(picture(*entry) for entry in pictures.items()), "</div>",
-            *(html_table(table) for table in tables[first:]), words(report), versions(report)]
+    shown = [picture(*entry) for entry in pictures.items()]
+    body = [f"<h1>{title}</h1>", f"<p>{setting}</p>", answers(report), *grid(shown[:first]),
+            *(html_table(table) for table in tables[:first + 1]), "<h2>Pictures</h2>", *grid(shown[first:]),
+            *(html_table(table) for table in tables[first + 1:]), words(report), versions(report)]
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
             f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n")
@@ -67,6 +68,10 @@ def html_table(table: Table) -> str:
 
 def marked(cell: str) -> str:
     return f' class="{MARKED[cell]}"' if cell in MARKED else ""
+
+
+def grid(pictures: list[str]) -> list[str]:
+    return ['<div class="pictures">', *pictures, "</div>"]
 
 
 def picture(caption: str, file: Path) -> str:

@@ -152,18 +152,17 @@ def verdict_line(name: str, report: dict) -> str:
 def reasons(name: str, report: dict) -> str:
     """In how many figures; what happens at today's threshold; what most of the gain costs."""
     upgrade, metric = report["upgrades"][name], report["headline"][0]
-    counts, total = count_verdicts(upgrade), len(report["metrics"])
-    text = f"better in {counts[BETTER]}, worse in {counts[WORSE]}, not distinguishable in {counts[UNCLEAR]} of {total} figures"
-    today = next((row for protocol in ("1:1", "1:N") for row in upgrade["threshold"][protocol]
-                  if metric.endswith(f"@{row['rate']}")), None)
+    counts = count_verdicts(upgrade)
+    text = f"better in {counts[BETTER]}, worse in {counts[WORSE]} of {len(report['metrics'])} figures"
+    today = [(rate_name, row) for protocol, rate_name in (("1:1", "FAR"), ("1:N", "FPIR"))
+             for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")]
     if today:
-        text += (f"; at today's threshold {metric} goes from {percent(today['old'])} to {percent(today['mixed'])} %, false "
-                 f"accepts from {100 * float(today['rate']):g} to {100 * today['mixed rate']:.2g} % (set it to "
-                 f"{numbers(today['new threshold'])} instead of {numbers(today['threshold'])} to keep them)")
-    ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
-            if entry[metric]["images"] is not None]
+        rate_name, row = today[0]
+        text += (f"; today's threshold, {numbers(row['threshold'])}, makes {metric} {percent(row['mixed'])} % instead of "
+                 f"{percent(row['old'])} and {rate_name} {100 * row['mixed rate']:.2g} % instead of {100 * float(row['rate']):g} "
+                 f"(that would take {numbers(row['new threshold'])})")
+    ways = [entry[metric]["images"] for entry in upgrade.get("backfill", {}).values() if entry[metric]["images"] is not None]
     if ways:
-        images, order = min(ways)
-        text += (f"; {100 * report['part']:.0f} % of the gain of re-embedding is there after {images:,} of "
-                 f"{report['evaluation']['gallery images']:,} images ({order})")
+        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains is there after {min(ways):,} of "
+                 f"{report['evaluation']['gallery images']:,} images")
     return text

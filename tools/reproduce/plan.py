@@ -8,10 +8,12 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from backbones import get_model
+from BCT_Methods.scenarios import SCENARIOS
 from records.faces import FaceRecords
 from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
 from utils.config import load_config, locate
 from utils.errors import UserError
+from utils.old_features import part_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = {"30": 0.3, "70": 0.7}      # of the images, until the record file has been split
@@ -59,6 +61,12 @@ def check_protocol(ijb: Path, subset: str) -> None:
     images.sizes()                  # every image file is there
 
 
+def parts_exist(records: Path) -> bool:
+    """Whether train.rec has been split."""
+    names = {part_of(part)[1] for pair in SCENARIOS.values() for part in pair}
+    return all((records / f"{name}.rec").is_file() for name in names)
+
+
 @cache
 def image_count(records: Path, name: str) -> int:
     """Images of a record file; of a part that is not split off yet about 30 or 70 % of the whole."""
@@ -70,42 +78,62 @@ def image_count(records: Path, name: str) -> int:
 
 def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tuple]:
     """(name, network, images per epoch, epochs, steps, GB on disk) of each training."""
-    rows = []
+    rows, classes = [], FaceRecords(records / "train").num_classes
     for training in trainings:
         cfg = training.load()
         images = image_count(locate(cfg.rec, records).parent, Path(cfg.rec).name)
-        classes = FaceRecords(records / "train").num_classes
         backbone = sum(p.numel() for p in get_model(cfg.network, num_features=cfg.embedding_size,
                                                     image_size=cfg.image_size).parameters())
-        floats = 3 * backbone + 3 * classes * cfg.embedding_size        # model.pt; checkpoint: weights and momentum
+        # Weights and momentum: the backbone's in each rank's checkpoint and model.pt, the classes' sharded, once more as weights.
+        floats = (2 * ranks + 1) * backbone + 3 * classes * cfg.embedding_size
         rows.append((training.name, cfg.network, images, cfg.num_epoch, images // (cfg.batch_size * ranks) * cfg.num_epoch,
                      4e-9 * floats))
     return rows
 
 
 def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str, out: Path, ranks: int) -> list[str]:
-    """One table: steps, images and disk of every training, of the features and of the evaluation; what speaks against it."""
-    rows = plan_rows(trainings, records, ranks)
-    cfg, evaluated = trainings[-1].load(), len(read_images(ijb, subset))
+    """One table: steps, images and disk of trainings, split, features and evaluation; what speaks against it."""
+    rows, cfg = plan_rows(trainings, records, ranks), trainings[-1].load()
+    evaluated, features = len(read_images(ijb, subset)), rows[-1][2]
+    others = [("features of old model and paragon", features, 2e-9 * features * cfg.embedding_size * 4),
+              (f"embeddings of {subset}, both views", evaluated, 2e-9 * evaluated * len(rows) * cfg.embedding_size * 4)]
+    written = {out: sum(row[-1] for row in rows + others)}
+    if not parts_exist(records):
+        written[records] = 2e-9 * (records / "train.rec").stat().st_size
+        others.insert(0, ("parts of train.rec, beside it", 2 * image_count(records, "train"), written[records]))
     table = PrettyTable(["", "network", "images", "epochs", "steps", "disk, GB"], align="r")
     table.align[""] = "l"
     for name, network, images, epochs, steps, size in rows:
         table.add_row([name, network, f"{images:,}", epochs, f"{steps:,}", f"{size:.2f}"])
-    features = rows[-1][2]
-    size_of_features = 2 * features * cfg.embedding_size * 4e-9
-    size_of_embeddings = 2 * evaluated * len(rows) * cfg.embedding_size * 4e-9
-    table.add_row(["features of old model and paragon", "", f"{features:,}", "", "", f"{size_of_features:.2f}"])
-    table.add_row([f"embeddings of {subset}, both views", "", f"{evaluated:,}", "", "", f"{size_of_embeddings:.2f}"],
-                  divider=True)
-    trained = sum(row[2] * row[3] for row in rows)
-    embedded = 2 * features + 2 * evaluated * len(rows)
-    disk = sum(row[5] for row in rows) + size_of_features + size_of_embeddings
+    for name, images, size in others:
+        table.add_row([name, "", f"{images:,}", "", "", f"{size:.2f}"], divider=name == others[-1][0])
+    trained, embedded = sum(row[2] * row[3] for row in rows), 2 * features + 2 * evaluated * len(rows)
     table.add_row(["together", "", f"{trained:,} trained, {embedded:,} embedded", "", f"{sum(row[4] for row in rows):,}",
-                   f"{disk:.2f}"])
-    existing = next(folder for folder in (out, *out.parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free * 1e-9
+                   f"{sum(written.values()):.2f}"])
     advice = "" if ranks * cfg.batch_size == 1024 else " (the configs' learning rate is for 1024)"
-    print(f"{table.get_string()}\n{ranks} x {cfg.batch_size} images a step{advice}; {free:.0f} GB free in {existing}")
-    if free < 1.2 * disk:
-        return [f"{existing} has {free:.1f} GB free, about {disk:.1f} GB will be written; choose another --out"]
-    return []
+    print(f"{table.get_string()}\n{ranks} x {cfg.batch_size} images a step{advice}")
+    written[out] -= size_of([out / name for name in (*(row[0] for row in rows), "feature_save", "compare")])
+    return disk_problems(written) + [f"{name} has {images} images, fewer than a step takes; lower {name}:batch_size"
+                                     for name, _, images, _, steps, _ in rows if not steps]
+
+
+def size_of(folders: list[Path]) -> float:
+    """GB of the files below ``folders``."""
+    return 1e-9 * sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def disk_problems(written: dict[Path, float]) -> list[str]:
+    """A sentence for each disk with less than 1.2 times the room for what will be written: GB by folder."""
+    disks = {}
+    for folder, size in written.items():
+        existing = next(above for above in (folder, *folder.resolve().parents) if above.is_dir())
+        first, others = disks.get(existing.stat().st_dev, (existing, 0))
+        disks[existing.stat().st_dev] = first, others + max(size, 0)
+    problems = []
+    for folder, size in disks.values():
+        free = shutil.disk_usage(folder).free * 1e-9
+        print(f"{free:.0f} GB free in {folder}")
+        if free < 1.2 * size:
+            problems.append(f"{folder} has {free:.2f} GB free, about {size:.2f} GB will be written; free some, or choose another "
+                            f"--out")
+    return problems

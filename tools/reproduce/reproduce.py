@@ -12,6 +12,7 @@ are cores.
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,12 +20,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
-from tools.reproduce.plan import Training, check_inputs, print_plan
-from tools.reproduce.steps import Step, hardware, run_steps
+from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan
+from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
 from utils.errors import UserError, run
-from utils.old_features import artefact, part_of
+from utils.old_features import artefact, credible_kind, part_of
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
+TAKEN = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
+         "log", "steps"]            # names of steps and folders, which no method may have
+OURS = ["dataset", "feature_save", "output", "old_model", "resume"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,21 +56,21 @@ class Recipe:
     def __init__(self, args: argparse.Namespace):
         self.args, self.out = args, (args.out or ROOT / "reproduce_output" / args.scenario).resolve()
         self.old_part, self.new_part = SCENARIOS[args.scenario]
-        old_loss, _, dim = args.family.split("_")[0], *args.family.rsplit("_", 1)
+        old_loss, dim = args.family.split("_")[0], args.family.split("_")[-1]
         self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
         self.sd = f"{dim}_r18_{old_loss}_{self.new_part}"
         self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
         self.old_script = f"train_old_{old_loss}.py"
         self.features = self.out / "feature_save"
-        self.methods = dict(entry.split("=") if entry.count("=") == 1 else (entry, entry) for entry in args.methods.split(","))
+        self.settings = [split_setting(text) for text in args.settings]
         self.trainings = [self.training("old", self.old_script, self.old_config),
                           self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
                                         f"rec={part_of(self.sd)[1]}")]
-        for name, method in self.methods.items():
+        for name, method in method_names(args.methods).items():
             config = self.method_config(method)
             self.trainings.append(self.training(name, f"{config.parts[0]}/{config.parts[1]}/train.py", str(config),
                                                 f"old_model={self.out / 'old/model.pt'}"))
-        unknown = {prefix for prefix, _ in map(split_setting, args.settings)} - {"", "new", *(t.name for t in self.trainings)}
+        unknown = {prefix for prefix, _ in self.settings} - {"", "new", *(t.name for t in self.trainings)}
         if unknown:
             raise UserError(f"settings for {', '.join(sorted(unknown))}: expected new or one of "
                             f"{', '.join(t.name for t in self.trainings)} before the colon")
@@ -80,10 +84,20 @@ class Recipe:
         return found[0].relative_to(ROOT)
 
     def training(self, name: str, script: str, config: str, *own: str) -> Training:
-        settings = [text for prefix, text in map(split_setting, self.args.settings)
-                    if prefix in ("", name) or prefix == "new" and name != "old"]
+        scopes = ("", "old") if name == "old" else ("", "new", name)        # of two values the nearer scope's wins
+        chosen = {text.partition("=")[0]: text for scope in scopes for prefix, text in self.settings if prefix == scope}
         return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
-                                               f"output={self.out / name}", *own, *settings))
+                                               f"output={self.out / name}", *own, *chosen.values()))
+
+
+def method_names(text: str) -> dict[str, str]:
+    """{name: method} of METHOD,... where an entry may be NAME=METHOD."""
+    pairs = [(name, method or name) for name, _, method in (entry.partition("=") for entry in text.split(","))]
+    for number, (name, _) in enumerate(pairs):
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN or name in dict(pairs[:number]):
+            raise UserError(f"--methods {text}: expected different names of letters, digits, _, - and ., none of "
+                            f"{', '.join(TAKEN)}; found '{name}'; give another one as NAME=METHOD")
+    return dict(pairs)
 
 
 def split_setting(text: str) -> tuple[str, str]:
@@ -91,7 +105,9 @@ def split_setting(text: str) -> tuple[str, str]:
     key, equals, _ = text.partition("=")
     if not equals:
         raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
-    prefix, colon, _ = key.rpartition(":")
+    prefix, colon, key = key.rpartition(":")
+    if key in OURS:
+        raise UserError(f"expected a setting other than {', '.join(OURS)}, found '{text}'; use --records and --out")
     return prefix, text[len(prefix) + len(colon):]
 
 
@@ -104,29 +120,27 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
         script, config = Path(by_name[name].script), by_name[name].config
         folder = ROOT / script.parent
         command = [*launcher, script.name, os.path.relpath(ROOT / config, folder), *by_name[name].settings]
-        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True)
+        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True,
+                    resumes=by_name[name].load().sample_rate == 1)      # a sampled head's state is not in the checkpoint
 
     def extract(name: str, model: str, sd: str, *needs: str) -> Step:
         command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, *by_name[model].settings]
         return Step(name, command, needs, makes=artefact(recipe.features, sd, "feature"))
 
+    def after_features(name: str, kind: str, script: str, *options: str) -> Step:
+        command = [*python, f"tools/get_feature/{script}", *options, "--SD", recipe.sd, features]
+        return Step(name, command, ("old_features",), makes=artefact(recipe.features, recipe.sd, kind))
+
     old_steps = [train("old", "split"),
                  extract("old_features", "old", recipe.sd, "old"),
-                 Step("credible", [*python, "tools/get_feature/denoise_credible.py", "--T", "0.9", "--SD", recipe.sd, features],
-                      ("old_features",)),
-                 Step("means", [*python, "tools/get_feature/get_avg_feature.py", "--SD", recipe.sd, features],
-                      ("old_features",))]
+                 after_features("credible", credible_kind(0.9), "denoise_credible.py", "--T", "0.9"),
+                 after_features("means", "avg_feature", "get_avg_feature.py")]
     if not parts_exist(args.records):
         old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
                                            f"--data={args.records.resolve()}"]))
     new = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
     return [*old_steps, train("paragon", "split"), *new, extract("paragon_features", "paragon", recipe.paragon_sd, "paragon"),
             Step("compare", compare_command(recipe), ("paragon_features", *by_name), again=True)]
-
-
-def parts_exist(records: Path) -> bool:
-    names = {part_of(part)[1] for pair in SCENARIOS.values() for part in pair}
-    return all((records / f"{name}.rec").is_file() for name in names)
 
 
 def compare_command(recipe: Recipe) -> list[str]:
@@ -138,7 +152,7 @@ def compare_command(recipe: Recipe) -> list[str]:
             "--subset", recipe.args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
             "--old-features", str(artefact(recipe.features, recipe.sd, "feature")),
             "--new-features", f"paragon={artefact(recipe.features, recipe.paragon_sd, 'feature')}",
-            "--title", f"{recipe.args.scenario}, {recipe.args.family}", "--out", str(recipe.out / "compare")]
+            "--title", f"{recipe.args.scenario}, {recipe.args.family}: can the new model replace the old one?", "--out", str(recipe.out / "compare")]
 
 
 def main() -> None:
@@ -154,6 +168,7 @@ def main() -> None:
     if problems:
         raise UserError("; and ".join(problems))
     steps = steps_of(recipe, launcher)
+    refuse_other_settings(steps, recipe.out)
     if args.dry_run:
         for step in steps:
             print(f"(cd {os.path.relpath(step.folder, ROOT)} && {shlex.join(step.command)})")

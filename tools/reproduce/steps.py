@@ -1,5 +1,6 @@
 """Commands that need each other, run once: what is done stays done, what stopped goes on."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = threading.Lock()
+PATIENCE = 10       # seconds that what was just killed may take to end
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,13 @@ class Step:
     needs: tuple[str, ...] = ()
     folder: Path = ROOT
     makes: Path | None = None       # without this file it is not done
-    trains: bool = False            # stopped in the middle it goes on after its last epoch, with resume=True
+    trains: bool = False            # it leaves checkpoints beside what it makes
+    resumes: bool = True            # a training that was stopped goes on after its last epoch, with resume=True
     again: bool = False             # run it even if it is done
+
+    @property
+    def made(self) -> bool:
+        return self.makes is None or self.makes.is_file()
 
     @property
     def checkpoint(self) -> Path:
@@ -45,8 +54,7 @@ class Records:
     """<out>/steps/<name>.json: which command was begun, on the results of which steps, and when it was done."""
 
     def __init__(self, out: Path):
-        self.folder = out / "steps"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.out, self.folder = out, out / "steps"
 
     def read(self, name: str) -> dict:
         try:
@@ -54,34 +62,59 @@ class Records:
         except (OSError, ValueError):
             return {}
 
-    def begun_with(self, step: Step) -> dict:
-        """What the step's record must say: the command, and when each step that it needs was done."""
-        return {"command": step.command, "needs": {name: self.read(name).get("done") for name in step.needs}}
+    def needs_of(self, step: Step) -> dict:
+        """When each step that it needs was done."""
+        return {name: self.read(name).get("done") for name in step.needs}
+
+    def same_command(self, step: Step) -> bool:
+        """Was it begun with this command?  The order of settings means nothing."""
+        return sorted(self.read(step.name).get("command", [])) == sorted(step.command)
 
     def begun(self, step: Step) -> bool:
-        record = self.read(step.name)
-        return all(record.get(key) == value for key, value in self.begun_with(step).items())
+        return self.same_command(step) and self.read(step.name).get("needs") == self.needs_of(step)
 
     def done(self, step: Step) -> bool:
-        whole = step.makes is None or step.makes.is_file()
-        return self.begun(step) and "done" in self.read(step.name) and whole and not step.again
+        return self.begun(step) and "done" in self.read(step.name) and step.made and not step.again
+
+    def resumable(self, step: Step) -> bool:
+        """A training that was begun like this and has left a whole epoch."""
+        return step.trains and step.resumes and self.begun(step) and step.made and step.checkpoint.is_file()
 
     def write(self, step: Step, **more) -> None:
         part = self.folder / f"{step.name}.json.part"
-        part.write_text(json.dumps(self.begun_with(step) | more, indent=1) + "\n")
+        part.write_text(json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
         os.replace(part, part.with_suffix(""))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Keep other reproductions out of ``folder``; a command that inherits the file number given here keeps them out, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        for left in reversed(range(PATIENCE + 1)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not left:
+                    raise UserError(f"another reproduce.sh, or what a killed one left running, still writes to {folder.parent}; "
+                                    f"wait for its end, or end it, and start again") from error
+                time.sleep(1)
+            except OSError:             # a file system without locks
+                break
+        yield file.fileno()
 
 
 def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     """Run every step that is not done, as soon as what it needs is; on GPUs one at a time, else one per core."""
     records, begin = Records(out), time.monotonic()
-    refuse_other_settings(steps, records)
+    refuse_other_settings(steps, out)
     jobs = 1 if gpus else max(1, min(cores, sum(step.trains for step in steps)))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if not gpus:        # fixed, not what happens to be idle: the bits of a training depend on its threads
         environment["OMP_NUM_THREADS"] = str(cores // jobs)
     names, finished, waiting, running = {step.name for step in steps}, set(), list(steps), {}
-    with ThreadPoolExecutor(jobs) as pool:
+    with locked(records.folder) as lock, ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
             ready = [step for step in waiting if not (set(step.needs) & names) - finished]
             done = [step for step in ready if records.done(step)]
@@ -92,43 +125,52 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
                 if done:
                     finished.add(step.name)
                 else:
-                    running[pool.submit(run_step, step, records, out, environment)] = step
+                    running[pool.submit(run_step, step, records, environment, lock)] = step
             if not done:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    finished.add(running.pop(future).name)
+                    step = running.pop(future)
+                    if future.exception() and running:
+                        print(f"== {step.name} failed; first {', '.join(s.name for s in running.values())} will end", flush=True)
                     future.result()             # a failure ends this; what runs beside it goes on to its end
+                    finished.add(step.name)
     print(f"== all done: {time.monotonic() - begin:.0f} s since the start")
 
 
-def refuse_other_settings(steps: list[Step], records: Records) -> None:
+def refuse_other_settings(steps: list[Step], out: Path) -> None:
     """A training that was done or begun with other settings is not overwritten."""
+    records = Records(out)
     for step in steps:
-        before = records.read(step.name).get("command")
-        if step.trains and before not in (None, step.command) and step.checkpoint.is_file():
-            other = sorted(set(before) ^ set(step.command))
-            raise UserError(f"{step.checkpoint.parent} was trained with other settings (differing: {shlex.join(other)}); "
-                            f"give another --out, or remove that folder to train it again")
+        before = records.read(step.name).get("command", [])
+        if step.trains and before and not records.same_command(step) and step.checkpoint.is_file():
+            was, now = ([word for word in one if word not in other]
+                        for one, other in ((before, step.command), (step.command, before)))
+            raise UserError(f"{step.checkpoint.parent} was trained with other settings (then: {shlex.join(was)}, now: "
+                            f"{shlex.join(now)}); give another --out, or remove that folder to train it again")
 
 
-def run_step(step: Step, records: Records, out: Path, environment: dict) -> None:
+def run_step(step: Step, records: Records, environment: dict, lock: int) -> None:
     """Run one command; its lines go to <out>/log/<name>.log and, with its name in front, to the terminal."""
     command, begin = step.command, time.monotonic()
-    if step.trains and step.checkpoint.is_file() and records.begun(step):
+    if records.resumable(step):
         command = [*command, "resume=True"]
+    elif step.trains:           # anew: if it is stopped before its first epoch, the next start must not go on from these
+        for file in step.makes.parent.glob("checkpoint_gpu_*.pt"):
+            file.unlink()
     records.write(step)
-    log = out / "log" / f"{step.name}.log"
+    log = records.out / "log" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     prefix = "" if step.again else f"{step.name}  "
-    with open(log, "a") as file:
-        print(f"$ cd {step.folder} && {shlex.join(command)}", file=file, flush=True)
+    with open(log, "a", buffering=1) as file:      # line by line: whoever is killed leaves what it said
+        print(f"$ cd {step.folder} && {shlex.join(command)}", file=file)
         process = subprocess.Popen(command, cwd=step.folder, env=environment, text=True, errors="replace",
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[lock])
         for line in process.stdout:
             file.write(line)
             with TERMINAL:
                 sys.stdout.write(prefix + line)
                 sys.stdout.flush()
-    if process.wait():
-        raise UserError(f"{step.name} failed (exit code {process.returncode}); its output is in {log}; started again, "
+    if process.wait() or not step.made:
+        missing = "" if step.made else f", no file {step.makes}"
+        raise UserError(f"{step.name} failed (exit code {process.returncode}{missing}); its output is in {log}; started again, "
                         f"reproduce.sh goes on with it")
     records.write(step, done=time.time(), seconds=round(time.monotonic() - begin, 1))
