@@ -152,7 +152,8 @@ def compare_command(recipe: Recipe) -> list[str]:
             "--subset", recipe.args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
             "--old-features", str(artefact(recipe.features, recipe.sd, "feature")),
             "--new-features", f"paragon={artefact(recipe.features, recipe.paragon_sd, 'feature')}",
-            "--title", f"{recipe.args.scenario}, {recipe.args.family}: can the new model replace the old one?", "--out", str(recipe.out / "compare")]
+            "--title", f"{recipe.args.scenario}, {recipe.args.family}: can the new model replace the old one?",
+            "--out", str(recipe.out / "compare")]
 
 
 def main() -> None:
