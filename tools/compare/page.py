@@ -15,7 +15,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd; }
 th { white-space: normal; vertical-align: bottom; }
 tr > :first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-.answers li { margin: .4rem 0; } .note { color: #555; font-size: .85rem; }
+.answers { padding-left: 1.2rem; } .answers li { margin: .4rem 0; } .note { color: #555; font-size: .85rem; }
 .answers span { padding: 0 .3rem; border-radius: .2rem; }
 .better { background: #d9f2df; } .worse { background: #fadcd9; } .unclear { background: #f3efd2; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }

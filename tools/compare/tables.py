@@ -158,9 +158,9 @@ def reasons(name: str, report: dict) -> str:
              for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")]
     if today:
         rate_name, row = today[0]
-        text += (f"; today's threshold, {numbers(row['threshold'])}, makes {metric} {percent(row['mixed'])} % instead of "
-                 f"{percent(row['old'])} and {rate_name} {100 * row['mixed rate']:.2g} % instead of {100 * float(row['rate']):g} "
-                 f"(that would take {numbers(row['new threshold'])})")
+        text += (f"; at today's threshold ({numbers(row['threshold'])}) {metric.split('@')[0]} is {percent(row['mixed'])} % "
+                 f"instead of {percent(row['old'])}, {rate_name} {100 * row['mixed rate']:.2g} % instead of "
+                 f"{100 * float(row['rate']):g}, which {numbers(row['new threshold'])} would keep")
     ways = [entry[metric]["images"] for entry in upgrade.get("backfill", {}).values() if entry[metric]["images"] is not None]
     if ways:
         text += (f"; {100 * report['part']:.0f} % of what re-embedding gains is there after {min(ways):,} of "
