@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from tools.ijbc_eval import metrics
-from tools.ijbc_eval.metrics import Hits, Roc, one_to_many, one_to_one, pair_scores, public_roc, search
+from tools.ijbc_eval.metrics import Hits, Roc, one_to_many, one_to_one, pair_scores, public_roc, search, search_each
 from tools.ijbc_eval.protocol import Pairs, People, Search
 
 
@@ -121,6 +121,24 @@ def test_search_equals_the_loops_with_several_templates_per_subject(entries, cel
         np.testing.assert_allclose(hits.other, expected[:, 1], atol=1e-6)
         assert hits.rank.tolist() == expected[:, 2].tolist()
         assert hits.entries == len(set(entries.subjects)), name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_search_in_all_galleries_equals_the_loops(shared, monkeypatch):
+    """From the products of the single galleries; where a subject is in both, by a search of its own."""
+    monkeypatch.setattr(metrics, "ENTRIES", 4)
+    draw = np.random.default_rng(6)
+    gallery, query = unit(draw, 40, 5), unit(draw, 40, 5)
+    galleries = {"G1": people(range(10), draw.permutation(10) // 2),
+                 "G2": people(range(10, 18), [*range(10, 17), 4 if shared else 9])}
+    probes = people(draw.integers(0, 40, 60), draw.integers(0, 20, 60))
+    found = search_each(gallery, query, galleries, probes)
+    assert list(found) == ["G1", "G2", "mixed"]
+    for name, entries in (galleries | {"mixed": galleries["G1"] + galleries["G2"]}).items():
+        expected = np.array(in_loops(gallery, query, entries, probes))
+        np.testing.assert_allclose(found[name].mate, expected[:, 0], atol=1e-6)
+        np.testing.assert_allclose(found[name].other, expected[:, 1], atol=1e-6)
+        assert found[name].rank.tolist() == expected[:, 2].tolist(), name
 
 
 def test_tpir_by_hand():

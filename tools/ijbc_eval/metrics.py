@@ -8,6 +8,8 @@ Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives tha
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -167,6 +169,10 @@ class Block:
     first: int
     subjects: int
 
+    def holds(self, places: Tensor) -> Tensor:
+        """Which of these subjects are in it, bool."""
+        return (places >= self.first) & (places < self.first + self.subjects)
+
     def best(self, probes: Tensor) -> Tensor:
         """Best cosine of each subject to each of the probes [n, d]: [subjects, n]."""
         if self.subjects == len(self.member):
@@ -196,32 +202,73 @@ def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: Peopl
     gallery, query: rows [T, d], of which only a block of the gallery's is in memory at a time (read twice: a rank
     can be counted when the mate's cosine is known).  All probes are: [n, d].
     """
+    return search_each(gallery, query, {"": people}, probes, device)[""]
+
+
+def search_each(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People], probes: People,
+                device="cpu") -> dict[str, Hits]:
+    """:func:`search` in each of the galleries and, where there are several, in all of them at once ("mixed")."""
     device = torch.device(device)
-    subjects = np.unique(people.subjects)
-    column = np.searchsorted(subjects, probes.subjects).clip(max=len(subjects) - 1)
-    mated = subjects[column] == probes.subjects
     queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
-    subject = torch.from_numpy(np.where(mated, column, -1)).to(device)
-    mate = torch.full((len(queries),), -torch.inf, device=device)
-    for block in blocks_of(gallery, people, device):
-        here = torch.nonzero((subject >= block.first) & (subject < block.first + block.subjects))[:, 0]
-        for part in here.split(block_size(block, device)):
-            mate[part] = block.best(queries[part])[subject[part] - block.first, torch.arange(len(part), device=device)]
-    other, before = torch.full_like(mate, -torch.inf), torch.zeros(len(mate), dtype=torch.int64, device=device)
-    for block in blocks_of(gallery, people, device):
-        for part in torch.arange(len(mate), device=device).split(block_size(block, device)):
-            best = block.best(queries[part])
-            own = torch.nonzero((subject[part] >= block.first) & (subject[part] < block.first + block.subjects))[:, 0]
-            best[subject[part][own] - block.first, own] = -torch.inf
+    places = {name: places_of(people, probes).to(device) for name, people in galleries.items()}
+    mates = {name: best_mates(gallery, people, queries, places[name]) for name, people in galleries.items()}
+    found, best, others, before = {}, torch.stack(list(mates.values())).amax(0), [], 0
+    for name, people in galleries.items():
+        other, (own, mixed) = rivals(gallery, people, queries, places[name], [mates[name], best])
+        found[name] = hits_of(mates[name], other, own, len(np.unique(people.subjects)))
+        others.append(other)
+        before = before + mixed
+    everyone = reduce(add, galleries.values())
+    subjects = len(np.unique(everyone.subjects))
+    if len(galleries) > 1 and subjects == sum(hits.entries for hits in found.values()):
+        found["mixed"] = hits_of(best, torch.stack(others).amax(0), before, subjects)
+    elif len(galleries) > 1:            # somebody is in two galleries, and would be counted twice
+        found["mixed"] = search(gallery, query, everyone, probes, device)
+    return found
+
+
+def hits_of(mate: Tensor, other: Tensor, before: Tensor, entries: int) -> Hits:
+    rank = torch.where(mate > -torch.inf, 1 + before, 0)
+    return Hits(mate.cpu().numpy(), other.cpu().numpy(), rank.cpu().numpy(), entries)
+
+
+def places_of(people: People, probes: People) -> Tensor:
+    """Place of each probe's subject among those of the gallery, ascending; -1 where it is not there."""
+    subjects = np.unique(people.subjects)
+    place = np.searchsorted(subjects, probes.subjects).clip(max=len(subjects) - 1)
+    return torch.from_numpy(np.where(subjects[place] == probes.subjects, place, -1))
+
+
+def best_mates(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor) -> Tensor:
+    """Best cosine of each probe to its own subject, float32 [n]; -inf without one."""
+    mate = torch.full((len(queries),), -torch.inf, device=queries.device)
+    for block in blocks_of(gallery, people, queries.device):
+        here = torch.nonzero(block.holds(places))[:, 0]
+        for part in here.split(block_size(block)):
+            own = places[part] - block.first, torch.arange(len(part), device=queries.device)
+            mate[part] = block.best(queries[part])[own]
+    return mate
+
+
+def rivals(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor, limits: list[Tensor]) -> tuple:
+    """(best cosine to another subject, float32 [n]; for each of ``limits`` [n]: how many others reach it, int64 [n])."""
+    other = torch.full((len(queries),), -torch.inf, device=queries.device)
+    reached = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in limits]
+    for block in blocks_of(gallery, people, queries.device):
+        for part in torch.arange(len(queries), device=queries.device).split(block_size(block)):
+            best, above = block.best(queries[part]), None
+            own = torch.nonzero(block.holds(places[part]))[:, 0]
+            best[places[part][own] - block.first, own] = -torch.inf
             other[part] = torch.maximum(other[part], best.amax(0))
-            before[part] += torch.gt(best, mate[part] - TIE, out=torch.empty_like(best)).sum(0).long()
-    rank = np.where(mated, 1 + before.cpu().numpy(), 0)
-    return Hits(mate.cpu().numpy(), other.cpu().numpy(), rank, len(subjects))
+            for count, limit in zip(reached, limits, strict=True):
+                above = torch.gt(best, limit[part] - TIE, out=torch.empty_like(best) if above is None else above)
+                count[part] += above.sum(0).long()
+    return other, reached
 
 
-def block_size(block: Block, device: torch.device) -> int:
+def block_size(block: Block) -> int:
     """Probes whose similarities to the block are computed at a time."""
-    return max(1, SEARCH_CELLS[device.type] // len(block.member))
+    return max(1, SEARCH_CELLS[block.member.device.type] // len(block.member))
 
 
 def gallery_figures(hits: Hits) -> dict:
@@ -239,10 +286,10 @@ def share(part: int, whole: int) -> float:
 
 def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search, device="cpu") -> tuple[dict, dict]:
     """(figures for tables and JSON, arrays for plots) of the 1:N protocol; "mixed" is a search in all galleries at once."""
-    hits = {name: search(gallery, query, people, protocol.probes, device) for name, people in protocol.galleries.items()}
+    hits = search_each(gallery, query, protocol.galleries, protocol.probes, device)
+    mixed = hits.pop("mixed", None)
     figures, curves = search_figures(hits)
-    if len(hits) > 1:
-        mixed = search(gallery, query, protocol.everyone(), protocol.probes, device)
+    if mixed is not None:
         figures["galleries"]["mixed"] = gallery_figures(mixed)
     return figures, curves
 

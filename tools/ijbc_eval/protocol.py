@@ -78,6 +78,9 @@ class People:
         order = np.argsort(self.subjects, kind="stable")
         return People(self.templates[order], self.subjects[order])
 
+    def __add__(self, other: "People") -> "People":
+        return People(np.concatenate([self.templates, other.templates]), np.concatenate([self.subjects, other.subjects]))
+
 
 @dataclass(frozen=True)
 class Search:
@@ -85,11 +88,6 @@ class Search:
 
     galleries: dict[str, People]
     probes: People
-
-    def everyone(self) -> People:
-        """All galleries as one."""
-        return People(*(np.concatenate([getattr(people, name) for people in self.galleries.values()])
-                        for name in ("templates", "subjects")))
 
     def __str__(self) -> str:
         sizes = [f"{len(people.templates)} in gallery {name}" for name, people in self.galleries.items()]
