@@ -84,7 +84,7 @@ def test_the_comparison_and_the_reproduction(project):
     assert "MixBCT" in done.stdout and "paragon+ridge" in done.stdout
     assert (project / "compare_result/index.html").stat().st_size > 100_000
     assert dry_run == f"{whole_run} --dry-run"
-    done = shell(dry_run.replace("bash reproduce.sh", "python tools/reproduce/reproduce.py"), project)
+    done = shell(dry_run.replace("bash reproduce.sh", "python tools/reproduce/reproduce.py") + " batch_size=4", project)
     assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
 
 
