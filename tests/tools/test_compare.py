@@ -149,7 +149,47 @@ def test_a_sequence_of_versions(people, tmp_path, monkeypatch):
                 f"v3={people / 'turned'}", "--sequence", "--backfill", 0, "--draws", 20, "--out", tmp_path)
     report = json.loads((tmp_path / "compare.json").read_text())
     assert report["AC"]["top-1"] == pytest.approx(1 / 3)            # v2 on v1; v3 is a rotation away from both
-    assert report["matrix"]["v3"]["v2"]["top-1"]["interval"] is not None
+    assert set(report["matrix"]["v3"]) == {"v1", "v2", "v3"}
+
+
+def test_few_pairs_no_intervals_and_the_files_of_an_earlier_run(people, tmp_path, monkeypatch, capsys):
+    """Nine pairs of two people support no FAR; without draws the page speaks of none; what stood there before is gone."""
+    folder = tmp_path / "copy"
+    shutil.copytree(people, folder)
+    pairs = np.load(folder / "pairs.npy")
+    np.save(folder / "pairs.npy", np.concatenate([pairs[pairs[:, 2] == 1], pairs[pairs[:, 2] == 0][:9]]))
+    call = ["-d", folder, "--old", f"old={folder / 'old'}", "--new", f"new={folder / 'new'}", "--out", tmp_path / "out"]
+    run_compare(monkeypatch, *call, "--backfill", 2, "--draws", 20)
+    assert "9 pairs of two people: the smallest FAR that they support is 0.111" in capsys.readouterr().out
+    assert list((tmp_path / "out").glob("backfill_new_*.png")) and (tmp_path / "out/flips_new.csv").is_file()
+    run_compare(monkeypatch, *call[:5], f"new={folder / 'old'}", *call[6:], "--backfill", 0, "--draws", 0)
+    assert not list((tmp_path / "out").glob("backfill_*.png")) and not (tmp_path / "out/flips_new.csv").exists()
+    page = (tmp_path / "out/index.html").read_text()
+    assert "without intervals" in page and "95 %" not in page and "draws" not in page.replace("--draws", "")
+
+
+def test_the_sentence_speaks_of_the_figure_that_was_asked_for(people, tmp_path, monkeypatch, capsys):
+    run_compare(monkeypatch, "-d", people, "--old", f"old={people / 'old'}", "--new", f"new={people / 'new'}", "--metrics",
+                "TPIR@1e-1", "--draws", 20, "--backfill", 0, "--out", tmp_path)
+    report = json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)
+    row = report["upgrades"]["new"]["threshold"]["1:N"][-1]
+    assert f"TPIR is {100 * row['mixed']:.2f} % instead of {100 * row['old']:.2f}, FPIR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["float16", "one view", "npz"])
+def test_embeddings_in_other_files_give_the_same_figures(tmp_path, monkeypatch, kind):
+    write_ijb(tmp_path)
+    rows = np.random.default_rng(0).standard_normal((36, 8)).astype(np.float16)
+    np.save(tmp_path / "plain.npy", np.stack([rows, rows]).astype(np.float32))
+    other = tmp_path / ("other.npz" if kind == "npz" else "other.npy")
+    if kind == "npz":
+        np.savez(other, embs=rows.astype(np.float32), embs_f=rows.astype(np.float32))
+    else:
+        np.save(other, np.stack([rows, rows]) if kind == "float16" else rows.astype(np.float32))
+    run_compare(monkeypatch, "-d", tmp_path, "--old", f"old={tmp_path / 'plain.npy'}", "--new", f"new={other}", "--backfill", 0,
+                "--draws", 0, "--out", tmp_path / "out")
+    matrix = json.loads((tmp_path / "out/compare.json").read_text())["matrix"]
+    assert matrix["new"]["old"] == matrix["old"]["old"] == matrix["new"]["new"]
 
 
 # --- input that does not fit -----------------------------------------------------------------------------
@@ -171,7 +211,11 @@ def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
     rows = np.load(copy / "new/probe.npy")
     rows[[3, 9], 2] = np.nan, np.inf
     np.save(copy / "new/probe.npy", rows)
-    assert "NaN or infinity for probe row 3, probe row 9;" in refused(monkeypatch, copy)
+    assert "NaN, infinity or only zeros for probe row 3, probe row 9;" in refused(monkeypatch, copy)
+    rows[[3, 9]] = 1
+    rows[5], rows[7] = 0, 1e25                  # no direction; a norm that float32 cannot hold
+    np.save(copy / "new/probe.npy", rows)
+    assert "only zeros for probe row 5, probe row 7;" in refused(monkeypatch, copy)
 
 
 def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
@@ -184,6 +228,15 @@ def test_wrong_files_and_names_are_refused(copy, monkeypatch):
     assert "same name" in refused(monkeypatch, copy, "--paragon", f"new={copy / 'turned'}")
     assert "need both --old-features" in refused(monkeypatch, copy, "--old-features", copy / "old/train.npy")
     assert "--metrics TAR@1e-6 is not among" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
+    maps = ["--old-features", copy / "old/train.npy", "--new-features"]
+    assert "each once" in refused(monkeypatch, copy, *maps, *[f"new={copy / 'new/train.npy'}"] * 2)
+    assert "no file" in refused(monkeypatch, copy, *maps, f"new={copy / 'new/nothing.npy'}")
+    assert "new+ridge, which is the name of a map" in refused(monkeypatch, copy, "--paragon", f"new+ridge={copy / 'turned'}",
+                                                              *maps, f"new={copy / 'new/train.npy'}")
+    pairs = np.load(copy / "pairs.npy")
+    pairs[4, 2] = 1 - pairs[4, 2]
+    np.save(copy / "pairs.npy", pairs)
+    assert "pairs.npy row 4 calls gallery row" in refused(monkeypatch, copy)
     np.save(copy / "new/gallery.npy", np.ones((79, 8), np.float32))
     assert "expected float features [80, d]" in refused(monkeypatch, copy)
     (copy / "new/gallery.npy").unlink()
@@ -209,5 +262,7 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
     assert "gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
     assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy: 1:1 is left out" in said
     assert (tmp_path / "out/index.html").is_file()
+    assert "only 1 subjects have a mate among the probes: too few for a verdict" in said
+    assert "not distinguishable from the old model, better in 0, worse in 0" in said
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "nothing to compare by" in refused(monkeypatch, tmp_path)

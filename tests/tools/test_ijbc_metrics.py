@@ -28,6 +28,9 @@ def test_pair_scores_are_the_cosines_of_the_pairs(cells, monkeypatch):
     pairs = Pairs(draw.integers(3, 15, 200), draw.integers(10, 30, 200), None)
     expected = [float(gallery[a] @ query[b]) for a, b in zip(pairs.enrol, pairs.verify, strict=True)]
     np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
+    monkeypatch.setattr(metrics, "SPARSE", 0)           # few pairs among their rows: one by one
+    monkeypatch.setattr(metrics, "ENTRIES", 7)
+    np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
 
 
 def test_tar_at_far_by_hand():

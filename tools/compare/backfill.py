@@ -15,20 +15,22 @@ from tqdm import tqdm
 from tools.compare.cells import Cell, Measure
 from tools.compare.evaluation import Evaluation
 from tools.compare.versions import Features
-from tools.ijbc_eval.metrics import unit_rows
+from tools.ijbc_eval.metrics import pair_scores, unit_rows
 
 
 class Mixed:
     """Gallery rows of which some are new already: looks like the array that it stands for."""
 
     def __init__(self, old: np.ndarray, new: np.ndarray, done: np.ndarray):
-        self.old, self.new, self.done, self.shape = old, new, done, old.shape
+        self.old, self.new, self.done = old, new, done
 
     def __len__(self) -> int:
         return len(self.old)
 
     def __getitem__(self, rows) -> np.ndarray:
-        return np.where(self.done[rows][:, None], unit_rows(self.new, rows), unit_rows(self.old, rows))
+        done, out = self.done[rows], np.empty((len(rows), self.old.shape[1]), np.float32)
+        out[done], out[~done] = unit_rows(self.new, rows[done]), unit_rows(self.old, rows[~done])
+        return out
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
              steps: int, bar: tqdm) -> dict[str, list[Curve]]:
     """{order: a curve per permutation}; ends: the cells at 0 (new on old) and at 1 (new on new)."""
     images, share, out = measure.evaluation.images, np.linspace(0, 1, steps + 1), {}
+    pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
+    if pairs is not None and after is None:
+        after = pair_scores(new.gallery, new.query, pairs)
     for name, permutations in orders.items():
         out[name] = []
         for order in permutations:
@@ -61,7 +66,8 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
             for count in counts[1:-1]:
                 done = np.zeros(len(images), bool)
                 done[order[:count]] = True
-                cells.append(measure(Mixed(old.gallery, new.gallery, done), new.query))
+                scores = None if pairs is None else np.where(done[pairs.enrol], after, before)
+                cells.append(measure(Mixed(old.gallery, new.gallery, done), new.query, scores=scores))
                 bar.update()
             cells.append(ends[1])
             cost = np.append(0, np.cumsum(images[order]))[counts]

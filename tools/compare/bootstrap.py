@@ -14,12 +14,14 @@ from tools.ijbc_eval.protocol import Pairs
 
 TAIL = 0.15         # share of the best scores of two people that is sorted, where there are many: FARs are 0.1 at most
 MANY = 1_000_000
+DRAWS = 64          # that are multiplied with the counts of pairs at a time
 LEVEL = 0.95
 
 
 def draw_weights(subjects: int, draws: int, seed: int) -> np.ndarray:
-    """int64 [draws, subjects]: how often each subject is taken."""
-    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), draws)
+    """int16 [draws, subjects]: how often each subject is taken."""
+    draw, share = np.random.default_rng(seed), np.full(subjects, 1 / subjects)
+    return np.array([draw.multinomial(subjects, share) for _ in range(draws)], np.int16).reshape(draws, subjects)
 
 
 def interval(values: np.ndarray, figures: int = 1) -> tuple[float, float] | None:
@@ -36,15 +38,16 @@ class PairDraws:
 
     def __init__(self, pairs: Pairs, subjects: tuple[np.ndarray, np.ndarray], weights: np.ndarray):
         """subjects: of each gallery row and of each query row; weights: [B, S] of :func:`draw_weights`."""
-        self.weights = weights.astype(np.float64)
+        self.weights = weights
         self.same, self.different = np.flatnonzero(pairs.same), np.flatnonzero(~pairs.same)
         self.owner = subjects[0][pairs.enrol[self.same]]
         self.left, self.right = subjects[0][pairs.enrol[self.different]], subjects[1][pairs.verify[self.different]]
         count = csr_array((np.ones(len(self.different)), (self.left, self.right)), (weights.shape[1],) * 2)
-        self.totals = ((count.T @ self.weights.T).T * self.weights).sum(1)      # [B] pairs of two people
+        blocks = [weights[start:start + DRAWS].astype(np.float64) for start in range(0, len(weights), DRAWS)]
+        self.totals = np.array([total for w in blocks for total in ((count.T @ w.T).T * w).sum(1)])     # [B] pairs of two people
 
     def tar(self, scores: np.ndarray, fars: np.ndarray, tail: float = TAIL) -> np.ndarray:
-        """float64 [B, len(fars)]: Roc.at of metrics.py, for every draw; NaN where no pair of one person was taken."""
+        """float64 [B, len(fars)]: Roc.at of metrics.py, for every draw; NaN where it took no pair of one person or of two."""
         other = scores[self.different]
         kept = len(other) if len(other) < MANY else int(tail * len(other))
         best = np.argpartition(other, -kept)[-kept:] if kept < len(other) else np.arange(kept)
@@ -53,11 +56,13 @@ class PairDraws:
         ascending = np.argsort(scores[self.same], kind="stable")
         mine, owner = scores[self.same][ascending], self.owner[ascending]
         out = np.full((len(self.weights), len(fars)), np.nan)
-        for w, total, row in zip(self.weights, self.totals, out, strict=True):
+        for drawn, total, row in zip(self.weights, self.totals, out, strict=True):
+            w = drawn.astype(np.float64)
             place = np.searchsorted(np.cumsum(w[left] * w[right]), np.floor(fars * total + ROUNDING), side="right")
             if kept < len(self.different) and place.max() == kept:
                 return self.tar(scores, fars, 1.0)          # a draw whose threshold lies below the tail
-            row[:] = weight_above(mine, w[owner], other[place])
+            if total:
+                row[:] = weight_above(mine, w[owner], other[place])
         return out
 
 
@@ -65,14 +70,15 @@ class SearchDraws:
     """The 1:N protocol under every draw."""
 
     def __init__(self, probe_subjects: np.ndarray, weights: np.ndarray):
-        self.weights = weights[:, probe_subjects].astype(np.float64)        # [B, probes]
+        self.subjects, self.weights = probe_subjects, weights
 
     def figures(self, hits: dict[str, Hits]) -> dict[str, np.ndarray]:
         """{"top-1" ...: [B], "TPIR": [B, len(FPIRS)]} of the same probes' hits in each gallery, as search_figures has them."""
-        mated = sum(self.weights @ found.mated for found in hits.values())
-        with np.errstate(invalid="ignore", divide="ignore"):
-            top = {f"top-{k}": sum(self.weights @ (found.mated & (found.rank <= k)) for found in hits.values()) / mated
-                   for k in RANKS}
+        counted = {0: sum(found.mated.astype(np.float64) for found in hits.values())}
+        counted |= {k: sum((found.mated & (found.rank <= k)).astype(np.float64) for found in hits.values()) for k in RANKS}
+        by_subject = {k: np.bincount(self.subjects, count, self.weights.shape[1]) for k, count in counted.items()}
+        with np.errstate(invalid="ignore"):
+            top = {f"top-{k}": (self.weights @ by_subject[k]) / (self.weights @ by_subject[0]) for k in RANKS}
         return top | {"TPIR": np.mean([self.tpir(found) for found in hits.values()], axis=0)}
 
     def tpir(self, hits: Hits) -> np.ndarray:
@@ -83,7 +89,8 @@ class SearchDraws:
         score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not first: found at no threshold
         mated, score = mated[np.argsort(score, kind="stable")], np.sort(score)
         out = np.full((len(self.weights), len(FPIRS)), np.nan)
-        for w, row in zip(self.weights, out, strict=True):
+        for drawn, row in zip(self.weights, out, strict=True):
+            w = drawn[self.subjects].astype(np.float64)
             below = np.cumsum(w[strangers])
             if len(below) and below[-1] > 0:
                 allowed = np.maximum(np.floor(below[-1] * FPIRS + ROUNDING) - 1, 0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tools.compare.bootstrap import PairDraws, SearchDraws, draw_weights, interval
 from tools.compare.evaluation import Evaluation, rate
-from tools.ijbc_eval.metrics import FARS, FPIRS, Hits, Roc, pair_scores, search, search_figures
+from tools.ijbc_eval.metrics import FARS, FPIRS, Hits, Roc, pair_scores, search_each, search_figures
 
 CURVE_FARS = np.logspace(-6, 0, 61)
 
@@ -31,28 +31,28 @@ class Measure:
 
     def __init__(self, evaluation: Evaluation, draws: int, seed: int, device: str):
         self.evaluation, self.device, self.metrics = evaluation, device, evaluation.metrics()
-        self.weights = draw_weights(evaluation.subject_count, draws, seed)
+        names, self.subjects = evaluation.compared_subjects()
+        self.weights = draw_weights(len(names), draws, seed)
 
     @cached_property
     def pair_draws(self) -> PairDraws:
-        return PairDraws(self.evaluation.pairs, self.evaluation.subjects, self.weights)
+        return PairDraws(self.evaluation.pairs, self.subjects, self.weights)
 
     @cached_property
     def search_draws(self) -> SearchDraws:
-        return SearchDraws(self.evaluation.subjects[1][self.evaluation.search.probes.templates], self.weights)
+        return SearchDraws(self.subjects[1][self.evaluation.search.probes.templates], self.weights)
 
-    def __call__(self, gallery: np.ndarray, query: np.ndarray, resample: bool = False) -> Cell:
-        """The cell of these features; resample: with draws and a curve."""
+    def __call__(self, gallery: np.ndarray, query: np.ndarray, resample: bool = False, scores: np.ndarray | None = None) -> Cell:
+        """The cell of these features; resample: with draws and a curve; scores: of the pairs, where they are known."""
         cell = Cell({}, {}, None, {}, {})
         if self.evaluation.pairs is not None:
-            cell.scores = pair_scores(gallery, query, self.evaluation.pairs)
+            cell.scores = pair_scores(gallery, query, self.evaluation.pairs) if scores is None else scores
             roc = Roc.of(cell.scores, self.evaluation.pairs.same)
             cell.values |= named("TAR", FARS, roc.at(FARS)[0])
             if resample:
                 self.add_curve(cell, roc)
-        probes = self.evaluation.search.probes
-        cell.hits = {name: search(gallery, query, people, probes, self.device)
-                     for name, people in self.evaluation.search.galleries.items()}
+        cell.hits = search_each(gallery, query, self.evaluation.search.galleries, self.evaluation.search.probes, self.device)
+        cell.hits.pop("mixed", None)
         figures, _ = search_figures(cell.hits)
         cell.values |= {f"top-{k}": value for k, value in figures["top"].items()} | named("TPIR", FPIRS, figures["TPIR"])
         if resample and len(self.weights):
@@ -67,7 +67,7 @@ class Measure:
         if len(self.weights):
             drawn = self.pair_draws.tar(cell.scores, np.concatenate([FARS, told[told <= FARS[-1]]]))
             cell.draws |= named("TAR", FARS, drawn.T[:len(FARS)])
-            band = np.array([interval(column) or (np.nan, np.nan) for column in drawn.T[len(FARS):]])
+            band = np.array([interval(column) or (np.nan, np.nan) for column in drawn.T[len(FARS):]]).reshape(-1, 2)
             cell.curve |= {"low": band[:, 0], "high": band[:, 1]}
 
 

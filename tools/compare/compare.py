@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from tools.compare import backfill as bf
 from tools.compare.cells import Cell, Measure
-from tools.compare.evaluation import Evaluation, read_evaluation
+from tools.compare.evaluation import FEW, Evaluation, kind_of, read_evaluation
 from tools.compare.figures import draw_figures
 from tools.compare.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
 from tools.compare.maps import fit_maps
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--metrics", nargs="+", metavar="METRIC", help="figures of tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
         "default: the smallest rates that rest on 30 errors")
     add("--draws", type=at_least(0, int), default=1000, help="draws of the bootstrap over subjects; 0: no intervals")
-    add("--seed", type=int, default=0, help="of the bootstrap")
+    add("--seed", type=at_least(0, int), default=0, help="of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
     add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="random orders of re-embedding")
     add("--part", type=float, default=0.8, help="of the full gain: how much re-embedding reaches it?")
@@ -85,43 +85,62 @@ class Versions:
         self.files = {version.name: version for version in (old, *new, *paragon)}
         if len(self.files) < 1 + len(new) + len(paragon):
             raise UserError(f"two versions have the same name among {', '.join(v.name for v in (old, *new, *paragon))}")
+        files = self.feature_files(args)
         self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
         self.free, self.map_errors = [], {}
-        self.add_maps(args)
+        self.add_maps(files, args.old_features)
         self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
         self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: without a "
                       f"map its queries do not fit the old gallery; --old-features and --new-features {name}=FILE.npy fit one"
                       for name in self.candidates if not self.fits(name, self.old)]
 
-    def add_maps(self, args: argparse.Namespace) -> None:
+    def feature_files(self, args: argparse.Namespace) -> dict[str, Path]:
+        """{version: features of the training images} of --new-features; refused before hours of embedding."""
         if bool(args.old_features) != bool(args.new_features):
             raise UserError("the free baselines need both --old-features FILE.npy and --new-features NAME=FILE.npy")
+        files = {}
         for text in args.new_features:
             name, _, file = text.partition("=")
-            if name not in self.features or name == self.old:
-                raise UserError(f"--new-features {text}: expected one of {', '.join(self.files)} before the =, not {self.old}")
-            for kind, (w, error) in fit_maps(Path(file), args.old_features).items():
+            if name not in self.files or name == self.old or name in files:
+                raise UserError(f"--new-features {text}: expected one of {', '.join(self.files)} before the =, not {self.old}, "
+                                f"each once")
+            for mapped in mapped_names(name):
+                if mapped in self.files:
+                    raise UserError(f"a version is called {mapped}, which is the name of a map of {name}; give it another one")
+            files[name] = Path(file)
+        for file in [*files.values(), *([args.old_features] if files else [])]:
+            if not file.is_file():
+                raise UserError(f"no file {file}; make it with tools/get_feature/get_feature.py")
+        return files
+
+    def add_maps(self, files: dict[str, Path], old_features: Path) -> None:
+        for name, file in files.items():
+            for mapped, (w, error) in zip(mapped_names(name), fit_maps(file, old_features).values(), strict=True):
                 if w.shape != (self.features[name].dim, self.features[self.old].dim):
-                    raise UserError(f"{file} and {args.old_features} have {w.shape[0]} and {w.shape[1]} dimensions, {name} and "
+                    raise UserError(f"{file} and {old_features} have {w.shape[0]} and {w.shape[1]} dimensions, {name} and "
                                     f"{self.old} have {self.features[name].dim} and {self.features[self.old].dim}")
-                self.features[f"{name}+{kind}"] = self.features[name].mapped(w)
-                self.map_errors[f"{name}+{kind}"] = error
-                self.free.append(f"{name}+{kind}")
+                self.features[mapped] = self.features[name].mapped(w)
+                self.map_errors[mapped] = error
+                self.free.append(mapped)
 
     def fits(self, query: str, gallery: str) -> bool:
         return self.features[query].dim == self.features[gallery].dim
 
 
-def fill_matrix(versions: Versions, measure: Measure, sequence: bool, bar: tqdm) -> dict[tuple[str, str], Cell]:
+def mapped_names(name: str) -> list[str]:
+    return [f"{name}+{kind}" for kind in ("Procrustes", "ridge")]
+
+
+def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[str, str], Cell]:
     """{(query, gallery): cell} of all pairs of one dimension; intervals for what verdicts rest on."""
     matrix = {}
     for gallery in versions.features:
         for query in versions.features:
             if versions.fits(query, gallery):
-                decides = query == gallery or gallery == versions.old or sequence
+                decides = query == gallery or gallery == versions.old
                 cell = measure(versions.features[gallery].gallery, versions.features[query].query, decides)
                 if gallery != versions.old:
-                    cell.scores = None          # 63 MB at IJB-C's size; flips and thresholds need those on the old gallery
+                    cell.scores, cell.hits = None, {}       # 63 MB at IJB-C's size; flips and thresholds need the old gallery's
                 matrix[query, gallery] = cell
             bar.update()
     return matrix
@@ -130,7 +149,8 @@ def fill_matrix(versions: Versions, measure: Measure, sequence: bool, bar: tqdm)
 def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, headline: list[str]) -> tuple[dict, list]:
     """(everything that is said about one candidate, its flips)."""
     old, mixed, own = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
-    compared = compare_cells(mixed, old)
+    few = [m for m in mixed.values if evaluation.subjects_behind()[kind_of(m)] < FEW]
+    compared = compare_cells(mixed, old, evaluation.reliable(), few)
     found = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
     if versions.paragon:
         paragon = matrix[versions.paragon, versions.paragon]
@@ -156,15 +176,12 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
     """(the report, flips per candidate): all that tables, figures and page show."""
     measure = Measure(evaluation, args.draws, args.seed, str(args.devices[0]))
     headline = args.metrics or evaluation.headline()
-    unknown = [metric for metric in headline if metric not in measure.metrics]
-    if unknown:
-        raise UserError(f"--metrics {unknown[0]} is not among the figures that this data can tell: {' '.join(measure.metrics)}")
     candidates = [name for name in versions.candidates if versions.fits(name, versions.old)]
     orders = bf.orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
     points = len(candidates) * sum(map(len, orders.values())) * max(args.backfill - 1, 0)
     upgrades, lists = {}, {}
     with tqdm(total=len(versions.features) ** 2 + points, desc="comparing", unit=" cells") as bar:
-        matrix = fill_matrix(versions, measure, args.sequence, bar)
+        matrix = fill_matrix(versions, measure, bar)
         for name in candidates:
             upgrades[name], lists[name] = judge(name, versions, matrix, evaluation, headline)
             if orders:
@@ -172,14 +189,15 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
     names = [versions.old, *(Version.parse(text).name for text in args.new)]
     report = {
         "title": args.title, "command": shlex.join(["python", "tools/compare/compare.py", *sys.argv[1:]]),
-        "evaluation": {"name": evaluation.name, "negatives": evaluation.negatives(), "subjects": evaluation.subject_count,
+        "evaluation": {"name": evaluation.name, "negatives": evaluation.negatives(),
+                       "subjects": len(evaluation.compared_subjects()[0]),
                        "gallery rows": len(evaluation.gallery_rows()), "probes": len(evaluation.search.probes.subjects),
                        "gallery images": int(evaluation.images[evaluation.gallery_rows()].sum()),
                        "pairs of one person": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
         "draws": args.draws, "seed": args.seed, "part": args.part, "notes": evaluation.notes() + versions.notes,
         "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
         "versions": {name: about(name, versions) for name in versions.features},
-        "metrics": measure.metrics, "headline": headline,
+        "metrics": measure.metrics, "headline": headline, "reliable": evaluation.reliable(),
         "matrix": {query: {gallery: {m: {"value": value, "interval": cell.interval(m)} for m, value in cell.values.items()}
                            for (q, gallery), cell in matrix.items() if q == query} for query in versions.features},
         "curves": {f"{query} / {gallery}": cell.curve for (query, gallery), cell in matrix.items() if cell.curve},
@@ -196,7 +214,10 @@ def about(name: str, versions: Versions) -> dict:
 
 
 def write_all(report: dict, lists: dict, out: Path) -> None:
-    """Every file of the result, the page last; each whole or not at all."""
+    """Every file of the result, the page last; each whole or not at all.  What an earlier run left under these names goes."""
+    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
+        for file in out.glob(pattern):
+            file.unlink()
     for name, rows in lists.items():
         if rows:
             part = out / f"flips_{name}.csv.part"
@@ -208,7 +229,8 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     tables = tables_of(report)
     answers = "\n".join([verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
     texts = [table.text() for table in tables]
-    files = {"compare.json": json.dumps(report, indent=1) + "\n", "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
+    files = {"compare.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+             "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
     for name, content in files.items():
         (out / f"{name}.part").write_text(content)
         os.replace(out / f"{name}.part", out / name)
@@ -225,8 +247,12 @@ def main() -> None:
         raise UserError(f"--part must be in (0, 1], found {args.part}")
     make_folder(args.out)
     evaluation = read_evaluation(args.data, args.subset)
-    if not evaluation.metrics():
+    told = evaluation.metrics()
+    if not told:
         raise UserError(f"{args.data} has neither pairs nor a probe with a mate: there is nothing to compare by")
+    unknown = [metric for metric in args.metrics or [] if metric not in told]
+    if unknown:
+        raise UserError(f"--metrics {unknown[0]} is not among the figures that this data can tell: {' '.join(told)}")
     versions = Versions(args, evaluation)
     if not any(versions.fits(name, versions.old) for name in versions.candidates):
         raise UserError("; ".join(versions.notes))

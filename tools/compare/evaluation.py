@@ -19,6 +19,7 @@ from tools.ijbc_eval.protocol import Images, Pairs, People, Search, read_images,
 from utils.errors import UserError
 
 RELIABLE = 30       # errors that a figure should rest on: fewer false accepts make TAR@FAR a matter of luck
+FEW = 10            # subjects below which an interval is too narrow to rest a verdict on
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,22 @@ class Evaluation:
     qualities: dict[str, np.ndarray] = field(default_factory=dict)      # name -> float [G], higher is better
     source: Images | None = None        # IJB: the images to embed; None: plain feature files
 
-    @property
-    def subject_count(self) -> int:
-        return 1 + int(max(side.max(initial=-1) for side in self.subjects))
+    def compared_subjects(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """(subjects of probes and pairs; place among them of each gallery row's and each query row's, -1: in neither)."""
+        used = [self.subjects[1][self.search.probes.templates]]
+        if self.pairs is not None:
+            used += [self.subjects[0][self.pairs.enrol], self.subjects[1][self.pairs.verify]]
+        names = np.unique(np.concatenate(used))
+        places = [np.searchsorted(names, side).clip(max=len(names) - 1) for side in self.subjects]
+        return names, tuple(np.where(names[at] == side, at, -1) for at, side in zip(places, self.subjects, strict=True))
+
+    def subjects_behind(self) -> dict[str, int]:
+        """{"TAR": subjects with a pair of their own, "top" and "TPIR": subjects of probes with a mate}."""
+        probes = self.search.probes
+        mated = np.unique(probes.subjects[np.isin(probes.subjects, np.concatenate(
+            [people.subjects for people in self.search.galleries.values()]))])
+        pairs = 0 if self.pairs is None else len(np.unique(self.subjects[0][self.pairs.enrol[self.pairs.same]]))
+        return {"TAR": pairs, "top": len(mated), "TPIR": len(mated)}
 
     def gallery_rows(self) -> np.ndarray:
         """Rows that some protocol uses on the gallery side, ascending."""
@@ -52,18 +66,25 @@ class Evaluation:
     def metrics(self) -> list[str]:
         """Names of the figures that the data can tell, 1:1 first."""
         negatives = self.negatives()
-        mated = any(np.isin(self.search.probes.subjects, people.subjects).any() for people in self.search.galleries.values())
+        mated = [np.isin(self.search.probes.subjects, people.subjects).any() for people in self.search.galleries.values()]
         tar = [f"TAR@{rate(x)}" for x in FARS if x * negatives["1:1"] + ROUNDING >= 1]
         tpir = [f"TPIR@{rate(x)}" for x in FPIRS if x < 1 and x * negatives["1:N"] + ROUNDING >= 1]
-        return tar + ([f"top-{k}" for k in RANKS] + tpir if mated else [])
+        return tar + [f"top-{k}" for k in RANKS if any(mated)] + (tpir if all(mated) else [])
 
     def headline(self) -> list[str]:
         """One figure each for 1:1, closed and open search: TAR and TPIR at the smallest rate that rests on RELIABLE errors."""
-        names, negatives = self.metrics(), self.negatives()
-        tar, tpir = ([n for n in names if n.startswith(f"{kind}@")] for kind in ("TAR", "TPIR"))
-        firm = [[n for n in found if float(n.split("@")[1]) * count >= RELIABLE] or found[-1:]
-                for found, count in ((tar, negatives["1:1"]), (tpir, negatives["1:N"]))]
-        return firm[0][:1] + [n for n in names if n == "top-1"] + firm[1][:1]
+        names, reliable = self.metrics(), self.reliable()
+        chosen = []
+        for kind in ("TAR@", "top-1", "TPIR@"):
+            found = [name for name in names if name.startswith(kind)]
+            chosen += ([name for name in found if name in reliable] or found[-1:])[:1]
+        return chosen
+
+    def reliable(self) -> list[str]:
+        """The figures that rest on RELIABLE errors and FEW subjects at least: the verdict on all of them counts these."""
+        errors, subjects = {"TAR": self.negatives()["1:1"], "TPIR": self.negatives()["1:N"]}, self.subjects_behind()
+        return [name for name in self.metrics() if subjects[kind_of(name)] >= FEW
+                and (kind_of(name) == "top" or float(name.split("@")[1]) * errors[kind_of(name)] + ROUNDING >= RELIABLE)]
 
     def notes(self) -> list[str]:
         """What the data is too small for, in words."""
@@ -74,7 +95,7 @@ class Evaluation:
             out.append(f"{negatives['1:1']:,} pairs of two people: the smallest FAR that they support is "
                        f"{1 / negatives['1:1']:.3g}")
         if negatives["1:N"] == 0:
-            out.append("every probe has a mate: no FPIR can be told")
+            out.append("in some gallery every probe has a mate: no FPIR can be told")
         elif negatives["1:N"] * FPIRS[0] + ROUNDING < 1:
             out.append(f"{negatives['1:N']:,} probes without a mate: the smallest FPIR that they support is "
                        f"{1 / negatives['1:N']:.3g}")
@@ -83,9 +104,17 @@ class Evaluation:
             mated |= np.isin(self.search.probes.subjects, people.subjects)
             if len(np.unique(people.subjects)) == 1:
                 out.append(f"gallery {name} has a single subject: top-k in it means nothing")
+        behind, words = self.subjects_behind(), {"TAR": "a pair of their own", "top": "a mate among the probes"}
+        out += [f"only {behind[kind]} subjects have {what}: too few for a verdict" for kind, what in words.items()
+                if 0 < behind[kind] < FEW]
         if not mated.all():
             out.append(f"{(~mated).sum():,} of {len(mated):,} probes have no mate in any gallery; they count as strangers only")
         return out
+
+
+def kind_of(metric: str) -> str:
+    """TAR, top or TPIR."""
+    return metric.replace("-", "@").split("@")[0]
 
 
 def rate(value: float) -> str:
@@ -127,7 +156,7 @@ def read_plain(data: Path) -> Evaluation:
     subjects = index[:len(labels[0])], index[len(labels[0]):]
     rows = [np.arange(len(side)) for side in labels]
     search = Search({"gallery": People(rows[0], labels[0])}, People(rows[1], labels[1]))
-    return Evaluation(data.name, read_plain_pairs(data / "pairs.npy", labels), search, subjects, tuple(rows),
+    return Evaluation(data.resolve().name, read_plain_pairs(data / "pairs.npy", labels), search, subjects, tuple(rows),
                       np.ones(len(rows[0]), np.int64))
 
 
@@ -151,6 +180,10 @@ def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
     same = table[:, 2] == 1
     if same.all() or not same.any():
         raise UserError(f"{file}: expected pairs of one person and of two, found only those of {'one' if same.all() else 'two'}")
+    torn = np.flatnonzero(same != (labels[0][table[:, 0]] == labels[1][table[:, 1]]))
+    if len(torn):
+        raise UserError(f"{file} row {torn[0]} calls gallery row {table[torn[0], 0]} and probe row {table[torn[0], 1]} "
+                        f"{'one person' if same[torn[0]] else 'two people'}, their labels say the opposite; make it again")
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 

@@ -20,7 +20,8 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
         made[f"{metric} of every query model on every gallery"] = save(heat_map(report, metric), out / f"matrix_{metric}.png")
     if report["curves"].get(f"{report['old']} / {report['old']}"):
         for name in report["upgrades"]:
-            made[f"ROC of {name}, with 95 % bands"] = save(roc(report, name), out / f"roc_{name}.png")
+            caption = f"ROC of {name}" + ", with 95 % bands" * bool(report["draws"])
+            made[caption] = save(roc(report, name), out / f"roc_{name}.png")
     for metric in report["headline"][:2]:
         for name, upgrade in report["upgrades"].items():
             if "backfill" in upgrade:

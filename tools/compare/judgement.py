@@ -4,8 +4,8 @@ criterion       M(n, o) > M(o, o)                                               
 verdict         "better" or "worse" when the middle 95 % of the draws of M(n, o) - M(o, o) lie on one side of 0, else
                 "not distinguishable": the draws are the same for both cells, so this sees more than two intervals that
                 overlap
-overall         the same with intervals wide enough for all figures together, because of ten figures one is "better" by
-                chance in almost half of all cases
+overall         the same for the figures that rest on enough errors and subjects, with intervals wide enough for all of
+                them together: of ten independent figures some one leaves 0 by chance in 40 % of cases
 update gain     G = [M(n, o) - M(o, o)] / [M(p, p) - M(o, o)]                           (BCT, Eq. 9)
 P_comp          100 mean of sigmoid(G_j) over the figures j
 P_up            100 mean of sigmoid([M(n, n) - M(p, p)] / M(p, p))
@@ -24,15 +24,19 @@ from tools.ijbc_eval.metrics import FARS, FPIRS, ROUNDING, Hits, Roc
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
 
 
-def compare_cells(mixed: Cell, old: Cell) -> dict[str, dict]:
-    """{metric: criterion, difference, its interval, verdict, and the verdict that counts overall} of M(n, o) against M(o, o)."""
-    out, figures = {}, len(mixed.values)
+def compare_cells(mixed: Cell, old: Cell, reliable: list[str], few: list[str] = ()) -> dict[str, dict]:
+    """{metric: criterion, difference, its interval, verdict, and the verdict that counts overall} of M(n, o) against M(o, o).
+
+    reliable: the figures that count overall; few: those whose interval rests on too few subjects for any verdict.
+    """
+    out, figures = {}, max(1, len(reliable))
     for metric, value in mixed.values.items():
         difference = value - old.values[metric]
         drawn = mixed.draws[metric] - old.draws[metric] if metric in mixed.draws else np.zeros(0)
         alone, together = interval(drawn), interval(drawn, figures)
         out[metric] = {"criterion": bool(difference > 0), "difference": difference, "interval": alone,
-                       "verdict": verdict(difference, alone), "among all": verdict(difference, together)}
+                       "verdict": UNCLEAR if metric in few else verdict(difference, alone),
+                       "overall": verdict(difference, together) if metric in reliable else None}
     return out
 
 
@@ -44,7 +48,7 @@ def verdict(difference: float, span: tuple[float, float] | None) -> str:
 
 def overall(compared: dict[str, dict]) -> str:
     """All figures in one word."""
-    found = [entry["among all"] for entry in compared.values()]
+    found = [entry["overall"] for entry in compared.values()]
     if BETTER in found:
         return "better in some, worse in others" if WORSE in found else "compatible"
     return "not compatible" if WORSE in found else "not distinguishable from the old model"
@@ -83,7 +87,8 @@ def average_compatibility(matrix: dict[tuple[str, str], Cell], versions: list[st
 def fixed_threshold(evaluation: Evaluation, old: Cell, mixed: Cell) -> dict[str, list[dict]]:
     """What the mixed system does at the thresholds that give the old system FAR x (1:1) and FPIR x (1:N).
 
-    "new threshold" is the one that would give the mixed system that rate; 1:N has one of each per gallery.
+    "new threshold" is the one that would give the mixed system that rate; 1:N has one of each per gallery.  "old rate":
+    what the old system's threshold lets through, a false accept fewer than x in 1:N, because nothing at it is accepted.
     """
     out = {"1:1": [], "1:N": []}
     if evaluation.pairs is not None:
@@ -92,15 +97,18 @@ def fixed_threshold(evaluation: Evaluation, old: Cell, mixed: Cell) -> dict[str,
             if far * len(before.different) + ROUNDING >= 1:
                 accepted = [int((side > threshold).sum()) for side in (after.same, after.different)]
                 out["1:1"].append({"rate": rate(far), "threshold": threshold, "new threshold": new, "old": old_tar,
+                                   "old rate": (before.different > threshold).mean(),
                                    "mixed": accepted[0] / len(after.same), "mixed rate": accepted[1] / len(after.different),
                                    "errors": accepted[1], "of": len(after.different)})
+    strangers = evaluation.negatives()["1:N"]
     for k, fpir in enumerate(FPIRS):
-        if fpir < 1 and fpir * evaluation.negatives()["1:N"] + ROUNDING >= 1:
+        if fpir < 1 and fpir * strangers + ROUNDING >= 1:
             rows = [at_threshold(old.hits[name], mixed.hits[name], k) for name in old.hits]
             if all(rows):
                 out["1:N"].append({"rate": rate(fpir)}
                                   | {key: [row[key] for row in rows] for key in ("threshold", "new threshold")}
-                                  | {key: float(np.mean([row[key] for row in rows])) for key in ("old", "mixed", "mixed rate")}
+                                  | {key: float(np.mean([row[key] for row in rows]))
+                                     for key in ("old", "old rate", "mixed", "mixed rate")}
                                   | {key: sum(row[key] for row in rows) for key in ("errors", "of")})
     return out
 
@@ -112,6 +120,7 @@ def at_threshold(old: Hits, mixed: Hits, k: int) -> dict | None:
         return None
     found, alarms = mixed.mate[mixed.rank == 1] > threshold, mixed.other[~mixed.mated] > threshold
     return {"threshold": threshold, "new threshold": mixed.tpir(FPIRS)[1][k], "old": tpir,
+            "old rate": (old.other[~old.mated] > threshold).mean(),
             "mixed": found.sum() / mixed.mated.sum(), "mixed rate": alarms.mean(), "errors": int(alarms.sum()), "of": len(alarms)}
 
 

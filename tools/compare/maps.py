@@ -3,7 +3,7 @@
 Nothing is trained: the old features of the training images exist anyway (tools/get_feature), and the new model's are
 one pass over the images.  Rows are taken with norm 1.
     Procrustes   the rotation R that minimises |X R - Y|: X'Y = U S V',  R = U V'   (Schoenemann, Psychometrika 1966)
-    ridge        W = (X'X + l n I)^-1 X'Y, l by the error on a tenth of the images that the fit has not seen
+    ridge        W = (X'X + l n/d I)^-1 X'Y, l by the error on a tenth of the images that the fit has not seen
 With different numbers of dimensions R has orthonormal rows or columns.
 """
 

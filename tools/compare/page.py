@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from tools.compare.judgement import BETTER, UNCLEAR, WORSE
-from tools.compare.tables import Table, reasons
+from tools.compare.tables import Table, how, reasons
 
 STYLE = """
 body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 0 1rem 3rem; color: #1c1c1e; }
@@ -86,10 +86,9 @@ def words(report: dict) -> str:
         "alone": "queries and gallery by the new model: what full re-embedding would give",
         "on the gallery of the old model": "new queries, nothing re-embedded",
         "criterion": "the new queries do better on the old gallery than the old model's own",
-        "better, worse, not distinguishable": f"subjects are drawn with replacement {report['draws']} times; better or worse is "
-                                              f"what the middle 95 % of the differences agree on",
-        "compatible, not compatible": f"better (worse) in some figure even if the intervals are made to hold for all "
-                                      f"{len(report['metrics'])} figures together (Bonferroni), and worse (better) in none",
+        "better, worse, not distinguishable": how(report),
+        "compatible, not compatible": f"better (worse) in some of the {len(report['reliable'])} figures that rest on enough "
+                                      f"errors, with intervals that hold for all of them together, and worse (better) in none",
         "update gain": "in %: which part of the way from the old model to the paragon (a new model trained without the old one) "
                        "the new queries have gone",
         "P_comp, P_up, P_1": "100 x mean sigmoid of the update gain; of the relative difference to the paragon alone; their "

@@ -80,14 +80,22 @@ def summary_table(report: dict) -> Table:
     return Table(f"All {len(report['metrics'])} figures",
                  ["new model", "verdict", "meets the criterion in", "better in", "not distinguishable in", "worse in", "P_comp",
                   "P_up", "P_1"], rows,
-                 "Criterion: above the old model on its own gallery. Better, worse: so in 95 % of the draws. The verdict asks "
-                 "more of a figure, because of many one is better by chance. P_comp over 50 can hide figures that fail.")
+                 f"Criterion: above the old model on its own gallery. {how(report)} The verdict counts the figures that rest on "
+                 f"enough errors ({', '.join(report['reliable']) or 'none'}) and asks more of each, because of many some one "
+                 f"is better by chance. P_comp over 50 can hide figures that fail.")
+
+
+def how(report: dict) -> str:
+    """What better and worse mean."""
+    if not report["draws"]:
+        return "Better, worse: by the sign of the difference, without intervals."
+    return f"Better, worse: the middle 95 % of {report['draws']} draws of subjects lie on that side of 0."
 
 
 def figures_table(report: dict) -> Table:
     old, rows = report["old"], []
-    for name in [old, *report["upgrades"]]:
-        for gallery in dict.fromkeys([old, name]):
+    for name, cells in report["matrix"].items():
+        for gallery in [gallery for gallery in dict.fromkeys([old, name]) if gallery in cells]:
             rows.append([f"{name} / {gallery}", *(percent(value(report, name, gallery, m)["value"]) for m in report["metrics"])])
     return Table("Every figure, query / gallery, in %", ["query / gallery", *report["metrics"]], rows)
 
@@ -96,12 +104,12 @@ def threshold_tables(report: dict) -> list[Table | None]:
     """What the old system's thresholds do to new queries on the old gallery."""
     out, old = [], report["old"]
     for protocol, wrong, found in (("1:1", "FAR", "TAR"), ("1:N", "FPIR", "TPIR")):
-        rows = [[name, row["rate"], numbers(row["threshold"]), percent(row["mixed rate"]), f"{row['errors']:,} of {row['of']:,}",
-                 percent(row["old"]), percent(row["mixed"]), numbers(row["new threshold"])]
+        rows = [[name, row["rate"], numbers(row["threshold"]), percent(row["old rate"]), percent(row["mixed rate"]),
+                 f"{row['errors']:,} of {row['of']:,}", percent(row["old"]), percent(row["mixed"]), numbers(row["new threshold"])]
                 for name, upgrade in report["upgrades"].items() for row in upgrade["threshold"][protocol]]
         out.append(Table(f"{protocol} at today's threshold, new queries on the gallery of {old}, in %",
-                         ["new model", f"{old}'s {wrong}", "threshold", f"{wrong} then", "false ones", f"{found} of {old}",
-                          f"{found} then", f"threshold for the same {wrong}"], rows) if rows else None)
+                         ["new model", f"at {wrong}", "threshold", f"{wrong} of {old}", f"{wrong} then", "false ones",
+                          f"{found} of {old}", f"{found} then", f"threshold for the same {wrong}"], rows) if rows else None)
     return out
 
 
@@ -125,7 +133,7 @@ def backfill_tables(report: dict) -> list[Table]:
         for name, upgrade in report["upgrades"].items():
             for order, found in upgrade.get("backfill", {}).items():
                 entry = found[metric]
-                reached = ["never", ""] if entry["share"] is None else [whole(entry["share"]), f"{entry['images']:,}"]
+                reached = ["no gain", ""] if entry["share"] is None else [whole(entry["share"]), f"{entry['images']:,}"]
                 rows.append([name, order, percent(found["values"][metric][0][0]), percent(entry["auc"]),
                              percent(found["values"][metric][0][-1]), *reached])
         if rows:
@@ -154,15 +162,16 @@ def reasons(name: str, report: dict) -> str:
     upgrade, metric = report["upgrades"][name], report["headline"][0]
     counts = count_verdicts(upgrade)
     text = f"better in {counts[BETTER]}, worse in {counts[WORSE]} of {len(report['metrics'])} figures"
-    today = [(rate_name, row) for protocol, rate_name in (("1:1", "FAR"), ("1:N", "FPIR"))
-             for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")]
-    if today:
-        rate_name, row = today[0]
+    protocol, rate_name = ("1:1", "FAR") if metric.startswith("TAR") else ("1:N", "FPIR")
+    row = next((row for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")), None)
+    if row:
         text += (f"; at today's threshold ({numbers(row['threshold'])}) {metric.split('@')[0]} is {percent(row['mixed'])} % "
                  f"instead of {percent(row['old'])}, {rate_name} {100 * row['mixed rate']:.2g} % instead of "
-                 f"{100 * float(row['rate']):g}, which {numbers(row['new threshold'])} would keep")
-    ways = [entry[metric]["images"] for entry in upgrade.get("backfill", {}).values() if entry[metric]["images"] is not None]
+                 f"{100 * row['old rate']:.2g}, which {numbers(row['new threshold'])} would keep")
+    ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
+            if entry[metric]["images"] is not None]
     if ways:
-        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains is there after {min(ways):,} of "
-                 f"{report['evaluation']['gallery images']:,} images")
+        images, order = min(ways)
+        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains in it is there after {images:,} of "
+                 f"{report['evaluation']['gallery images']:,} images ({order})")
     return text

@@ -98,7 +98,8 @@ def image_embeddings(version: Version, images, args) -> tuple[list[np.ndarray], 
     if not 1 <= len(views) <= 2 or any(view.ndim != 2 or view.dtype.kind != "f" or len(view) != len(images) for view in views):
         raise UserError(f"{version.file} holds {[f'{v.dtype} {list(v.shape)}' for v in views]}; expected float embeddings of "
                         f"the {len(images)} images in the order of the landmark file, [N, d] or [2, N, d]")
-    return [np.asarray(view, np.float32) for view in views], about
+    with np.errstate(over="ignore"):
+        return [np.asarray(view, np.float32) for view in views], about
 
 
 def kept_views(path: Path) -> list[np.ndarray]:
@@ -111,14 +112,15 @@ def kept_views(path: Path) -> list[np.ndarray]:
 
 
 def check_finite(rows_of: list[np.ndarray], names, version: Version) -> None:
-    """Refuse NaN and infinity with the names of the first images that have them."""
+    """Refuse features without a direction (NaN, infinity, all zeros), with the names of the first images."""
     for array in rows_of:
         for start in range(0, len(array), ROWS):
-            # A sum is not finite when a term is not (and when float32 overflows, which no feature should come near).
-            bad = np.flatnonzero(~np.isfinite(array[start:start + ROWS].sum(1, dtype=np.float64)))
+            with np.errstate(over="ignore", invalid="ignore"):      # what is too large for float32 becomes infinite
+                norm = np.linalg.norm(array[start:start + ROWS].astype(np.float32, copy=False), axis=1)
+            bad = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
             if len(bad):
                 shown = ", ".join(str(names[start + i]) for i in bad[:5])
-                raise UserError(f"{version.name} ({version.file}) has NaN or infinity for {shown}"
+                raise UserError(f"{version.name} ({version.file}) has NaN, infinity or only zeros for {shown}"
                                 f"{' and others' * (len(bad) > 5)}; embed these images again")
 
 

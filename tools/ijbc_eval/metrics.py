@@ -24,6 +24,7 @@ CURVE_FARS = np.logspace(-6, 0, 241)
 CURVE_FPIRS = np.logspace(-4, 0, 161)
 CURVE_RANKS = 50
 CELLS = 40_000_000          # similarities of pairs per block: 160 MB
+SPARSE = 64                 # similarities per pair from which on the pairs are computed one by one
 ENTRIES = 16_384            # rows of a gallery per block of a search ...
 SEARCH_CELLS = {"cpu": 8_000_000, "cuda": 256_000_000}      # ... and their similarities to probes: 32 MB, 1 GB
 TIE = 1e-6                  # cosines that differ by less are equal: float32 rounds the order of sums
@@ -36,11 +37,19 @@ def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndar
     """Cosine of each pair, float32 [P]; gallery, query: rows [T, d] of all templates.
 
     IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
-    and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.
+    and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.  Pairs that are few among
+    their rows are computed one by one.
     """
     left, row = used_rows(pairs.enrol, len(gallery))
     right, column = used_rows(pairs.verify, len(query))
-    scores, across = np.empty(len(row), np.float32), unit_rows(query, right).T
+    scores = np.empty(len(row), np.float32)
+    if len(left) * len(right) > SPARSE * len(row):
+        for start in range(0, len(row), ENTRIES):
+            part = slice(start, start + ENTRIES)
+            pair = unit_rows(gallery, pairs.enrol[part]), unit_rows(query, pairs.verify[part])
+            scores[part] = np.einsum("nd,nd->n", *pair)
+        return scores
+    across = unit_rows(query, right).T
     step = max(1, CELLS // len(right))
     for start in range(0, len(left), step):
         product = unit_rows(gallery, left[start:start + step]) @ across
@@ -182,7 +191,7 @@ class Block:
 
 
 def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
-    """The entries of ``people`` in the order of their subjects, each read once, about ENTRIES at a time."""
+    """The entries of ``people`` in the order of their subjects, about ENTRIES rows at a time, or all of one subject's."""
     ordered = people.by_subject()
     starts = np.flatnonzero(np.r_[True, np.diff(ordered.subjects) != 0])
     ends = np.r_[starts[1:], len(ordered.subjects)]

@@ -60,5 +60,5 @@ def norms(views: Sequence[np.ndarray]) -> np.ndarray:
     out = np.empty(len(views[0]), np.float32)
     for start in range(0, len(out), ROWS):
         rows = slice(start, start + ROWS)
-        out[rows] = np.linalg.norm(sum(view[rows] for view in views), axis=1)
+        out[rows] = np.linalg.norm(sum(view[rows].astype(np.float32, copy=False) for view in views), axis=1)
     return np.maximum(out, 1e-12)
