@@ -233,14 +233,14 @@ def test_wrong_files_and_names_are_refused(copy, monkeypatch):
     assert "no file" in refused(monkeypatch, copy, *maps, f"new={copy / 'new/nothing.npy'}")
     assert "new+ridge, which is the name of a map" in refused(monkeypatch, copy, "--paragon", f"new+ridge={copy / 'turned'}",
                                                               *maps, f"new={copy / 'new/train.npy'}")
-    pairs = np.load(copy / "pairs.npy")
-    pairs[4, 2] = 1 - pairs[4, 2]
-    np.save(copy / "pairs.npy", pairs)
-    assert "pairs.npy row 4 calls gallery row" in refused(monkeypatch, copy)
     np.save(copy / "new/gallery.npy", np.ones((79, 8), np.float32))
     assert "expected float features [80, d]" in refused(monkeypatch, copy)
     (copy / "new/gallery.npy").unlink()
     assert "to hold gallery.npy and probe.npy" in refused(monkeypatch, copy)
+    pairs = np.load(copy / "pairs.npy")
+    pairs[4, 2] = 1 - pairs[4, 2]
+    np.save(copy / "pairs.npy", pairs)
+    assert "pairs.npy row 4 calls gallery row" in refused(monkeypatch, copy)
     np.save(copy / "probe_label.npy", np.array(["a", "b"]))
     assert "expected a list of ints" in refused(monkeypatch, copy)
     (copy / "probe_label.npy").write_bytes(b"\x93NUMPY")
