@@ -6,8 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from tools.compare.bootstrap import PairDraws, SearchDraws, draw_weights, interval
-from tools.compare.evaluation import Evaluation, rate
+from tools.compare.evaluation import Evaluation
 from tools.ijbc_eval.metrics import FARS, FPIRS, Hits, Roc, pair_scores, search_each, search_figures
+from tools.ijbc_eval.report import rate
 
 CURVE_FARS = np.logspace(-6, 0, 61)
 

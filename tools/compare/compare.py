@@ -27,14 +27,13 @@ from tools.compare.cells import Cell, Measure
 from tools.compare.evaluation import FEW, Evaluation, kind_of, read_evaluation
 from tools.compare.figures import draw_figures
 from tools.compare.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
-from tools.compare.maps import fit_maps
 from tools.compare.page import write_page
 from tools.compare.tables import tables_of, verdict_line
-from tools.compare.versions import Version, read_features
-from tools.ijbc_eval.ijbc_eval import at_least, make_folder
+from tools.compare.versions import Version, Versions
 from tools.ijbc_eval.models import find_devices
 from tools.ijbc_eval.protocol import GALLERIES
 from tools.ijbc_eval.report import tidy
+from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 
 
@@ -73,62 +72,6 @@ def parse_arguments() -> argparse.Namespace:
     args.devices = find_devices(args.device)
     args.embeddings = args.embeddings or args.out / "embeddings"
     return args
-
-
-class Versions:
-    """All versions with their features: ``candidates`` may replace ``old``; ``free`` ones are maps that nothing trained."""
-
-    def __init__(self, args: argparse.Namespace, evaluation: Evaluation):
-        old, new = Version.parse(args.old), [Version.parse(text) for text in args.new]
-        paragon = [Version.parse(args.paragon)] if args.paragon else []
-        self.old, self.paragon = old.name, paragon[0].name if paragon else None
-        self.files = {version.name: version for version in (old, *new, *paragon)}
-        if len(self.files) < 1 + len(new) + len(paragon):
-            raise UserError(f"two versions have the same name among {', '.join(v.name for v in (old, *new, *paragon))}")
-        files = self.feature_files(args)
-        self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
-        self.free, self.map_errors = [], {}
-        self.add_maps(files, args.old_features)
-        self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
-        self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: without a "
-                      f"map its queries do not fit the old gallery; --old-features and --new-features {name}=FILE.npy fit one"
-                      for name in self.candidates if not self.fits(name, self.old)]
-
-    def feature_files(self, args: argparse.Namespace) -> dict[str, Path]:
-        """{version: features of the training images} of --new-features; refused before hours of embedding."""
-        if bool(args.old_features) != bool(args.new_features):
-            raise UserError("the free baselines need both --old-features FILE.npy and --new-features NAME=FILE.npy")
-        files = {}
-        for text in args.new_features:
-            name, _, file = text.partition("=")
-            if name not in self.files or name == self.old or name in files:
-                raise UserError(f"--new-features {text}: expected one of {', '.join(self.files)} before the =, not {self.old}, "
-                                f"each once")
-            for mapped in mapped_names(name):
-                if mapped in self.files:
-                    raise UserError(f"a version is called {mapped}, which is the name of a map of {name}; give it another one")
-            files[name] = Path(file)
-        for file in [*files.values(), *([args.old_features] if files else [])]:
-            if not file.is_file():
-                raise UserError(f"no file {file}; make it with tools/get_feature/get_feature.py")
-        return files
-
-    def add_maps(self, files: dict[str, Path], old_features: Path) -> None:
-        for name, file in files.items():
-            for mapped, (w, error) in zip(mapped_names(name), fit_maps(file, old_features).values(), strict=True):
-                if w.shape != (self.features[name].dim, self.features[self.old].dim):
-                    raise UserError(f"{file} and {old_features} have {w.shape[0]} and {w.shape[1]} dimensions, {name} and "
-                                    f"{self.old} have {self.features[name].dim} and {self.features[self.old].dim}")
-                self.features[mapped] = self.features[name].mapped(w)
-                self.map_errors[mapped] = error
-                self.free.append(mapped)
-
-    def fits(self, query: str, gallery: str) -> bool:
-        return self.features[query].dim == self.features[gallery].dim
-
-
-def mapped_names(name: str) -> list[str]:
-    return [f"{name}+{kind}" for kind in ("Procrustes", "ridge")]
 
 
 def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[str, str], Cell]:
@@ -245,7 +188,7 @@ def main() -> None:
     args = parse_arguments()
     if not 0 < args.part <= 1:
         raise UserError(f"--part must be in (0, 1], found {args.part}")
-    make_folder(args.out)
+    make_folder(args.out, "--out")
     evaluation = read_evaluation(args.data, args.subset)
     told = evaluation.metrics()
     if not told:

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tools.ijbc_eval.metrics import FARS, FPIRS, RANKS, ROUNDING
 from tools.ijbc_eval.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
+from tools.ijbc_eval.report import rate
 from utils.errors import UserError
 
 RELIABLE = 30       # errors that a figure should rest on: fewer false accepts make TAR@FAR a matter of luck
@@ -115,10 +116,6 @@ class Evaluation:
 def kind_of(metric: str) -> str:
     """TAR, top or TPIR."""
     return metric.replace("-", "@").split("@")[0]
-
-
-def rate(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def read_evaluation(data: Path, subset: str) -> Evaluation:

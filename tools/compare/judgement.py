@@ -18,8 +18,9 @@ import numpy as np
 
 from tools.compare.bootstrap import interval
 from tools.compare.cells import Cell
-from tools.compare.evaluation import Evaluation, rate
+from tools.compare.evaluation import Evaluation
 from tools.ijbc_eval.metrics import FARS, FPIRS, ROUNDING, Hits, Roc
+from tools.ijbc_eval.report import rate
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
 

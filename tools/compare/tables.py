@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prettytable import PrettyTable
 
 from tools.compare.judgement import BETTER, UNCLEAR, WORSE
+from tools.ijbc_eval.report import percent
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,6 @@ class Table:
         table.align[self.columns[0]] = "l"
         table.add_rows(self.rows)
         return "\n".join(filter(None, [self.title, table.get_string(), self.note]))
-
-
-def percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.2f}"
 
 
 def span(interval: list | None) -> str:

@@ -30,6 +30,7 @@ from tools.ijbc_eval.models import find_devices, open_model
 from tools.ijbc_eval.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result, tidy
 from tools.ijbc_eval.templates import DEFAULT, MODES, template_features
+from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 
 
@@ -71,35 +72,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def at_least(minimum, kind):
-    """An argparse type: ``kind`` (int, float) from ``minimum`` up."""
-    def number(text: str):
-        value = kind(text)
-        if not value >= minimum:
-            raise argparse.ArgumentTypeError(f"expected {minimum} or more, found {text}")
-        return value
-    return number
-
-
 def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
         raise UserError(f"-R {args.save_result}: expected a name ending in .npz; .json and .png go beside it")
-    make_folder(Path(args.out))
+    make_folder(Path(args.out), "--out or -R")
     if None not in (args.save_result, args.model_file):
-        make_folder(Path(args.save_result).parent)
+        make_folder(Path(args.save_result).parent, "--out or -R")
     if args.plot_only is not None:
         plot_saved(args.plot_only, Path(args.out))
     else:
         evaluate(args)
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror}); "
-                        f"give another with --out or -R") from error
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
