@@ -1,12 +1,17 @@
-"""Class by class through per-image arrays in any label order, a block of whole classes at a time."""
+"""Per-class work on per-image arrays in any label order: in the order of the file, or whole classes at a time."""
 
 from collections.abc import Iterator
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
 
 from utils.errors import UserError
 
-ROWS = 65_536        # images per block: 134 MB at 512 dimensions
+ROWS = 65_536        # images per block of whole classes: 134 MB at 512 dimensions
+IN_CACHE = 2_048     # images per block in the order of the file: small enough to be gone through several times
 
 
 def class_counts(labels: np.ndarray, source) -> np.ndarray:
@@ -35,3 +40,18 @@ def class_blocks(labels: np.ndarray, counts: np.ndarray, rows: int = ROWS) -> It
         last = max(first + 1, int(np.searchsorted(ends, begin + rows, side="right")))
         yield slice(first, last), order[begin:ends[last - 1]], ends[first:last] - counts[first:last] - begin
         first = last
+
+
+def blocks_in_order(features: np.ndarray, *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, float64 [n, d]) through features [N, d] once, in the order of the file; unit: rows of norm 1."""
+    with tqdm(total=len(features), desc=words, unit=" images", disable=None) as bar:
+        for start in range(0, len(features), IN_CACHE):
+            rows = slice(start, min(start + IN_CACHE, len(features)))
+            block = torch.from_numpy(np.array(features[rows])).double()
+            yield rows, F.normalize(block) if unit else block
+            bar.update(rows.stop - start)
+
+
+def class_order(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Images by class and, within it, by ``values`` >= 0, lowest first, int64 [N]: one sort of label + value / 2 max."""
+    return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.classes import class_blocks
+from utils.classes import blocks_in_order, class_order
 
 
 def class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -15,24 +15,25 @@ def class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int) -> t
     [q1 - 1.5 IQR, q3 + 1.5 IQR] are dropped when n >= 4 (q1, q3 = those at int(n / 4), int(3 n / 4)); the radius is the
     largest that is kept.  A class without image has radius 0 and keeps none.
     """
-    counts = np.bincount(labels, minlength=num_classes)
-    centres = np.zeros((num_classes, features.shape[1]), np.float32)
-    radii, kept = np.zeros(num_classes, np.float32), np.zeros(num_classes, np.int64)
-    present = np.flatnonzero(counts)
-    number = np.cumsum(counts > 0) - 1                              # of each class among those that are present
-    for block, images, starts in class_blocks(number[labels], counts[present]):
-        size, classes = counts[present[block]], present[block]
-        rows = features[images].astype(np.float32)
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        centres[classes] = np.add.reduceat(rows, starts, axis=0) / size[:, None]
-        distance = np.linalg.norm(rows - np.repeat(centres[classes], size, axis=0), axis=1)
-        distance = distance[np.lexsort((distance, np.repeat(starts, size)))]
-        q1, q3 = distance[starts + size // 4], distance[starts + 3 * size // 4]
-        reach = np.where(size >= 4, 1.5 * (q3 - q1), np.inf)
-        keep = (distance >= np.repeat(q1 - reach, size)) & (distance <= np.repeat(q3 + reach, size))
-        kept[classes] = np.add.reduceat(keep.astype(np.int64), starts)
-        radii[classes] = np.maximum.reduceat(np.where(keep, distance, 0), starts)
-    return centres, radii, kept
+    counts, of = np.bincount(labels, minlength=num_classes), torch.from_numpy(labels)
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+    for rows, block in blocks_in_order(features, unit=True, words="centres"):
+        sums.index_add_(0, of[rows], block)
+    centres = sums / torch.from_numpy(counts).clamp_min(1)[:, None]
+    distance = torch.empty(len(labels), dtype=torch.float64)
+    for rows, block in blocks_in_order(features, unit=True, words="radii"):
+        distance[rows] = block.sub_(centres[of[rows]]).norm(dim=1)
+    distance = distance.numpy()[class_order(labels, distance.numpy())]
+    present = counts > 0
+    size, radii, kept = counts[present], np.zeros(num_classes, np.float32), np.zeros(num_classes, np.int64)
+    starts = np.cumsum(size) - size
+    q1, q3 = distance[starts + size // 4], distance[starts + 3 * size // 4]
+    reach = np.where(size >= 4, 1.5 * (q3 - q1), np.inf)
+    keep = (distance >= np.repeat(q1 - reach, size)) & (distance <= np.repeat(q3 + reach, size))
+    if len(starts):
+        kept[present] = np.add.reduceat(keep.astype(np.int64), starts)
+        radii[present] = np.maximum.reduceat(np.where(keep, distance, 0), starts)
+    return centres.float().numpy(), radii, kept
 
 
 def shared_class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,5 +51,8 @@ class Rows:
     def __init__(self, array: np.ndarray, own: np.ndarray):
         self.array, self.own, self.shape = array, own, (len(own), array.shape[1])
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, rows) -> np.ndarray:
         return self.array[self.own[rows]]

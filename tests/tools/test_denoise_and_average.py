@@ -11,15 +11,16 @@ import pytest
 
 from tools.get_feature.denoise_credible import credible
 from tools.get_feature.get_avg_feature import class_means
+from utils import classes
 from utils.classes import class_blocks, class_counts
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def features(seed: int = 0, n: int = 200, classes: int = 9) -> tuple[np.ndarray, np.ndarray]:
+def features(seed: int = 0, n: int = 200, count: int = 9) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(classes), draw.integers(0, classes, n - classes)])
+    labels = np.concatenate([np.arange(count), draw.integers(0, count, n - count)])
     return draw.standard_normal((n, 5)).astype(np.float32) * draw.uniform(1, 9, (n, 1)).astype(np.float32), labels
 
 
@@ -46,7 +47,7 @@ def test_credible_equals_a_loop(share, column_norm):
 
 
 def test_decimal_shares_are_not_rounded_up():
-    rows, _ = features(n=25, classes=1)
+    rows, _ = features(n=25, count=1)
     assert credible(rows, np.zeros(25, int), 0.56).sum() == 14
 
 
@@ -61,14 +62,31 @@ def test_class_means_equal_a_loop():
 def test_blocks_cover_every_image_once_in_class_order(rows):
     labels = features(2)[1]
     counts = class_counts(labels, "labels")
-    seen, classes = [], []
+    seen, walked = [], []
     for part, images, starts in class_blocks(labels, counts, rows):
         assert len(images) <= rows or part.stop - part.start == 1
-        classes += range(part.start, part.stop)
+        walked += range(part.start, part.stop)
         for label, begin in zip(range(part.start, part.stop), starts, strict=True):
             assert (labels[images[begin:begin + counts[label]]] == label).all()
         seen += images.tolist()
-    assert classes == list(range(9)) and sorted(seen) == list(range(200))
+    assert walked == list(range(9)) and sorted(seen) == list(range(200))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10 ** 6])
+def test_blocks_in_the_order_of_the_file(rows, monkeypatch):
+    monkeypatch.setattr(classes, "IN_CACHE", rows)
+    array = features(3)[0]
+    found = [(part.start, block.numpy()) for part, block in classes.blocks_in_order(array, unit=True, words="")]
+    assert [start for start, _ in found] == list(range(0, 200, rows))
+    np.testing.assert_allclose(np.concatenate([block for _, block in found]),
+                               array / np.linalg.norm(array.astype(float), axis=1, keepdims=True))
+
+
+def test_images_by_class_and_value():
+    draw = np.random.default_rng(4)
+    labels, values = draw.integers(0, 50, 999), draw.random(999).round(2)           # with ties: in the order of the images
+    assert classes.class_order(labels, values).tolist() == np.lexsort((values, labels)).tolist()
+    assert classes.class_order(labels, np.zeros(999)).tolist() == np.argsort(labels, kind="stable").tolist()
 
 
 @pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image"), ([-1, 0], "from 0 up"), ([], "none")])

@@ -12,24 +12,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils.classes import ROWS, class_blocks, class_counts
+from utils.classes import blocks_in_order, class_counts, class_order
 from utils.errors import UserError, run
 from utils.old_features import FEATURE_SAVE, artefact, credible_kind, load_features, load_origin, save_array
-
-
-def unit_rows(block: np.ndarray) -> np.ndarray:
-    return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
-
-
-def column_norms(features: np.ndarray) -> np.ndarray:
-    """Norm of each column of the row-normalised features, over the whole set: float64 [d]."""
-    square = np.zeros(features.shape[1])
-    for start in range(0, len(features), ROWS):
-        square += np.square(unit_rows(features[start:start + ROWS])).sum(0, dtype=np.float64)
-    return np.maximum(np.sqrt(square), 1e-12)
 
 
 def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm: bool = True,
@@ -39,22 +27,22 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     features [N, d], labels int64 [N] in any order; source names them in messages.  Rows are L2-normalised,
     then (column_norm) each column over the whole set, as the public tool does.
     """
-    counts = class_counts(labels, source)
+    counts, of = class_counts(labels, source), torch.from_numpy(labels)
+    sums, squares = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), 0
+    for rows, block in blocks_in_order(features, unit=True, words="means"):
+        sums.index_add_(0, of[rows], block)
+        squares = squares + block.square().sum(0)
+    scale = squares.sqrt().clamp_min(1e-12) if column_norm else torch.ones_like(squares)
+    means = sums / torch.from_numpy(counts)[:, None]
+    distance = torch.empty(len(labels), dtype=torch.float64)
+    for rows, block in blocks_in_order(features, unit=True, words="distances"):
+        distance[rows] = block.sub_(means[of[rows]]).div_(scale).norm(dim=1)
+    nearest_first = class_order(labels, distance.numpy())
     # ceil(share * n) of the decimal that the user wrote: 0.56 * 25 is 14, not 14.000000000000002.
     keep = np.array([math.ceil(round(share * int(n), 6)) for n in counts])
-    scale = column_norms(features) if column_norm else 1.0
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     mask = np.zeros(len(labels), bool)
-    with tqdm(total=len(labels), unit=" images", disable=None) as bar:
-        for classes, images, starts in class_blocks(labels, counts):
-            rows = unit_rows(features[images]) / scale
-            size = counts[classes]
-            means = np.add.reduceat(rows, starts, axis=0) / size[:, None]
-            distance = np.linalg.norm(rows - np.repeat(means, size, axis=0), axis=1)
-            member = np.repeat(np.arange(len(size)), size)
-            nearest_first = np.lexsort((distance, member))
-            place = np.arange(len(images)) - np.repeat(starts, size)
-            mask[images[nearest_first]] = place < np.repeat(keep[classes], size)
-            bar.update(len(images))
+    mask[nearest_first] = place < np.repeat(keep, counts)
     return mask
 
 

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils.classes import class_blocks, class_counts
+from utils.classes import blocks_in_order, class_counts
 from utils.errors import run
 from utils.old_features import FEATURE_SAVE, artefact, load_features, load_origin, save_array
 
@@ -21,12 +21,10 @@ from utils.old_features import FEATURE_SAVE, artefact, load_features, load_origi
 def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np.ndarray:
     """float64 [C, d]: mean of the raw features [N, d] of each class; labels int64 [N] in any order."""
     counts = class_counts(labels, source)
-    means = np.empty((len(counts), features.shape[1]))
-    with tqdm(total=len(labels), unit=" images", disable=None) as bar:
-        for classes, images, starts in class_blocks(labels, counts):
-            means[classes] = np.add.reduceat(features[images].astype(np.float64), starts, axis=0)
-            bar.update(len(images))
-    return means / counts[:, None]
+    sums, of = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), torch.from_numpy(labels)
+    for rows, block in blocks_in_order(features, unit=False, words="means"):
+        sums.index_add_(0, of[rows], block)
+    return sums.numpy() / counts[:, None]
 
 
 def main() -> None:
