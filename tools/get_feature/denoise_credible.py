@@ -58,6 +58,7 @@ def main() -> None:
     if not 0 < args.T <= 1:
         raise UserError(f"--T must be in (0, 1], found {args.T}")
 
+    torch.set_num_threads(1)            # the blocks are small: on a busy machine threads would wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
     mask = credible(features, labels, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))

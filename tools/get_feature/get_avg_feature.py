@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
     args = parser.parse_args()
 
+    torch.set_num_threads(1)            # the blocks are small: on a busy machine threads would wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
     means = class_means(features, labels, source)
     prototypes = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
