@@ -23,5 +23,5 @@ settings=(network=mbf image_size=32 batch_size=64 num_epoch=8 warmup_epoch=1 sca
     "val_targets=['rehearsal']" frequent=30 workers=1 old:lr=0.1 new:lr=0.2 new:clip=100)
 [ $# = 0 ] || settings+=(BCT:bct_scale=16 BCT_as_published:bct_scale=1 UniBCT:bct_scale=16 "UniBCT:refine_epoch=[2,5]")
 bash reproduce.sh OPclass --family softmax_to_arc_f128 --methods "$methods" --records "$out/dataset/ms1m-retinaface-t1" \
-    --ijb "$out/dataset/ijb" --out "$out" "${settings[@]}"
+    --ijb "$out/dataset/ijb" --out "$out" --title "Drawn faces: can the new model replace the old one?" "${settings[@]}"
 echo "== $SECONDS s; the answer is the page $out/compare/index.html"

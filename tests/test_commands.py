@@ -77,7 +77,7 @@ def test_the_readmes_commands_in_their_order(project):
 
 def test_the_comparison_and_the_reproduction(project):
     """The README's next section, after the four steps: paragon, page, and what all methods would take."""
-    *lines, dry_run, whole_run = commands("## Can the new model", "## Your own data")
+    *lines, _, dry_run, whole_run = commands("## Can the new model", "## Your own data")
     for line in lines:
         done = shell(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

@@ -72,7 +72,7 @@ def test_everything_is_written_and_says_the_same(result):
     for table in tables_of(report):
         assert table.text() in text
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
-    assert "six has 6 dimensions, old has 8" in text and "--new-features six=FILE.npy" in text
+    assert "six has 6 dimensions, old has 8: its queries are compared through its maps, six+Procrustes and six+ridge" in text
     for name, upgrade in report["upgrades"].items():
         rows = list(csv.DictReader(open(result / f"flips_{name}.csv"))) if (result / f"flips_{name}.csv").is_file() else []
         for kind in [kind for kind in upgrade["flips"] if not kind.startswith("FAR")]:
@@ -132,6 +132,10 @@ def test_an_ijb_folder_with_checkpoints_and_kept_embeddings(tmp_path, monkeypatc
     call = ["-d", tmp_path, "--backfill", 2, "--draws", 10, "--workers", 0, "--out", tmp_path / "out"]
     run_compare(monkeypatch, *call, "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new", f"new={tmp_path / 'new.pt'}:mbf")
     first = json.loads((tmp_path / "out/compare.json").read_text())
+    with pytest.raises(UserError, match="which network is it"):
+        run_compare(monkeypatch, *call[:-1], tmp_path / "other", "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new",
+                    f"new={tmp_path / 'new.pt'}")
+    assert not (tmp_path / "other/embeddings").exists()            # told before the first image is embedded
     kept = sorted((tmp_path / "out/embeddings").glob("*.npy"))
     times = [file.stat().st_mtime_ns for file in kept]
     assert len(kept) == 2 and first["evaluation"]["gallery images"] > 0
@@ -173,7 +177,10 @@ def test_the_sentence_speaks_of_the_figure_that_was_asked_for(people, tmp_path, 
                 "TPIR@1e-1", "--draws", 20, "--backfill", 0, "--out", tmp_path)
     report = json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)
     row = report["upgrades"]["new"]["threshold"]["1:N"][-1]
-    assert f"TPIR is {100 * row['mixed']:.2f} % instead of {100 * row['old']:.2f}, FPIR" in capsys.readouterr().out
+    anew = report["matrix"]["new"]["old"]["TPIR@1e-1"]["value"]
+    said = capsys.readouterr().out
+    assert f"TPIR@1e-1 goes from {100 * row['old']:.2f} to {100 * anew:.2f} % if the threshold is set anew" in said
+    assert f"and to {100 * row['mixed']:.2f} % with today's" in said and "20 draws: the intervals are rough" in said
 
 
 @pytest.mark.parametrize("kind", ["float16", "one view", "npz"])
@@ -229,6 +236,8 @@ def test_wrong_files_and_names_are_refused(copy, monkeypatch):
     assert "need both --old-features" in refused(monkeypatch, copy, "--old-features", copy / "old/train.npy")
     assert "--metrics TAR@1e-6 is not among" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
     maps = ["--old-features", copy / "old/train.npy", "--new-features"]
+    assert "nothing holds neither IJBC" in refused(monkeypatch, copy, "-d", copy / "nothing")
+    assert "expected a folder of gallery.npy" in refused(monkeypatch, copy, new="new/probe.npy")
     assert "each once" in refused(monkeypatch, copy, *maps, *[f"new={copy / 'new/train.npy'}"] * 2)
     assert "no file" in refused(monkeypatch, copy, *maps, f"new={copy / 'new/nothing.npy'}")
     assert "new+ridge, which is the name of a map" in refused(monkeypatch, copy, "--paragon", f"new+ridge={copy / 'turned'}",
@@ -263,6 +272,6 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
     assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy: 1:1 is left out" in said
     assert (tmp_path / "out/index.html").is_file()
     assert "only 1 subjects have a mate among the probes: too few for a verdict" in said
-    assert "not distinguishable from the old model, better in 0, worse in 0" in said
+    assert "not distinguishable from the old model, better in 0, worse in 0 of the 0 figures that count" in said
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "nothing to compare by" in refused(monkeypatch, tmp_path)

@@ -110,10 +110,12 @@ def test_search_thresholds_and_flips_by_hand():
     assert row["old rate"] == 0                             # the highest stranger is at the threshold, not above it
     counts, rows = flips(evaluation, old, mixed, None, "1e-1")
     assert counts == {"top-1": {"decisions": 4, "negative": 1, "positive": 1},          # probe 3 lost, probe 2 gained
-                      "FPIR 1e-1": {"decisions": 14, "negative": 3, "positive": 1}}     # 1 and 3 lost, stranger 13 let in
+                      "FPIR 1e-1, with a mate": {"decisions": 4, "negative": 2, "positive": 1},     # 1 and 3 lost, 2 gained
+                      "FPIR 1e-1, strangers": {"decisions": 10, "negative": 1, "positive": 0}}      # 13 let in
     assert [(r["judged by"], r["flip"], r["probe"]) for r in rows] == [
-        ("top-1", "positive", 2), ("top-1", "negative", 3), ("FPIR 1e-1", "negative", 1), ("FPIR 1e-1", "positive", 2),
-        ("FPIR 1e-1", "negative", 3), ("FPIR 1e-1", "negative", 13)]
+        ("top-1", "positive", 2), ("top-1", "negative", 3), ("FPIR 1e-1, with a mate", "negative", 1),
+        ("FPIR 1e-1, with a mate", "positive", 2), ("FPIR 1e-1, with a mate", "negative", 3),
+        ("FPIR 1e-1, strangers", "negative", 13)]
     lost = rows[1]
     assert (lost["subject"], lost["old rank"], lost["new rank"], lost["mated"], lost["gallery"]) == (3, 1, 2, True, "gallery")
     assert (lost["old mate"], lost["new mate"], lost["old other"], lost["new other"]) == pytest.approx((0.99, 0.5, 0.2, 0.7))

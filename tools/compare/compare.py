@@ -45,7 +45,8 @@ def parse_arguments() -> argparse.Namespace:
         ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy")
     add("--new", required=True, nargs="+", metavar=version, help="candidates, or with --sequence the versions after the old one")
     add("--paragon", metavar=version, help="a new model trained without the old one: what full re-embedding could reach")
-    add("--sequence", action="store_true", help="--new are successive versions, oldest first: AC over all of them")
+    add("--sequence", action="store_true", help="--new are successive versions, oldest first: AC, the "
+        "share of the pairs (newer, older) that meet the criterion")
     add("--old-features", type=Path, metavar="FILE.npy", help="old features of training images, for the free baselines")
     add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy",
         help="features of the same images by these versions: each gets a Procrustes and a ridge map to the old features")
@@ -147,6 +148,10 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
         "upgrades": upgrades}
     if args.sequence:
         report["AC"] = {metric: average_compatibility(matrix, names, metric) for metric in measure.metrics}
+        report["notes"].append(f"AC, the share of the pairs (newer, older) of {', '.join(names)} that meet the criterion: "
+                               + ", ".join(f"{100 * report['AC'][metric]:.0f} % in {metric}" for metric in headline))
+    if 0 < args.draws < 200:
+        report["notes"].append(f"{args.draws} draws: the intervals are rough, 1000 are the default")
     return tidy(report), lists
 
 

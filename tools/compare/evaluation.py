@@ -100,7 +100,7 @@ class Evaluation:
         elif negatives["1:N"] * FPIRS[0] + ROUNDING < 1:
             out.append(f"{negatives['1:N']:,} probes without a mate: the smallest FPIR that they support is "
                        f"{1 / negatives['1:N']:.3g}")
-        mated = np.zeros(len(self.search.probes.subjects), bool)
+        mated = np.zeros(len(self.search.probes.subjects), bool)    # in some gallery
         for name, people in self.search.galleries.items():
             mated |= np.isin(self.search.probes.subjects, people.subjects)
             if len(np.unique(people.subjects)) == 1:
@@ -122,8 +122,12 @@ def read_evaluation(data: Path, subset: str) -> Evaluation:
     """The evaluation in the folder ``data``, of whichever kind it is."""
     if (data / "gallery_label.npy").is_file() or (data / "probe_label.npy").is_file():
         return read_plain(data)
+    if not any((folder / "meta").is_dir() for folder in (data, data / subset)):
+        raise UserError(f"{data} holds neither {subset} (its folders meta and loose_crop) nor feature files' labels "
+                        f"(gallery_label.npy, probe_label.npy); give the folder of one of them with --data")
     images = read_images(data, subset)
-    return ijb_evaluation(images, read_pairs(data, subset, images), read_search(data, subset, images), subset)
+    name = f"{subset} in {data.resolve().name}"
+    return ijb_evaluation(images, read_pairs(data, subset, images), read_search(data, subset, images), name)
 
 
 def ijb_evaluation(images: Images, pairs: Pairs, search: Search, name: str) -> Evaluation:

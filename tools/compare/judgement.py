@@ -128,8 +128,8 @@ def at_threshold(old: Hits, mixed: Hits, k: int) -> dict | None:
 def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir: str | None) -> tuple[dict, list[dict]]:
     """(counts, a row for each probe and gallery that flipped).
 
-    Judged three ways: "top-1" (mated probes: the mate is first), "FPIR x" (mated: and above the old system's
-    threshold; others: nobody is above it) and, counted only, "FAR x" (pairs decided right at the old system's threshold).
+    Judged three ways: "top-1" (mated probes: the mate is first), "FPIR x" (with a mate: and above the old system's
+    threshold; strangers: nobody is above it) and, counted only, "FAR x" (pairs decided right at the old system's threshold).
     """
     counts, rows = {}, []
     probes = evaluation.search.probes
@@ -137,15 +137,17 @@ def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir:
         after, judged = mixed.hits[name], {"top-1": (before.mated, before.rank == 1, mixed.hits[name].rank == 1)}
         threshold = before.tpir(np.array([float(fpir)]))[1][0] if fpir else np.nan
         if np.isfinite(threshold):
-            judged[f"FPIR {fpir}"] = (np.ones(len(before.rank), bool), right(before, threshold), right(after, threshold))
+            was, now = right(before, threshold), right(after, threshold)
+            judged |= {f"FPIR {fpir}, with a mate": (before.mated, was, now),
+                       f"FPIR {fpir}, strangers": (~before.mated, was, now)}
         for kind, (counted, was, now) in judged.items():
             add_counts(counts, kind, counted, was, now)
             for i in np.flatnonzero(counted & (was != now)):
                 rows.append({"judged by": kind, "flip": "negative" if was[i] else "positive", "gallery": name,
                              "probe": int(evaluation.ids[1][probes.templates[i]]), "subject": int(probes.subjects[i]),
                              "mated": bool(before.mated[i]), "old rank": int(before.rank[i]), "new rank": int(after.rank[i]),
-                             "old mate": float(before.mate[i]), "new mate": float(after.mate[i]),
-                             "old other": float(before.other[i]), "new other": float(after.other[i])})
+                             **{f"{side} {what}": round(float(getattr(found, what)[i]), 5)
+                                for what in ("mate", "other") for side, found in (("old", before), ("new", after))}})
     if evaluation.pairs is not None and far:
         same = evaluation.pairs.same
         threshold = Roc.of(old.scores, same).at(np.array([float(far)]))[1][0]

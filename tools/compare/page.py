@@ -36,7 +36,7 @@ def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], fil
 def page(report: dict, tables: list[Table], pictures: dict[str, Path]) -> str:
     first = len(report["headline"])             # a picture and a table each; then a table of all figures
     title, evaluation = escape(report["title"]), report["evaluation"]
-    setting = (f"{escape(evaluation['name'])}: {evaluation['subjects']:,} subjects, {evaluation['gallery rows']:,} gallery "
+    setting = (f"Data: {escape(evaluation['name'])}, {evaluation['subjects']:,} subjects, {evaluation['gallery rows']:,} gallery "
                f"entries of {evaluation['gallery images']:,} images, {evaluation['probes']:,} probes"
                + (f", {evaluation['pairs of one person']:,} pairs of one person, {evaluation['negatives']['1:1']:,} of two"
                   if evaluation["pairs of one person"] else "")
@@ -87,14 +87,18 @@ def words(report: dict) -> str:
         "on the gallery of the old model": "new queries, nothing re-embedded",
         "criterion": "the new queries do better on the old gallery than the old model's own",
         "better, worse, not distinguishable": how(report),
-        "compatible, not compatible": f"better (worse) in some of the {len(report['reliable'])} figures that rest on enough "
-                                      f"errors, with intervals that hold for all of them together, and worse (better) in none",
+        "compatible, not compatible": f"better (worse) in some of the {len(report['reliable'])} figures that count, those that "
+                                      f"rest on at least 30 errors and 10 subjects, and worse (better) in none"
+                                      + "; with intervals that hold for all of them together" * bool(report["draws"]),
         "update gain": "in %: which part of the way from the old model to the paragon (a new model trained without the old one) "
                        "the new queries have gone",
         "P_comp, P_up, P_1": "100 x mean sigmoid of the update gain; of the relative difference to the paragon alone; their "
                              "harmonic mean",
         "today's threshold": "the one that gives the old system this false rate now; new queries may have other scores",
         "flips": "decisions that were right with old queries and are wrong with new ones, and the reverse",
+        "bands": ("bars and bands around lines: the middle 95 % of the draws; " if report["draws"] else "")
+                 + "in the curves of re-embedding: the range of the random orders",
+        "media": "photographs and videos that a template was made of",
         "free baselines": "hollow marks: linear maps of new features onto old ones, fitted on training images, nothing trained"}
     return "<h2>Words</h2><dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in meanings.items()) + "</dl>"
 

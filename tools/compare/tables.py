@@ -26,6 +26,11 @@ def span(interval: list | None) -> str:
     return "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
+def small(value: float) -> str:
+    """A rate in %, with two digits however small."""
+    return f"{100 * value:.2g}"
+
+
 def whole(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.0f}"
 
@@ -77,9 +82,10 @@ def summary_table(report: dict) -> Table:
     return Table(f"All {len(report['metrics'])} figures",
                  ["new model", "verdict", "meets the criterion in", "better in", "not distinguishable in", "worse in", "P_comp",
                   "P_up", "P_1"], rows,
-                 f"Criterion: above the old model on its own gallery. {how(report)} The verdict counts the figures that rest on "
-                 f"enough errors ({', '.join(report['reliable']) or 'none'}) and asks more of each, because of many some one "
-                 f"is better by chance. P_comp over 50 can hide figures that fail.")
+                 f"Criterion: above the old model on its own gallery. {how(report)} The verdict counts only the figures that "
+                 f"rest on at least 30 errors and 10 subjects ({', '.join(report['reliable']) or 'none'})"
+                 + (", and differences that stand when all of these are looked at together" if report["draws"] else "")
+                 + ". P_comp over 50 can hide figures that fail." * bool(report["paragon"]))
 
 
 def how(report: dict) -> str:
@@ -101,12 +107,14 @@ def threshold_tables(report: dict) -> list[Table | None]:
     """What the old system's thresholds do to new queries on the old gallery."""
     out, old = [], report["old"]
     for protocol, wrong, found in (("1:1", "FAR", "TAR"), ("1:N", "FPIR", "TPIR")):
-        rows = [[name, row["rate"], numbers(row["threshold"]), percent(row["old rate"]), percent(row["mixed rate"]),
+        rows = [[name, row["rate"], numbers(row["threshold"]), small(row["old rate"]), small(row["mixed rate"]),
                  f"{row['errors']:,} of {row['of']:,}", percent(row["old"]), percent(row["mixed"]), numbers(row["new threshold"])]
                 for name, upgrade in report["upgrades"].items() for row in upgrade["threshold"][protocol]]
         out.append(Table(f"{protocol} at today's threshold, new queries on the gallery of {old}, in %",
                          ["new model", f"at {wrong}", "threshold", f"{wrong} of {old}", f"{wrong} then", "false ones",
-                          f"{found} of {old}", f"{found} then", f"threshold for the same {wrong}"], rows) if rows else None)
+                          f"{found} of {old}", f"{found} then", f"threshold for the same {wrong}"], rows,
+                         "" if protocol == "1:1" else "Each gallery has its own threshold; false ones are those of all.") if rows
+                   else None)
     return out
 
 
@@ -120,7 +128,8 @@ def flip_table(report: dict) -> Table:
             for name, upgrade in report["upgrades"].items() for kind, entry in upgrade["flips"].items()]
     return Table("Flips: decisions that change when the queries are new and the gallery stays old",
                  ["new model", "judged by", "decisions", "right before, now wrong", "wrong before, now right",
-                  "negative flips, %"], rows, "flips_<NAME>.csv lists the probes.")
+                  "negative flips, %"], rows, "flips_<NAME>.csv lists the probes, not the pairs: rank and cosine of the mate, "
+                 "cosine of the best other subject, with old and new queries.")
 
 
 def backfill_tables(report: dict) -> list[Table]:
@@ -131,11 +140,12 @@ def backfill_tables(report: dict) -> list[Table]:
             for order, found in upgrade.get("backfill", {}).items():
                 entry = found[metric]
                 reached = ["no gain", ""] if entry["share"] is None else [whole(entry["share"]), f"{entry['images']:,}"]
-                rows.append([name, order, percent(found["values"][metric][0][0]), percent(entry["auc"]),
-                             percent(found["values"][metric][0][-1]), *reached])
+                mean = [sum(point) / len(point) for point in zip(*found["values"][metric], strict=True)]
+                on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
+                rows.append([name, order, *on_the_way, *reached])
         if rows:
             out.append(Table(f"Re-embedding the gallery bit by bit: {metric}, in %",
-                             ["new model", "order", "nothing done", "mean over the way", "all done",
+                             ["new model", "order", "nothing done", "lowest on the way", "mean over the way", "all done",
                               f"share for {part}", "images"], rows,
                              f"Gain: from {report['old']} / {report['old']} to all done; the gallery has "
                              f"{report['evaluation']['gallery images']:,} images."))
@@ -155,20 +165,22 @@ def verdict_line(name: str, report: dict) -> str:
 
 
 def reasons(name: str, report: dict) -> str:
-    """In how many figures; what happens at today's threshold; what most of the gain costs."""
-    upgrade, metric = report["upgrades"][name], report["headline"][0]
-    counts = count_verdicts(upgrade)
-    text = f"better in {counts[BETTER]}, worse in {counts[WORSE]} of {len(report['metrics'])} figures"
+    """In how many figures that count; what a threshold set anew and today's give; what most of the gain costs."""
+    upgrade, old, reliable = report["upgrades"][name], report["old"], report["reliable"]
+    counted = [entry["overall"] for entry in upgrade["criterion"].values()]
+    text = f"better in {counted.count(BETTER)}, worse in {counted.count(WORSE)} of the {len(reliable)} figures that count"
+    metric = next((m for m in report["headline"] if "@" in m), report["headline"][0])
     protocol, rate_name = ("1:1", "FAR") if metric.startswith("TAR") else ("1:N", "FPIR")
     row = next((row for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")), None)
     if row:
-        text += (f"; at today's threshold ({numbers(row['threshold'])}) {metric.split('@')[0]} is {percent(row['mixed'])} % "
-                 f"instead of {percent(row['old'])}, {rate_name} {100 * row['mixed rate']:.2g} % instead of "
-                 f"{100 * row['old rate']:.2g}, which {numbers(row['new threshold'])} would keep")
+        anew = value(report, name, old, metric)["value"]
+        text += (f"; {metric} goes from {percent(row['old'])} to {percent(anew)} % if the threshold is set anew, to "
+                 f"{numbers(row['new threshold'])}, and to {percent(row['mixed'])} % with today's {numbers(row['threshold'])} "
+                 f"({rate_name} {small(row['mixed rate'])} instead of {small(row['old rate'])} %)")
     ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
             if entry[metric]["images"] is not None]
     if ways:
         images, order = min(ways)
-        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains in it is there after {images:,} of "
-                 f"{report['evaluation']['gallery images']:,} images ({order})")
+        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains in {metric} is there after {images:,} of "
+                 f"{report['evaluation']['gallery images']:,} images (cheapest order: {order})")
     return text

@@ -41,6 +41,17 @@ class Version:
         return cls(name, file, network) if colon and not Path(rest).exists() else cls(name, rest, None)
 
 
+    @property
+    def is_array(self) -> bool:
+        return Path(self.file).suffix.lower() in (".npy", ".npz")
+
+    def open(self, args):
+        """The model in the file."""
+        if Path(self.file).suffix.lower() in (".pt", ".pth") and self.network is None:
+            raise UserError(f"{self.file}: which network is it? give {self.name}={self.file}:NETWORK, for example :r50")
+        return open_model(self.file, self.network or "", args.devices, args.fp16, args.pixel_scale)
+
+
 class Features:
     """A version's features: ``gallery`` and ``query`` rows of any length, and what is known about them."""
 
@@ -83,13 +94,17 @@ class Versions:
         if len(self.files) < 1 + len(new) + len(paragon):
             raise UserError(f"two versions have the same name among {', '.join(v.name for v in (old, *new, *paragon))}")
         files = self.feature_files(args)
+        for version in self.files.values():         # a wrong network is told before hours of embedding the others
+            if evaluation.source is not None and not version.is_array:
+                version.open(args)
         self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
         self.free, self.map_errors = [], {}
         self.add_maps(files, args.old_features)
         self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
-        self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: without a "
-                      f"map its queries do not fit the old gallery; --old-features and --new-features {name}=FILE.npy fit one"
-                      for name in self.candidates if not self.fits(name, self.old)]
+        self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: "
+                      + (f"its queries are compared through its maps, {' and '.join(mapped_names(name))}" if name in files else
+                         f"without a map its queries do not fit the old gallery; --old-features and --new-features "
+                         f"{name}=FILE.npy fit one") for name in self.candidates if not self.fits(name, self.old)]
 
     def feature_files(self, args: argparse.Namespace) -> dict[str, Path]:
         """{version: features of the training images} of --new-features; refused before hours of embedding."""
@@ -99,8 +114,8 @@ class Versions:
         for text in args.new_features:
             name, _, file = text.partition("=")
             if name not in self.files or name == self.old or name in files:
-                raise UserError(f"--new-features {text}: expected one of {', '.join(self.files)} before the =, not {self.old}, "
-                                f"each once")
+                raise UserError(f"--new-features {text}: expected one of {', '.join(n for n in self.files if n != self.old)} "
+                                f"before the =, each once")
             for mapped in mapped_names(name):
                 if mapped in self.files:
                     raise UserError(f"a version is called {mapped}, which is the name of a map of {name}; give it another one")
@@ -147,9 +162,7 @@ def image_embeddings(version: Version, images, args) -> tuple[list[np.ndarray], 
         array = load_npy(path)
         views, about = list(array if array.ndim == 3 else array[None]), {}
     else:
-        if kind in (".pt", ".pth") and version.network is None:
-            raise UserError(f"{version.file}: which network is it? give {version.name}={version.file}:NETWORK, for example :r50")
-        model = open_model(version.file, version.network or "", args.devices, args.fp16, args.pixel_scale)
+        model = version.open(args)
         print(f"{version.name}:", flush=True)
         views = list(embeddings(model, images, args.embeddings, args.batch_size, args.workers, args.force))
         about = {"fingerprint": model.fingerprint, "image_size": model.image_size, "precision": model.precision}
@@ -191,6 +204,9 @@ def mean_norms(views: list[np.ndarray], evaluation: Evaluation) -> np.ndarray:
 def plain_features(version: Version, evaluation: Evaluation) -> Features:
     """gallery.npy and probe.npy of a folder, memory-mapped."""
     folder = Path(version.file)
+    if not folder.is_dir():
+        raise UserError(f"{version.name}={version.file}: expected a folder of gallery.npy and probe.npy, because the data are "
+                        f"feature files")
     sides = []
     for side, ids in zip(("gallery", "probe"), evaluation.ids, strict=True):
         file = folder / f"{side}.npy"

@@ -101,7 +101,7 @@ def subset_folder(data: str | Path, subset: str) -> Path:
         folder = Path(data)
     if not (folder / "meta").is_dir() or not (folder / "loose_crop").is_dir():
         raise UserError(f"no {subset} data in {folder}: expected its folders meta and loose_crop; "
-                        f"give the folder that holds {subset} with -d")
+                        f"give the folder that holds {subset} with -d (reproduce.sh: --ijb)")
     return folder
 
 

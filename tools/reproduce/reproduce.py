@@ -46,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--ijb", type=Path, default=ROOT / "dataset", help="folder of IJBC (or IJBB)")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="which of the two")
     add("--out", type=Path, help="folder of everything that is written (default: reproduce_output/SCENARIO)")
+    add("--title", help="heading of the page (default: scenario and family)")
     add("--dry-run", action="store_true", help="only check the inputs and print what it will take and the commands")
     return parser.parse_intermixed_args()
 
@@ -152,7 +153,7 @@ def compare_command(recipe: Recipe) -> list[str]:
             "--subset", recipe.args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
             "--old-features", str(artefact(recipe.features, recipe.sd, "feature")),
             "--new-features", f"paragon={artefact(recipe.features, recipe.paragon_sd, 'feature')}",
-            "--title", f"{recipe.args.scenario}, {recipe.args.family}: can the new model replace the old one?",
+            "--title", recipe.args.title or f"{recipe.args.scenario}, {recipe.args.family}: can the new one replace the old?",
             "--out", str(recipe.out / "compare")]
 
 
