@@ -93,7 +93,8 @@ def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[s
 def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, headline: list[str]) -> tuple[dict, list]:
     """(everything that is said about one candidate, its flips)."""
     old, mixed, own = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
-    few = [m for m in mixed.values if evaluation.subjects_behind()[kind_of(m)] < FEW]
+    behind = evaluation.subjects_behind()
+    few = [metric for metric in mixed.values if behind[kind_of(metric)] < FEW]
     compared = compare_cells(mixed, old, evaluation.reliable(), few)
     found = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
     if versions.paragon:
