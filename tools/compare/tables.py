@@ -85,7 +85,7 @@ def summary_table(report: dict) -> Table:
                  f"Criterion: above the old model on its own gallery. {how(report)} The verdict counts only the figures that "
                  f"rest on at least 30 errors and 10 subjects ({', '.join(report['reliable']) or 'none'})"
                  + (", and differences that stand when all of these are looked at together" if report["draws"] else "")
-                 + ". P_comp over 50 can hide figures that fail." * bool(report["paragon"]))
+                 + "." + " P_comp over 50 can hide figures that fail." * bool(report["paragon"]))
 
 
 def how(report: dict) -> str:

@@ -40,7 +40,6 @@ class Version:
         file, colon, network = rest.rpartition(":")
         return cls(name, file, network) if colon and not Path(rest).exists() else cls(name, rest, None)
 
-
     @property
     def is_array(self) -> bool:
         return Path(self.file).suffix.lower() in (".npy", ".npz")
