@@ -42,18 +42,24 @@ class CombinedMarginLoss:
         """The target cosine [B] with its margin."""
         return (add_angle(cos, self.m2) if self.m2 else cos) - self.m3
 
+    def filtered(self, cos: Tensor, column: Tensor, here: Tensor) -> Tensor | None:
+        """bool [B, C], True = counts as 0; None = nothing does.  column int64 [B, 1]: the target's, where here [B, 1]."""
+        if self.interclass_filtering_threshold == 0:
+            return None
+        above = cos > self.interclass_filtering_threshold
+        return above.scatter_(1, column, above.gather(1, column) & ~here)
+
     def __call__(self, cos: Tensor, labels: Tensor) -> Tensor:
         """Logits [B, C] from cosines [B, C]; labels int64 [B], -1 = the class is not in these columns.
 
         No row is picked out by a mask: a mask would make the host wait for the GPU.
         """
-        column = labels.clamp(min=0)[:, None]
-        target = cos.gather(1, column)
-        if self.interclass_filtering_threshold > 0:
-            cos = cos.masked_fill(cos > self.interclass_filtering_threshold, 0.0)
-        elsewhere = cos.gather(1, column)
-        target = torch.where(labels[:, None] >= 0, self.target(target), elsewhere)
-        return cos.scatter(1, column, target).mul_(self.s)
+        column, here = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
+        filtered = self.filtered(cos, column, here)
+        if filtered is not None:
+            cos = cos.masked_fill(filtered, 0)
+        plain = cos.gather(1, column)
+        return cos.scatter(1, column, torch.where(here, self.target(plain), plain)).mul_(self.s)
 
 
 class ArcFace(CombinedMarginLoss):

@@ -14,6 +14,40 @@ from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
+CLASSES_PER_BLOCK = 4096               # of a product: what is made of a block's rows stays in the cache
+
+
+class Cosines(torch.autograd.Function):
+    """^x . ^w^T, float32 [N, C], of unit rows ^x [N, d] and class vectors w [C, d] of any length.
+
+    Block by block: the unit class vectors, their gradient and the cosines in half precision, each as large as the
+    weight or the cosines themselves, never exist as a whole.
+    """
+
+    @staticmethod
+    def forward(ctx, unit: Tensor, weight: Tensor, fp16: bool) -> Tensor:
+        ctx.save_for_backward(unit, weight)
+        ctx.fp16 = fp16
+        cosines = unit.new_empty(len(unit), len(weight))
+        with autocast(unit.device, fp16):
+            for out, rows in zip(cosines.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK), strict=True):
+                out.copy_(F.linear(unit, F.normalize(rows)))
+        return cosines
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        unit, weight = ctx.saved_tensors
+        to_unit, to_weight = torch.zeros_like(unit), torch.empty_like(weight)
+        for g, rows, out in zip(grad.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK),
+                                to_weight.split(CLASSES_PER_BLOCK), strict=True):
+            length = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            rows = rows / length
+            with autocast(unit.device, ctx.fp16):
+                to_unit += g @ rows
+                to_rows = (g.T @ unit).to(weight.dtype)
+            along = (to_rows * rows).sum(1, keepdim=True)           # a vector's length changes no cosine
+            torch.div(to_rows.addcmul_(rows, along, value=-1), length, out=out)
+        return to_unit, to_weight, None
 
 
 class PartialFC(nn.Module):
@@ -61,8 +95,7 @@ class PartialFC(nn.Module):
 
     def product(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         """Cosines float32 [N, classes] of embeddings [N, d] and class rows [classes, d]."""
-        with autocast(embeddings.device, self.fp16):
-            return F.linear(F.normalize(embeddings), F.normalize(weight)).float()
+        return Cosines.apply(F.normalize(embeddings), weight, self.fp16)
 
     def scores(self, new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(cosines [N, classes of this rank's step] of all ranks' rows, their local labels [N])."""
@@ -74,7 +107,8 @@ class PartialFC(nn.Module):
         return self.product(embeddings, weight), labels
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return ShardedCrossEntropy.apply(self.margin(scores, labels), labels)
+        """Of what :meth:`scores` gave, whose memory becomes the gradient's: keep a copy to use them again."""
+        return ShardedCrossEntropy.apply(scores, labels, self.margin)
 
     def forward(self, new: Tensor, labels: Tensor) -> Tensor:
         return self.loss(*self.scores(new, labels))

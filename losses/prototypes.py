@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.precision import autocast
+from losses.margins import CombinedMarginLoss
 from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
 
 
@@ -32,4 +33,4 @@ class PrototypeLoss(nn.Module):
         labels = local_labels(all_rows(labels), self.class_start, self.num_local)
         with autocast(new.device, self.fp16):
             scores = F.linear(embeddings, self.prototypes)
-        return ShardedCrossEntropy.apply(scores.float() * self.scale, labels)
+        return ShardedCrossEntropy.apply(scores.float(), labels, CombinedMarginLoss(self.scale, m2=0.0))

@@ -82,30 +82,45 @@ class SumOfShards(torch.autograd.Function):
         return grad
 
 
-class ShardedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of logits [N, C_local] whose columns lie on different ranks; all ranks get the value.
+@torch.enable_grad()
+def value_and_slope(function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """function(x), elementwise, and its derivative there."""
+    x = x.detach().requires_grad_()
+    value = function(x)
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
-    labels int64 [N]: the local column, -1 = the class lives on another rank.  The logits become their own
-    gradient: they are held once.
+
+class ShardedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of a margin's logits over cosines [N, C_local] whose columns lie on different ranks.
+
+    labels int64 [N]: the local column, -1 = the class lives on another rank.  margin: of :mod:`losses.margins`.  All
+    ranks get the value.  The cosines become logits, these probabilities and these the gradient, in one piece of memory.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
-        highest = logits.amax(1)
+    def forward(ctx, cos: Tensor, labels: Tensor, margin) -> Tensor:
+        column, here = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
+        target, slope = value_and_slope(margin.target, cos.gather(1, column))
+        filtered = margin.filtered(cos, column, here)
+        if filtered is not None:
+            cos.masked_fill_(filtered, 0)
+        cos.scatter_(1, column, target := torch.where(here, target, cos.gather(1, column)))
+        highest = cos.amax(1, keepdim=True)
         dist.all_reduce(highest, dist.ReduceOp.MAX)
-        logits = logits.sub_(highest[:, None])
-        column, here = labels.clamp(min=0)[:, None], labels >= 0
-        target = logits.gather(1, column)[:, 0] * here
-        total = logits.exp_().sum(1)
-        both = torch.stack([total, target])
+        exponentials = cos.sub_(highest).mul_(margin.s).exp_()
+        both = torch.cat([exponentials.sum(1, keepdim=True), margin.s * (target - highest) * here], 1)
         dist.all_reduce(both)
-        total, target = both
-        probability = logits.div_(total[:, None])
-        ctx.save_for_backward(probability, column, here)
+        total, target = both.split(1, 1)
+        ctx.save_for_backward(exponentials, total, column, here, torch.where(here, slope, 1), filtered)
+        ctx.s = margin.s
         return (total.log() - target).clamp(max=LARGEST_LOSS).mean()
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
-        grad, column, here = ctx.saved_tensors
-        grad.scatter_add_(1, column, -here.to(grad.dtype)[:, None])
-        return grad.mul_(upstream / len(grad)), None
+        grad, total, column, here, slope, filtered = ctx.saved_tensors
+        share = upstream * ctx.s / len(grad)
+        grad.mul_(share / total)
+        grad.scatter_(1, column, (grad.gather(1, column) - share * here) * slope)
+        if filtered is not None:
+            grad.masked_fill_(filtered, 0)
+        return grad, None, None

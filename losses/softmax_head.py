@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.precision import autocast
+from losses.margins import CombinedMarginLoss
 from losses.partial_fc import PartialFC
-from losses.shards import ShardedCrossEntropy
 
 
 class SoftmaxHead(PartialFC):
@@ -22,7 +22,8 @@ class SoftmaxHead(PartialFC):
                  fp16: bool = False, seed: int = 0):
         if sample_rate < 1:
             raise ValueError(f"the softmax head uses all classes: set config.sample_rate = 1 (found {sample_rate})")
-        super().__init__(margin, embedding_size, num_classes, fp16=fp16, seed=seed)
+        no_margin = CombinedMarginLoss(s=1.0, m2=0.0)
+        super().__init__(no_margin, embedding_size, num_classes, fp16=fp16, seed=seed)
         bound = 1 / math.sqrt(embedding_size)       # torch.nn.Linear's variance, from the same draw
         with torch.no_grad():
             self.weight.mul_(bound / math.sqrt(3) / 0.01)
@@ -31,6 +32,3 @@ class SoftmaxHead(PartialFC):
     def product(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with autocast(embeddings.device, self.fp16):
             return F.linear(embeddings, weight, self.bias).float()
-
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return ShardedCrossEntropy.apply(scores, labels)

@@ -6,9 +6,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from ranks import on_ranks
 
-from losses import ArcFace, CosFace, PartialFC, SoftmaxHead
+import losses.partial_fc
+from losses import ArcFace, CombinedMarginLoss, CosFace, PartialFC, SoftmaxHead
 
 CLASSES, DIM, BATCH = 11, 16, 8
+MARGINS = {"arc": ArcFace(), "cos": CosFace(), "filtered": CombinedMarginLoss(64, 1.0, 0.5, 0.0, 0.2), "softmax": None}
+KINDS = pytest.mark.parametrize("kind", MARGINS)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,8 +20,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make(kind: str, **more) -> PartialFC:
-    head = {"arc": PartialFC, "cos": PartialFC, "softmax": SoftmaxHead}[kind]
-    return head(CosFace() if kind == "cos" else ArcFace(), DIM, CLASSES, seed=5, **more)
+    head = SoftmaxHead if kind == "softmax" else PartialFC
+    return head(MARGINS[kind], DIM, CLASSES, seed=5, **more)
 
 
 def step_of_this_rank(kind: str) -> dict:
@@ -34,7 +37,7 @@ def step_of_this_rank(kind: str) -> dict:
 
 
 def all_kinds() -> dict:
-    return {kind: step_of_this_rank(kind) for kind in ("arc", "cos", "softmax")}
+    return {kind: step_of_this_rank(kind) for kind in MARGINS}
 
 
 def dense(kind: str, weight: torch.Tensor) -> dict:
@@ -45,7 +48,7 @@ def dense(kind: str, weight: torch.Tensor) -> dict:
     if kind == "softmax":
         logits = new @ weight.T + bias
     else:
-        logits = (ArcFace() if kind == "arc" else CosFace())(F.normalize(new) @ F.normalize(weight).T, labels)
+        logits = MARGINS[kind](F.normalize(new) @ F.normalize(weight).T, labels)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     return {"loss": loss.detach(), "new": new.grad, "weight": weight.grad, "bias": bias.grad}
@@ -56,7 +59,7 @@ def two_ranks():
     return on_ranks(2, all_kinds)
 
 
-@pytest.mark.parametrize("kind", ["arc", "cos", "softmax"])
+@KINDS
 def test_one_rank_is_dense(kind, one_rank):
     one = step_of_this_rank(kind)
     slow = dense(kind, one["rows"])
@@ -64,7 +67,7 @@ def test_one_rank_is_dense(kind, one_rank):
         torch.testing.assert_close(one[name].double(), slow[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["arc", "cos", "softmax"])
+@KINDS
 def test_two_ranks_are_dense(kind, two_ranks):
     first, second = (rank[kind] for rank in two_ranks)
     assert (len(first["rows"]), len(second["rows"]), second["start"]) == (6, 5, 6)
@@ -78,6 +81,24 @@ def test_two_ranks_are_dense(kind, two_ranks):
     if kind == "softmax":
         torch.testing.assert_close(torch.cat([first["bias"], second["bias"]]).double(), slow["bias"], rtol=1e-4,
                                    atol=1e-6)
+
+
+@KINDS
+def test_blocks_of_classes_change_nothing(kind, one_rank, monkeypatch):
+    whole = step_of_this_rank(kind)
+    monkeypatch.setattr(losses.partial_fc, "CLASSES_PER_BLOCK", 4)
+    for name, value in step_of_this_rank(kind).items():
+        torch.testing.assert_close(value, whole[name])
+
+
+@KINDS
+def test_scores_and_their_gradient_are_one_piece_of_memory(kind, one_rank):
+    head, (embeddings, labels) = make(kind), batch()
+    scores, local = head.scores(embeddings.requires_grad_(), labels)
+    seen = []
+    scores.register_hook(lambda grad: seen.append(grad.data_ptr()))
+    head.loss(scores, local).backward()
+    assert seen == [scores.data_ptr()]
 
 
 def test_initial_rows_do_not_depend_on_the_number_of_ranks(one_rank, two_ranks):
