@@ -1,12 +1,15 @@
 """A training step of this project against a plain PyTorch step, in one run: images per second.
 
-    python benchmarks/training_step.py [--network r18] [--size 112] [--batch 16]
+    python benchmarks/training_step.py [--networks r18 r50] [--batches 32 64] [--each] [--compile]
 
 Plain: fp32, contiguous, eager, the optimiser's loop over tensors.  Here: half precision where the device has it,
-channels_last, fused optimiser.  Rounds alternate; medians are printed.
+channels_last, fused optimiser, and on a CPU freed memory that is kept.  --each adds these one after the other.  Every
+measurement is a process of its own; rounds alternate, medians are printed.  Share of peak: the step's products and
+convolutions, counted, over its time and the speed of a large product in the same precision.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
@@ -14,63 +17,120 @@ from pathlib import Path
 
 import torch
 from prettytable import PrettyTable
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
+from engine.distributed import keep_freed_memory
 from utils.errors import run
 from utils.images import to_input
 
+PLAIN, OURS = "plain fp32, contiguous, eager", "this project"
+TRICKS = ("channels_last", "half precision", "fused optimiser", "freed memory kept", "compiled")
+WAYS = {PLAIN: 0, "+ channels_last": 1, "+ half precision": 2, "+ fused optimiser": 3, OURS: 4, "compiled": 5}
+STEPS = 3
 
-def make_step(args, device: torch.device, ours: bool):
+
+def make_step(network: str, size: int, batch: int, tricks: tuple[str, ...], device: torch.device):
     """A function that does one step: uint8 images in, weights updated."""
-    model = get_model(args.network, fp16=ours, num_features=128, image_size=args.size).to(device).train()
-    if ours:
+    model = get_model(network, fp16="half precision" in tricks, num_features=128, image_size=size).to(device).train()
+    if "channels_last" in tricks:
         model.to(memory_format=torch.channels_last)
-    way = dict(fused=True) if ours else dict(foreach=False, fused=False)
+    if "freed memory kept" in tricks and device.type == "cpu":
+        keep_freed_memory()
+    way = dict(fused=True) if "fused optimiser" in tricks else dict(foreach=False, fused=False)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4, **way)
     head = torch.nn.Linear(128, 1000).to(device)
-    images = torch.randint(256, (args.batch, args.size, args.size, 3), dtype=torch.uint8)
-    labels = torch.randint(1000, (args.batch,), device=device)
+    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8)
+    labels = torch.randint(1000, (batch,), device=device)
+    run_model = torch.compile(model) if "compiled" in tricks else model
 
     def step() -> None:
         x = to_input(images, device)
-        new = model(x if ours else x.contiguous())
+        new = run_model(x if "channels_last" in tricks else x.contiguous())
         torch.nn.functional.cross_entropy(head(new), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
     return step
+
+
+def seconds(work, device: torch.device) -> float:
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def measure(network: str, size: int, batch: int, tricks: tuple[str, ...], send) -> None:
+    """(seconds of the first step, median seconds of the next), in a process of its own."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    step = make_step(network, size, batch, tricks, device)
+    first = seconds(step, device)
+    send.send((first, statistics.median(seconds(step, device) for _ in range(STEPS))))
+
+
+def in_a_process(*what) -> tuple[float, float]:
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(*what, send))
+    process.start()
+    send.close()
+    answer = receive.recv()
+    process.join()
+    return answer
+
+
+def operations(network: str, size: int, device: torch.device) -> float:
+    """Floating-point operations per image of a step."""
+    step = make_step(network, size, 2, (), device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 2
+
+
+def peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of a product of two 8192 x 8192 matrices (4096 on a CPU)."""
+    n = 8192 if device.type == "cuda" else 4096
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(5))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--network", default="r18", help="one of backbones.NETWORKS")
+    parser.add_argument("--networks", nargs="+", default=["r18"], help="of backbones.NETWORKS")
     parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
-    parser.add_argument("--batch", type=int, default=16, help="images per step")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32], help="images per step")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--each", action="store_true", help="add one thing after the other")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the backbone, too; its first step is named")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    steps = {"plain fp32, contiguous": make_step(args, device, False), "this project": make_step(args, device, True)}
-    speeds = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            step()
-            speeds[name].append(args.batch / (time.perf_counter() - begin))
-    plain = statistics.median(speeds["plain fp32, contiguous"])
-    what = f"{args.network}, {args.size}x{args.size}, batch {args.batch}"
-    table = PrettyTable([what, "images/s", "ratio"], align="r")
-    for name, values in speeds.items():
-        table.add_row([name, f"{statistics.median(values):.2f}", f"{statistics.median(values) / plain:.2f}"])
+    half = half_precision(device)
+    ways = [name for name, count in WAYS.items() if args.each or count in (0, 4) or (args.compile and count == 5)]
+    ways = [name for name in ways if args.compile or name != "compiled"]
+    peaks = {dtype: peak(dtype, device) for dtype in {torch.float32, half or torch.float32}}
+    table = PrettyTable(["network", "batch", "step", "images/s", "ratio", "share of peak", "first step, s"], align="r")
+    for network in args.networks:
+        each = operations(network, args.size, device)
+        for batch in args.batches:
+            found = {name: [] for name in ways}
+            for _ in range(args.rounds):
+                for name, values in found.items():
+                    values.append(in_a_process(network, args.size, batch, TRICKS[:WAYS[name]]))
+            speed = {name: batch / statistics.median(later for _, later in values) for name, values in found.items()}
+            for name, value in speed.items():
+                share = each * value / peaks[half if half and WAYS[name] >= 2 else torch.float32]
+                first = statistics.median(first for first, _ in found[name])
+                table.add_row([network, batch, name, f"{value:.2f}", f"{value / speed[PLAIN]:.2f}", f"{share:.2f}",
+                               f"{first:.1f}"])
     print(table)
     name = torch.cuda.get_device_name() if device.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"]
-    print(f"torch {torch.__version__}, {device.type} ({name}), half precision: {half_precision(device)}, "
-          f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"torch {torch.__version__}, {device.type} ({name}), {args.size}x{args.size}, half precision: {half}, "
+          f"{torch.get_num_threads()} threads; large products: "
+          + ", ".join(f"{dtype} {value / 1e12:.2f} TFLOP/s" for dtype, value in peaks.items()))
 
 
 if __name__ == "__main__":
