@@ -1,12 +1,14 @@
-"""Images per second of the training loader against a bare loop around cv2.imdecode, in one run.
+"""Images per second of the training loader against a bare loop around cv2.imdecode, and its memory by epoch; one run.
 
-    python benchmarks/loader.py [--rec FILE.rec] [--images 20000]
+    python benchmarks/loader.py [--rec FILE.rec] [--images 100000]
 
-Without --rec it draws 112x112 JPEGs of about 5 kB.  Rounds alternate; medians are printed.
+Without --rec it draws 112x112 JPEGs of about 5 kB.  Rounds alternate; medians are printed.  Memory: what this process and
+two workers hold beside mapped files and what they share, after each epoch.
 """
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -40,60 +42,83 @@ def draw_records(prefix: Path, images: int) -> None:
             writer.write(key, pack([0, key], jpegs[key % len(jpegs)], key, 0))
 
 
-def bare_loops(faces: FaceRecords, images: int, processes: int) -> float:
+def bare_loops(faces: FaceRecords, seconds: float, processes: int) -> float:
     """As many bare loops side by side: what the machine's cores have to give."""
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        return sum(pool.starmap(bare_loop, [(faces, images)] * processes))
+        return sum(pool.starmap(bare_loop, [(faces, seconds)] * processes))
 
 
-def bare_loop(faces: FaceRecords, images: int) -> float:
+def bare_loop(faces: FaceRecords, seconds: float) -> float:
     """cv2.imdecode alone, one thread, of encoded images that are already in memory."""
-    data = [np.frombuffer(faces.jpeg(i), np.uint8) for i in range(min(images, 4000))]
-    begin = time.perf_counter()
-    for item in data:
-        cv2.imdecode(item, cv2.IMREAD_COLOR)
-    return len(data) / (time.perf_counter() - begin)
+    data = [np.frombuffer(faces.jpeg(i), np.uint8) for i in range(min(len(faces), 4000))]
+    begin, seen = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        for item in data:
+            cv2.imdecode(item, cv2.IMREAD_COLOR)
+        seen += len(data)
+    return seen / (time.perf_counter() - begin)
 
 
-def loader_speed(faces: FaceRecords, images: int, workers: int) -> float:
+def loader_speed(faces: FaceRecords, seconds: float, workers: int) -> float:
     """After the first batches, which wait for the workers to start."""
     loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=workers)
     batches = iter(loader)
     for _ in range(8):
         next(batches)
     begin, seen = time.perf_counter(), 0
-    for batch in batches:
-        seen += len(batch[0])
-        if seen >= images:
+    for images, _, _ in batches:
+        seen += len(images)
+        if time.perf_counter() - begin > seconds:
             break
     return seen / (time.perf_counter() - begin)
+
+
+def own_bytes() -> int:
+    """Anonymous memory of this process and its children, each page counted once."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    lines = [line.split() for process in ("self", *children)
+             for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()]
+    return sum(1024 * int(line[1]) for line in lines if line[0] == "Pss_Anon:")
+
+
+def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
+    loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=2)
+    table = PrettyTable([f"after epoch of {len(faces):,} images", "MB held"], align="r")
+    for epoch in range(epochs):
+        loader.set_epoch(epoch)
+        for _ in loader:
+            pass
+        table.add_row([epoch + 1, f"{own_bytes() / 1e6:.1f}"])
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rec", help="record file with 112x112 JPEGs; drawn when not given")
-    parser.add_argument("--images", type=int, default=20_000, help="images per measurement")
+    parser.add_argument("--images", type=int, default=100_000, help="images of the file that is drawn")
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
+    parser.add_argument("--epochs", type=int, default=10, help="over which memory is watched")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         if args.rec is None:
-            draw_records(Path(folder) / "train", args.images + 10 * BATCH)
+            draw_records(Path(folder) / "train", args.images)
         faces = FaceRecords(args.rec or folder)
-        images = min(args.images, len(faces) - 10 * BATCH)
-        ways = {f"{name}, {n}": partial(way, faces, images, n) for n in (1, 2)
+        ways = {f"{name}, {n}": partial(way, faces, args.seconds, n) for n in (1, 2)
                 for name, way in (("bare cv2.imdecode loops", bare_loops), ("loader workers", loader_speed))}
         speeds = {name: [] for name in ways}
         for _ in range(args.rounds):
             for name, way in ways.items():
                 speeds[name].append(way())
+        memory = memory_table(faces, args.epochs)
     median = {name: statistics.median(values) for name, values in speeds.items()}
     table = PrettyTable(["way", "images/s", "of as many bare loops"], align="r")
     for name, speed in median.items():
         bare = median[f"bare cv2.imdecode loops, {name[-1]}"]
         table.add_row([name, f"{speed:.0f}", f"{speed / bare:.2f}"])
-    print(table)
+    print(f"{table}\n{memory}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ class Numbered:
 class Loader:
     """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
 
-    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.
+    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  Without CUDA the images are
+    those in the slot, which is filled again when the next batch but one is asked for: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
@@ -106,10 +107,17 @@ class Loader:
 
     def __iter__(self):
         for slot, labels, index in self.loader:
-            there = self.slots.images[slot, :len(index)]
-            images = torch.empty_like(there, pin_memory=torch.cuda.is_available())
-            images.numpy()[:] = there.numpy()       # torch's copy_ would take the workers' cores for it
+            images = self.slots.images[slot, :len(index)]
+            if torch.cuda.is_available():
+                images = pinned_copy(images)
             yield images, torch.from_numpy(labels), torch.from_numpy(index)
+
+
+def pinned_copy(images: torch.Tensor) -> torch.Tensor:
+    """In memory of its own, which torch uses again only when the GPU, who copies it later, has done so."""
+    out = torch.empty_like(images, pin_memory=True)
+    out.numpy()[:] = images.numpy()         # torch's copy_ would take the workers' cores for it
+    return out
 
 
 def as_it_is(batch):
