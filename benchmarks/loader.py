@@ -9,10 +9,12 @@ two workers hold beside mapped files and what they share, after each epoch.
 import argparse
 import multiprocessing
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -75,10 +77,12 @@ def loader_speed(faces: FaceRecords, seconds: float, workers: int) -> float:
 
 def own_bytes() -> int:
     """Anonymous memory of this process and its children, each page counted once."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    lines = [line.split() for process in ("self", *children)
-             for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()]
-    return sum(1024 * int(line[1]) for line in lines if line[0] == "Pss_Anon:")
+    total = 0
+    for process in ("self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+        with suppress(OSError):                     # a child that just ended
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            total += 1024 * int(re.search(r"^Pss_Anon: +(\d+) kB", rollup, re.MULTILINE)[1])
+    return total
 
 
 def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:

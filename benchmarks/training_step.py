@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
-from engine.distributed import keep_freed_memory
 from utils.errors import run
 from utils.images import to_input
+from utils.memory import keep_freed_memory
 
 PLAIN, OURS = "plain fp32, contiguous, eager", "this project"
 TRICKS = ("channels_last", "half precision", "fused optimiser", "freed memory kept", "compiled")

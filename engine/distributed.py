@@ -1,8 +1,6 @@
 """Process group and device: the same code for one process, torchrun, torch.distributed.launch and several nodes."""
 
-import ctypes
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # of glibc's mallopt
+from utils.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ def start_ranks() -> Ranks:
     """Join the process group that the launcher describes in the environment; alone, a group of one.
 
     CUDA: one GPU per process, LOCAL_RANK says which, nccl for tensors there and gloo for those on the CPU.
-    Without CUDA: gloo, and freed memory is kept.  A group of one is a group too, so that nothing has to ask whether there is one.
+    Without CUDA: gloo, and freed memory is kept.  A group of one is a group too: nothing has to ask whether there is one.
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -38,17 +36,6 @@ def start_ranks() -> Ranks:
     elif not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large blocks that were freed, instead of giving them back to the kernel and asking again.
-
-    Else a training step on a CPU spends a fifth of its time on the page faults of its activations.
-    """
-    with suppress(OSError, AttributeError):             # another C library
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
-            libc.mallopt(parameter, value)
 
 
 def replicate(module: nn.Module) -> nn.Module:

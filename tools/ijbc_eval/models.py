@@ -18,6 +18,7 @@ from backbones.precision import half_precision
 from backbones.weights import fingerprint, load_model, load_state
 from utils.errors import UserError
 from utils.images import to_input
+from utils.memory import keep_freed_memory
 
 
 def open_model(file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
@@ -30,7 +31,7 @@ def open_model(file: str, network: str, devices: list[torch.device], fp16: bool,
 
 
 def find_devices(name: str) -> list[torch.device]:
-    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu"."""
+    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu", whose freed memory is then kept."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,6 +39,7 @@ def find_devices(name: str) -> list[torch.device]:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: expected cpu, cuda (all GPUs) or cuda:K")
     if device.type == "cpu":
+        keep_freed_memory()
         return [device]
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
