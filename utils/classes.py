@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.errors import UserError
 
 ROWS = 65_536        # images per block of whole classes: 134 MB at 512 dimensions
-IN_CACHE = 2_048     # images per block in the order of the file: small enough to be gone through several times
+IN_CACHE = 1_024     # images per block in the order of the file: small enough to be gone through several times
 
 
 def class_counts(labels: np.ndarray, source) -> np.ndarray:
@@ -43,13 +42,20 @@ def class_blocks(labels: np.ndarray, counts: np.ndarray, rows: int = ROWS) -> It
 
 
 def blocks_in_order(features: np.ndarray, *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, float64 [n, d]) through features [N, d] once, in the order of the file; unit: rows of norm 1."""
+    """Yield (rows, float64 [n, d]) through features [N, d] once, in the order of the file; unit: rows of norm 1.
+
+    The blocks lie one after the other in the same memory: the caller may change one, and keeps none.
+    """
+    memory = torch.empty(min(IN_CACHE, len(features)), features.shape[1], dtype=torch.float64)
     with tqdm(total=len(features), desc=words, unit=" images", disable=None) as bar:
         for start in range(0, len(features), IN_CACHE):
             rows = slice(start, min(start + IN_CACHE, len(features)))
-            block = torch.from_numpy(np.array(features[rows])).double()
-            yield rows, F.normalize(block) if unit else block
-            bar.update(rows.stop - start)
+            block = memory[:rows.stop - start]
+            block.numpy()[:] = features[rows]
+            if unit:
+                block.div_(block.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+            yield rows, block
+            bar.update(len(block))
 
 
 def class_order(labels: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     sums, squares = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), 0
     for rows, block in blocks_in_order(features, unit=True, words="means"):
         sums.index_add_(0, of[rows], block)
-        squares = squares + block.square().sum(0)
+        squares = squares + block.norm(dim=0).square()
     scale = squares.sqrt().clamp_min(1e-12) if column_norm else torch.ones_like(squares)
     means = sums / torch.from_numpy(counts)[:, None]
     distance = torch.empty(len(labels), dtype=torch.float64)
