@@ -6,6 +6,7 @@
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -98,6 +99,8 @@ def check_settings(cfg, head_class: type[PartialFC]) -> None:
 
 
 def make_repeatable(cfg) -> None:
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # else torch refuses cuBLAS's products
     torch.backends.cudnn.benchmark = not cfg.deterministic
     torch.use_deterministic_algorithms(cfg.deterministic)
     torch.manual_seed(cfg.seed)          # the same initial weights on all ranks
