@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from tools.ijbc_eval.metrics import FARS, FPIRS, RANKS, ROUNDING
 from tools.ijbc_eval.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
 from tools.ijbc_eval.report import rate
+from utils.arrays import open_npy
 from utils.errors import UserError
 
 RELIABLE = 30       # errors that a figure should rest on: fewer false accepts make TAR@FAR a matter of luck
@@ -191,6 +192,6 @@ def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
 def load_npy(file: Path) -> np.ndarray:
     """A .npy file, memory-mapped; nothing in it is executed."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return open_npy(file)
+    except ValueError as error:
         raise UserError(f"{file} is not a whole .npy file of numbers ({error})") from error

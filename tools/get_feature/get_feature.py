@@ -24,6 +24,7 @@ from backbones.weights import fingerprint, load_model, load_state
 from engine.distributed import Ranks, start_ranks
 from records.faces import FaceRecords
 from records.loader import ordered_loader
+from utils.arrays import open_npy
 from utils.config import load_config, locate
 from utils.errors import UserError, run
 from utils.images import to_input
@@ -51,7 +52,7 @@ class PartialFile:
                 np.lib.format.open_memmap(self.names[kind], "w+", dtype, shape).flush()
             self.plan_file.write_text(json.dumps(plan))
         dist.barrier()
-        self.features, self.labels, self.done = (np.load(self.names[k], mmap_mode="r+", allow_pickle=False)
+        self.features, self.labels, self.done = (open_npy(self.names[k], "r+")
                                                  for k in ("features", "labels", "done"))
 
     def goes_on(self, plan: dict) -> bool:
