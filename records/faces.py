@@ -37,19 +37,23 @@ class Faces(Dataset):
 
     image_size: int
 
-    def fill(self, images: np.ndarray, rows) -> Filled:
-        """Put the images ``rows`` into ``images`` uint8 [B, S, S, 3], RGB."""
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
+        """Put the images ``rows`` into ``images`` uint8 [B, S, S, 3], RGB; their labels, int64 [B]."""
         raise NotImplementedError
+
+    def take(self, images: np.ndarray, rows) -> Filled:
+        """As :meth:`fill`, but a set may put others in the place of those that it cannot read."""
+        return Filled(self.fill(images, rows), np.array(rows, np.int64), {})
 
     def __getitems__(self, rows) -> Batch:
         """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
         images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
-        labels, index, _ = self.fill(images, rows)
+        labels, index, _ = self.take(images, rows)
         return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(index)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
         image = np.empty((1, self.image_size, self.image_size, 3), np.uint8)
-        labels, index, _ = self.fill(image, [i])
+        labels, index, _ = self.take(image, [i])
         return image[0], int(labels[0]), int(index[0])
 
 
@@ -167,16 +171,19 @@ class FaceRecords(Faces):
         target[:] = image
         return self.checked(i, float(header.label[0]))
 
-    def fill(self, images: np.ndarray, rows) -> Filled:
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
+        self.records.prefetch(self.keys[rows])
+        return np.array([self.read_into(target, int(i)) for target, i in zip(images, rows, strict=True)])
+
+    def take(self, images: np.ndarray, rows) -> Filled:
+        if self.bad_records == "stop":
+            return super().take(images, rows)
         self.records.prefetch(self.keys[rows])
         labels, index, bad = np.empty(len(rows), np.int64), np.array(rows, np.int64), {}
         for k, i in enumerate(index.tolist()):
-            if self.bad_records == "stop":
-                labels[k] = self.read_into(images[k], i)
-            else:
-                labels[k], index[k], said = self.first_good(i, partial(self.read_into, images[k]))
-                if said:
-                    bad[i] = said
+            labels[k], index[k], said = self.first_good(i, partial(self.read_into, images[k]))
+            if said:
+                bad[i] = said
         return Filled(labels, index, bad)
 
     def fingerprint(self) -> str:
@@ -209,13 +216,12 @@ class SyntheticFaces(Faces):
     def jpeg(self, i: int) -> bytes:
         return cv2.imencode(".jpg", self.image(i))[1].tobytes()
 
-    def fill(self, images: np.ndarray, rows) -> Filled:
+    def fill(self, images: np.ndarray, rows) -> np.ndarray:
         for target, i in zip(images, rows, strict=True):
             if not 0 <= i < len(self):
                 raise IndexError(f"image {i} of {len(self)}")
             target[:] = self.image(int(i))
-        index = np.asarray(rows, np.int64)
-        return Filled(index % self.num_classes, index, {})
+        return np.asarray(rows, np.int64) % self.num_classes
 
     def fingerprint(self) -> str:
         return f"synthetic {self.num_images} {self.num_classes} {self.image_size}"

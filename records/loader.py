@@ -69,7 +69,7 @@ class Slots(Dataset):
     def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
         """(slot, labels, index and bad records); the images are in the slot."""
         slot, rows = item
-        return slot, self.faces.fill(self.images[slot, :len(rows)].numpy(), rows)
+        return slot, self.faces.take(self.images[slot, :len(rows)].numpy(), rows)
 
 
 class Numbered:

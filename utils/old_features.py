@@ -7,6 +7,7 @@ says which model and which records it was computed from; whoever reads the array
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,11 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
                         f"model's training left, for example work_dirs/f128_r18_softmax_class30")
     try:
-        shards = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+        shards = [torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+                  for file in files]
+        for file, shard in zip(files, shards, strict=True):
+            if shard["weight"].layout != torch.strided or shard["weight"].nbytes > file.stat().st_size:
+                raise ValueError(f"{file.name} promises more numbers than it holds")
         rows = torch.cat([shard["weight"] for shard in shards])
         expected = shards[0].get("num_classes", len(rows))
     except Exception as error:      # torn files, other tensors: torch has an exception for each
