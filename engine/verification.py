@@ -51,7 +51,7 @@ class ArraysOnly(pickle._Unpickler):
     def reduce(self) -> None:
         """What numpy's arrays, their types, single booleans, and bytes in protocol 2 are made of."""
         arguments, name = self.stack.pop(), self.stack.pop()
-        if name == "_codecs.encode":
+        if name == "_codecs.encode" and text(arguments[1]) in ("latin1", "latin-1"):
             made = arguments[0].encode("latin-1")
         elif name == "_reconstruct":
             made = Array()

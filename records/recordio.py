@@ -183,8 +183,11 @@ class RecordReader:
             total += length + 8
             if total > LARGEST:
                 self.fail(key, start, f"has more than {LARGEST:,} bytes")
-            parts.append(data[offset + 8:offset + 8 + length])
+            end = offset + 8 + length
+            parts.append(data[offset + 8:end])
             offset += 8 + (length + 3) // 4 * 4
+            if data[end:offset].strip(b"\0"):
+                self.fail(key, start, f"has something other than zeros behind its {length} bytes")
             if flag in (0, 3):
                 break
         following = np.searchsorted(self.starts, start, side="right")

@@ -11,6 +11,7 @@ IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its 
 
 import hashlib
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,10 @@ def read_search(data: str | Path, subset: str, images: Images) -> Search:
 
 def read_people(file: Path, images: Images) -> People:
     """Templates of a 1:N list, each once; the file has a row for each of their images."""
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        header = lines.readline(10_000)
+    if re.match(r"\s*[+-]?\d+\s*,\s*[+-]?\d+\s*(,|$)", header):
+        raise UserError(f"{file} begins with {header.strip()[:80]!r}; expected a header above the rows, which is left out")
     table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",",
                          skiprows=1)
     templates, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
