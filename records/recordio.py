@@ -190,10 +190,11 @@ class RecordReader:
                 self.fail(key, start, f"has something other than zeros behind its {length} bytes")
             if flag in (0, 3):
                 break
-        following = np.searchsorted(self.starts, start, side="right")
-        if following < len(self.starts) and self.starts[following] < offset:
-            self.fail(key, start, f"ends at byte {offset}, inside the one at byte {self.starts[following]}")
-        if offset != self.size and not self.begins(offset):
+        behind = np.searchsorted(self.starts, start, side="right")
+        following = self.starts[behind] if behind < len(self.starts) else self.size
+        if following < offset:
+            self.fail(key, start, f"ends at byte {offset}, inside the one at byte {following}")
+        if following > offset and not self.begins(offset):      # there may be records that the index leaves out
             self.fail(key, start, f"ends at byte {offset}, where no other begins")
         return MAGIC_BYTES.join(parts)
 

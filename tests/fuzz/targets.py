@@ -6,6 +6,7 @@ ValueError leaves it, and so does an AssertionError when what was read differs f
 
 import io
 import pickle
+import pickletools
 import re
 import struct
 import sys
@@ -136,13 +137,11 @@ def bin_seeds(_folder: Path) -> list[bytes]:
         pickle.dumps((arrays, same), protocol) for protocol in (2, 4, 5)] + [pickle.dumps((encoded, np.array(same)), 4)]
 
 
-class Everything(pickle.Unpickler):
-    """C's unpickler with numpy itself, for what the reader accepted."""
-
-    def find_class(self, module: str, name: str):
-        assert (module.split(".")[0], name) in {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
-                                                ("numpy", "scalar"), ("numpy", "_frombuffer"), ("_codecs", "encode")}
-        return super().find_class(module, name)
+def everything(data: bytes) -> list[bytes]:
+    """All texts and bytes in a pickle, by Python's disassembler; numpy's own reading of a damaged one can end the process."""
+    values = [value for _, value, _ in pickletools.genops(data)]
+    return [value.encode("latin-1", "ignore") if isinstance(value, str) else bytes(value) for value in values
+            if isinstance(value, (str, bytes, bytearray))]
 
 
 def verification(data: bytes, folder: Path) -> bool:
@@ -151,14 +150,12 @@ def verification(data: bytes, folder: Path) -> bool:
         found, same = load_bin(folder / "a.bin", 4)
     except UserError:
         return False
-    try:
-        bins, expected = Everything(io.BytesIO(data), encoding="bytes").load()
-    except Exception:           # numpy's own pickles have more in them than the reader looks at
-        return True
-    assert len(found) == len(bins) and same.tolist() == [bool(value) for value in expected]
-    for image, item in zip(found.numpy(), bins, strict=True):
-        slow = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
-        assert slow.shape != (4, 4, 3) or np.array_equal(image, slow)
+    known = set()
+    for item in everything(data):
+        image = cv2.imdecode(np.frombuffer(item, np.uint8), cv2.IMREAD_COLOR_RGB) if len(item) > 50 else None
+        if image is not None:
+            known.add((image if image.shape == (4, 4, 3) else cv2.resize(image, (4, 4), interpolation=cv2.INTER_AREA)).tobytes())
+    assert len(found) == 2 * len(same) and {image.tobytes() for image in found.numpy()} <= known
     return True
 
 
