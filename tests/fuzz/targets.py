@@ -59,7 +59,8 @@ def records(data: bytes, folder: Path) -> bool:
         reader = RecordReader(folder / "a", whole=False)
     except UserError:
         return False
-    lines = [line.split("\t") for line in io.StringIO(idx.decode("ascii"), newline=None) if line.strip()]
+    lines = [[word.strip() for word in line.split("\t")] for line in io.StringIO(idx.decode("ascii"), newline=None)
+             if line.strip()]
     assert [(int(key), int(offset)) for key, offset in lines] == list(zip(reader.keys, reader.offsets, strict=True))
     good = 0
     for key, offset in lines:
