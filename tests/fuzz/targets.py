@@ -237,7 +237,7 @@ def meta(data: bytes, folder: Path) -> bool:
         pairs, search = read_pairs(folder, "IJBC", images), read_search(folder, "IJBC", images)
     except UserError:
         return False
-    belongs, points, listed, *sides = ([re.split(r",\s*|\s+" if k < 3 else ",", line.strip()) for line in
+    belongs, points, listed, *sides = ([line.split() if k < 3 else line.split(",") for line in
                                         list(io.StringIO(text.decode(), newline=None))[k > 2:] if line.strip()]
                                        for k, text in enumerate(texts))
     ids = images.template_ids
@@ -251,7 +251,7 @@ def meta(data: bytes, folder: Path) -> bool:
         [int(row[0]), int(row[1]), int(row[2])] for row in listed]
     for people, rows in zip((*search.galleries.values(), search.probes), sides, strict=True):
         assert dict(zip(ids[people.templates].tolist(), people.subjects.tolist(), strict=True)) == {
-            int(row[0]): int(row[1]) for row in rows}
+            int(row[0].strip()): int(row[1].strip()) for row in rows}
     return True
 
 
