@@ -12,6 +12,7 @@ from backbones.backbone import Backbone
 from utils.errors import UserError
 
 WRAPPERS = ("state_dict_backbone", "backbone", "state_dict")        # keys under which a checkpoint keeps the backbone
+SHARED = 2                  # tensors may use each number of the file so often; a view can repeat one a million times
 HEADS = ("cls_fc.", "BCT_FC.", "discriminator.", "eboundary.")      # what the public code saves with it
 
 
@@ -33,6 +34,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
         raise UserError(f"{path} holds no state dict of a backbone; expected tensors by name, by themselves or "
                         f"under one of {' '.join(WRAPPERS)}")
+    if any(value.device.type != "cpu" or value.layout != torch.strided for value in state.values()) \
+            or sum(value.nbytes for value in state.values()) > SHARED * path.stat().st_size:
+        raise UserError(f"{path} promises more numbers than it holds; save the model again as a state_dict of plain tensors")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key: value for key, value in state.items() if not key.startswith(HEADS)}
 

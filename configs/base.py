@@ -17,6 +17,7 @@ config.rec = "train"            # record file: name in `dataset`, path with or w
 config.num_classes = None       # classes of the head; None = as the record file's header says
 config.num_image = None         # images per epoch; known from the record file, only compared with it
 config.workers = 2              # loader processes per rank (one decodes about 10,000 images/s)
+config.bad_records = "stop"     # or "skip": log and count them, the next readable image takes the place; not above 1 %
 config.image_size = 112         # pixels, a multiple of 16; records of another size are resized
 config.val_targets = ["lfw", "cfp_fp", "agedb_30"]          # verification sets <dataset>/<name>.bin
 

@@ -78,6 +78,8 @@ def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] 
             step += 1
             if step % cfg.verbose == 0 and step % len(loader):
                 verify_and_report(verify, trainer, progress, step)
+        if cfg.bad_records == "skip":
+            report_bad_records(loader, ranks, progress)
         verify_and_report(verify, trainer, progress, step)
         save_epoch(folder, ranks, epoch, *state)
     progress.close()
@@ -91,6 +93,8 @@ def check_settings(cfg, head_class: type[PartialFC]) -> None:
     if cfg.dali:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
+    if cfg.bad_records not in ("stop", "skip"):
+        raise UserError(f'config.bad_records must be "stop" or "skip", found "{cfg.bad_records}"')
     if cfg.sample_rate < 1 and cfg.gradient_acc > 1:
         raise UserError(f"config.sample_rate = {cfg.sample_rate} samples classes for one batch, "
                         f"config.gradient_acc = {cfg.gradient_acc} adds up several: set one of them to 1")
@@ -112,7 +116,7 @@ def open_dataset(cfg, log):
         cfg.num_image, cfg.num_classes = cfg.num_image or 100_000, cfg.num_classes or 10_000
         cfg.records = None
         return SyntheticFaces(cfg.num_image, cfg.num_classes, cfg.image_size)
-    dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes)
+    dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes, cfg.bad_records)
     if cfg.num_image not in (None, len(dataset)):
         log.warning("config.num_image = %d, but %s holds %d images; all are used", cfg.num_image, cfg.rec, len(dataset))
     cfg.num_image, cfg.num_classes, cfg.records = len(dataset), dataset.num_classes, dataset.fingerprint()
@@ -133,6 +137,14 @@ def flips(cfg, ranks: Ranks, step: int) -> torch.Tensor:
     """bool [B], True = mirror: this rank's rows of one draw for the global batch."""
     drawn = torch.rand(ranks.world_size, cfg.batch_size, generator=generator(cfg.seed, "flip", step))
     return drawn[ranks.rank] < 0.5
+
+
+def report_bad_records(loader, ranks: Ranks, progress: Progress) -> None:
+    """What all ranks met since the run began, in the log of the first; a collective."""
+    counts = torch.tensor([loader.bad.replaced, loader.bad.seen], device=ranks.device)
+    dist.all_reduce(counts)
+    replaced, seen = counts.tolist()
+    progress.say(f"{replaced} of {seen} images had a bad record and were replaced (config.bad_records)")
 
 
 def verify_and_report(verify: Verifier, trainer: Trainer, progress: Progress, step: int) -> None:

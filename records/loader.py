@@ -1,5 +1,6 @@
 """Batches of a data set for one rank, the same whatever the number of workers."""
 
+import logging
 from collections.abc import Iterator
 
 import cv2
@@ -7,11 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from records.faces import Faces
+from records.faces import Faces, Filled
 from utils.errors import UserError
 from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for
+SHARE, FEW = 0.01, 10       # of the images seen so far may be bad records, or so many of a short run
+NAMED = 5          # bad records that are named in the log; then every power of two
 
 
 class ShuffledBatches(Sampler):
@@ -63,10 +66,10 @@ class Slots(Dataset):
         if shared:
             self.images.share_memory_()
 
-    def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
-        """(slot, labels int64 [B], index int64 [B]); the images are in the slot."""
+    def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
+        """(slot, labels, index and bad records); the images are in the slot."""
         slot, rows = item
-        return slot, self.faces.fill(self.images[slot, :len(rows)].numpy(), rows), np.asarray(rows, np.int64)
+        return slot, self.faces.take(self.images[slot, :len(rows)].numpy(), rows)
 
 
 class Numbered:
@@ -82,15 +85,39 @@ class Numbered:
         return ((number % self.slots, rows) for number, rows in enumerate(self.batches))
 
 
+class BadRecords:
+    """What this rank's loader met: images seen, and those among them whose record was bad and was replaced."""
+
+    def __init__(self):
+        self.seen, self.replaced, self.known = 0, 0, set()
+
+    def add(self, images: int, bad: dict[int, str]) -> None:
+        """Count a batch; UserError when more than SHARE of the images so far, and more than FEW, were bad."""
+        self.seen += images
+        self.replaced += len(bad)
+        log = logging.getLogger("bct")
+        for i, said in bad.items():
+            if i not in self.known:
+                self.known.add(i)
+                if len(self.known) <= NAMED:
+                    log.warning("%s; another image takes its place (config.bad_records)", said)
+                elif len(self.known).bit_count() == 1:
+                    log.warning("%d bad records so far, the last: %s", len(self.known), said)
+        if self.replaced > max(FEW, SHARE * self.seen):
+            raise UserError(f"{self.replaced} of {self.seen} images so far had a bad record, more than {100 * SHARE:g} % (and "
+                            f"more than {FEW}); the last: {said}")
+
+
 class Loader:
     """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
 
-    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  Without CUDA the images are
-    those in the slot, which is filled again when the next batch but one is asked for: clone what is kept longer.
+    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad`` counts the records that
+    the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
+    when the next batch but one is asked for: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
-        self.batches = batches
+        self.batches, self.bad = batches, BadRecords()
         ahead = AHEAD * workers
         # Slots for the batches on their way, for the one that is copied, and one to spare.
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
@@ -106,7 +133,8 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self):
-        for slot, labels, index in self.loader:
+        for slot, (labels, index, bad) in self.loader:
+            self.bad.add(len(index), bad)
             images = self.slots.images[slot, :len(index)]
             if torch.cuda.is_available():
                 images = pinned_copy(images)

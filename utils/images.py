@@ -1,7 +1,86 @@
-"""From uint8 images to network input, on the device that the network runs on."""
+"""Images: from an encoded file to pixels, whoever wrote it, and from pixels to network input on its device."""
 
+import struct
+
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
+
+LARGEST = 1 << 25           # pixels of an image that is decoded: 33 million, 100 MB
+SCANS = 100                 # of a JPEG: a few bytes each can mean a pass over all pixels; encoders write about ten
+
+
+def decode(data, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
+    """Pixels uint8 [H, W, 3], RGB, of an encoded JPEG, PNG, BMP or WebP; ``colours``: a flag of cv2.imdecode.
+
+    Raises ValueError, in words that follow "is no image that OpenCV can decode", for anything else.  The size that
+    the header claims is looked at first: a file of 1 KB can ask for gigabytes.
+    """
+    data = bytes(data)
+    size = claimed_size(data)
+    if size is None:
+        raise ValueError("no JPEG, PNG, BMP or WebP with a size")
+    if size[0] * size[1] > LARGEST:
+        raise ValueError(f"it claims {size[0]}x{size[1]} pixels, more than {LARGEST:,}")
+    scans = data.count(b"\xff\xda") if data[:2] == b"\xff\xd8" else 0
+    if scans > SCANS:
+        raise ValueError(f"a JPEG of {scans} scans, more than {SCANS}")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), colours)
+    except cv2.error as error:
+        raise ValueError(str(error.err)) from error
+    if image is None:
+        raise ValueError(f"{len(data)} bytes, damaged or cut short")
+    return image
+
+
+def claimed_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) in the header of a JPEG, PNG, BMP or WebP; None when there is no such header."""
+    try:
+        if data[:2] == b"\xff\xd8":
+            return jpeg_size(data)
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return struct.unpack_from(">II", data, 16)
+        if data[:2] == b"BM":
+            old = struct.unpack_from("<I", data, 14)[0] == 12       # OS/2's header
+            width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
+            return abs(width), abs(height)                          # a negative height: rows from the top down
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return webp_size(data)
+    except (struct.error, IndexError):
+        pass
+    return None
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """From the first frame header, found as libjpeg finds it: segment by segment, whatever lies between is skipped."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0:
+        while data[at] == 0xff:
+            at += 1
+        marker, at = data[at], at + 1
+        if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return width, height
+        if marker in (0xd9, 0xda):          # the end, or pixels without a frame
+            return None
+        if marker > 1 and not 0xd0 <= marker <= 0xd7:
+            at += struct.unpack_from(">H", data, at)[0]
+    return None
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """From the first chunk: lossy, lossless, or extended."""
+    if data[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3fff, height & 0x3fff
+    if data[12:16] == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return (bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    return None
 
 
 def to_input(images: Tensor, device: torch.device | str, flip: Tensor | None = None,

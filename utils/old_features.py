@@ -7,6 +7,7 @@ says which model and which records it was computed from; whoever reads the array
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.weights import fingerprint, load_state
+from utils.arrays import open_npy
 from utils.config import locate
 from utils.errors import UserError
 
@@ -73,8 +75,8 @@ def load_array(path: Path, made_by: str) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no file {path}; make it with: {made_by}")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return open_npy(path)
+    except ValueError as error:
         raise UserError(f"{path} is not a whole .npy file ({error}); make it again with: {made_by}") from error
 
 
@@ -82,9 +84,12 @@ def load_origin(path: Path) -> dict:
     """The origin beside a .npy: model, records, images, dim; empty when there is none (a file made elsewhere)."""
     file = path.with_suffix(".json")
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
+        origin = json.loads(file.read_text()) if file.is_file() else {}
+        if not isinstance(origin, dict):
+            raise ValueError(f"{type(origin).__name__} instead of names and values")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}); make {path.name} again or remove {file.name}") from error
+    return origin
 
 
 def check_origin(path: Path, made_by: str, **expected) -> None:
@@ -102,6 +107,9 @@ def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, P
     command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
     file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
     features, labels = load_array(file, command), load_array(label_file, command)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or features.ndim != 2:
+        raise UserError(f"{file} holds {describe(features)}, {label_file} {describe(labels)}; expected [images, d] and int "
+                        f"[images]; make both again: {command}")
     if len(features) != len(labels):
         raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again: {command}")
     return features, np.asarray(labels), file
@@ -204,7 +212,11 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
                         f"model's training left, for example work_dirs/f128_r18_softmax_class30")
     try:
-        shards = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+        shards = [torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+                  for file in files]
+        for file, shard in zip(files, shards, strict=True):
+            if shard["weight"].layout != torch.strided or shard["weight"].nbytes > file.stat().st_size:
+                raise ValueError(f"{file.name} promises more numbers than it holds")
         rows = torch.cat([shard["weight"] for shard in shards])
         expected = shards[0].get("num_classes", len(rows))
     except Exception as error:      # torn files, other tensors: torch has an exception for each

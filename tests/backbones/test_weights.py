@@ -118,6 +118,15 @@ def test_no_state_dict(file, data):
         load_state(file)
 
 
+@pytest.mark.parametrize("value", [torch.ones(1).expand(10**6, 10**6), torch.ones(10**9, device="meta"),
+                                   torch.sparse_coo_tensor([[0]], [1.0], (10**12,))], ids=["view", "meta", "sparse"])
+def test_tensors_that_are_larger_than_their_file(file, value):
+    """The first has 4 bytes in the file, and 4 TB once its fingerprint is taken."""
+    torch.save({"weight": value}, file)
+    with pytest.raises(UserError, match="model.pt promises more numbers than it holds"):
+        load_state(file)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="no model file .*absent.pt"):
         load_model("r18", tmp_path / "absent.pt")

@@ -89,7 +89,8 @@ def test_images_by_class_and_value():
     assert classes.class_order(labels, np.zeros(999)).tolist() == np.argsort(labels, kind="stable").tolist()
 
 
-@pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image"), ([-1, 0], "from 0 up"), ([], "none")])
+@pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image .1 of 3"), ([-1, 0], "from 0 up"), ([], "none"),
+                                           ([0, 10**12], "class 1 has no image")])
 def test_labels_with_gaps_are_refused(labels, words):
     with pytest.raises(UserError, match=words):
         class_counts(np.array(labels, int), "label.npy")

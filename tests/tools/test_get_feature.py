@@ -13,6 +13,8 @@ from toy import write_records
 from backbones import get_model
 from backbones.weights import fingerprint
 from records.faces import FaceRecords
+from records.recordio import RecordReader
+from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
 from utils.images import to_input
 from utils.old_features import OldFeatures, load_credible
@@ -48,6 +50,31 @@ def one(setting) -> Path:
     done = extract(setting, "one")
     assert done.returncode == 0, done.stderr
     return setting / "one/OPclass"
+
+
+def test_a_bad_record_stops_whatever_the_config_says(setting, tmp_path):
+    """Row i must be image i."""
+    (tmp_path / "data").mkdir()
+    for end in (".idx", ".rec"):
+        data = bytearray((setting / f"data/train_part_70_class{end}").read_bytes())
+        if end == ".rec":
+            reader = RecordReader(setting / "data/train_part_70_class")
+            at = int(reader.offsets[reader.row(6)])
+            data[at + 40:at + 60] = bytes(20)
+        (tmp_path / f"data/train_part_70_class{end}").write_bytes(data)
+    done = extract(setting, "bad", 1, "bad_records=skip", f"dataset={tmp_path / 'data'}")
+    assert done.returncode == 1 and "record 6 at byte" in done.stderr.strip().splitlines()[-1]
+    assert not (setting / f"bad/OPclass/{SD}_feature.npy").exists()
+
+
+def test_a_part_of_another_shape_is_refused(setting, tmp_path, one_rank):
+    plan = {"images": 9, "dim": 4, "batch_size": 4}
+    names = [tmp_path / "f.npy", tmp_path / "l.npy"]
+    PartialFile(*names, plan, one_rank)
+    np.save(tmp_path / "l", np.zeros(3, np.int64))
+    (tmp_path / "l.npy").replace(tmp_path / "l.npy.part")
+    with pytest.raises(UserError, match="l.npy.part, left by an earlier run.*remove .*f.npy.plan.part to start anew"):
+        PartialFile(*names, plan, one_rank)
 
 
 def test_features_are_those_of_the_unflipped_images(setting, one):

@@ -183,6 +183,39 @@ def test_onnx_file_that_normalises_gets_raw_pixels(tmp_path):
     np.testing.assert_allclose(model.replicas()[0](FACES), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("where", ["initializer", "constant"])
+def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    expected = reference(write_onnx(folder / "a.onnx", "N"))
+    model = onnx.load(folder / "a.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    for outside in (folder, tmp_path):
+        (outside / "w.bin").write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    if where == "constant":
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+        model.graph.initializer.remove(weight)
+        weight = model.graph.node[0].attribute[0].t
+    weight.data_location = TensorProto.EXTERNAL
+    prints = set()
+    for location in ("w.bin", "../w.bin", str(tmp_path / "w.bin"), "..", "absent.bin"):
+        del weight.external_data[:]
+        weight.external_data.add(key="location", value=location)
+        (folder / "b.onnx").write_bytes(model.SerializeToString())
+        if location == "w.bin":
+            for _ in range(2):
+                opened = open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+                prints.add(opened.fingerprint)
+                if len(prints) == 1:
+                    np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
+                (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
+        else:
+            with pytest.raises(UserError, match="b.onnx takes weights from"):
+                open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+    assert len(prints) == 2         # the weights beside are part of what the model is
+
+
 def test_mxnet_files(tmp_path):
     mx = pytest.importorskip("mxnet", exc_type=Exception)
     for inside in (True, False):

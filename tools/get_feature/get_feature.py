@@ -24,6 +24,7 @@ from backbones.weights import fingerprint, load_model, load_state
 from engine.distributed import Ranks, start_ranks
 from records.faces import FaceRecords
 from records.loader import ordered_loader
+from utils.arrays import open_npy
 from utils.config import load_config, locate
 from utils.errors import UserError, run
 from utils.images import to_input
@@ -43,16 +44,25 @@ class PartialFile:
         self.plan_file = features.with_name(features.name + ".plan.part")
         self.targets = {"features": features, "labels": labels}
         n, d, batches = plan["images"], plan["dim"], -(-plan["images"] // plan["batch_size"])
+        shapes = {"features": (n, d), "labels": (n,), "done": (batches,)}
         if ranks.rank == 0 and not self.goes_on(plan):
             features.parent.mkdir(parents=True, exist_ok=True)
             self.plan_file.unlink(missing_ok=True)
-            for kind, shape, dtype in (("features", (n, d), np.float32), ("labels", (n,), np.int64),
-                                       ("done", (batches,), bool)):
-                np.lib.format.open_memmap(self.names[kind], "w+", dtype, shape).flush()
+            for kind, dtype in (("features", np.float32), ("labels", np.int64), ("done", bool)):
+                np.lib.format.open_memmap(self.names[kind], "w+", dtype, shapes[kind]).flush()
             self.plan_file.write_text(json.dumps(plan))
         dist.barrier()
-        self.features, self.labels, self.done = (np.load(self.names[k], mmap_mode="r+", allow_pickle=False)
-                                                 for k in ("features", "labels", "done"))
+        self.features, self.labels, self.done = (self.open(kind, shape) for kind, shape in shapes.items())
+
+    def open(self, kind: str, shape: tuple) -> np.ndarray:
+        try:
+            array = open_npy(self.names[kind], "r+")
+            if array.shape != shape:
+                raise ValueError(f"it holds {list(array.shape)}, expected {list(shape)}")
+        except ValueError as error:
+            raise UserError(f"{self.names[kind]}, left by an earlier run, is not a whole .npy file ({error}); remove "
+                            f"{self.plan_file} to start anew") from error
+        return array
 
     def goes_on(self, plan: dict) -> bool:
         try:

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from tools.ijbc_eval.align import similarity, warp
 from tools.ijbc_eval.protocol import Images
+from utils.arrays import open_npy
 from utils.errors import UserError
+from utils.images import decode
 
 
 class AlignedFaces(Dataset):
@@ -34,8 +36,9 @@ class AlignedFaces(Dataset):
         return len(self.names)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, bool]:
-        image = cv2.imread(f"{self.folder}/{self.names[i]}")
-        if image is None:       # an exception here would reach the user wrapped in the worker's traceback
+        try:
+            image = decode(Path(f"{self.folder}/{self.names[i]}").read_bytes(), cv2.IMREAD_COLOR_BGR)
+        except (OSError, ValueError):       # an exception here would reach the user wrapped in the worker's traceback
             return np.zeros((self.size, self.size, 3), np.uint8), False
         return warp(image, self.matrices[i], self.size), True
 
@@ -55,8 +58,8 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
     else:
         print(f"embeddings from {file} (-F computes them again)")
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = open_npy(file)
+    except ValueError as error:
         raise UserError(f"{file} is not a whole .npy file ({error}); run again with -F") from error
     if array.shape != (2, len(images), model.dim):
         raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; "

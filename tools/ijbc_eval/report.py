@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
+from utils.arrays import read_npz
 from utils.errors import UserError
 
 # Curves of each protocol: end of the file's name -> (x and y array of the npz, their labels, their scales).
@@ -48,12 +48,12 @@ def save_result(file: Path, report: dict, arrays: dict) -> None:
 def load_result(file: Path) -> tuple[dict, dict]:
     """(report, curves with names) of a result file; its scores and embeddings are left where they are."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            report = json.loads(str(arrays["report"]))
-            curves = CURVES[report["settings"]["protocol"]].values()
-            wanted = {"names"} | {key for curve in curves for key in curve[:2]}
-            return report, {key: arrays[key] for key in wanted}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        report = json.loads(str(read_npz(file, ("report",))["report"]))
+        curves = CURVES[report["settings"]["protocol"]].values()
+        wanted = {"names"} | {key for curve in curves for key in curve[:2]}
+        arrays = read_npz(file, wanted)
+        return report, {key: arrays[key] for key in wanted}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no result file of this evaluator ({type(error).__name__}: {error}); "
                         f"make one with -m MODEL -R {file}") from error
 

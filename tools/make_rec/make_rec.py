@@ -17,6 +17,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.recordio import RecordWriter, pack
 from utils.errors import UserError, run
+from utils.images import decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 QUALITY = 95        # of JPEGs that are encoded anew
@@ -41,9 +42,10 @@ def people_of(folder: Path) -> dict[str, list[Path]]:
 def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
     """The image as a JPEG of size x size pixels."""
     data = path.read_bytes()
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path} is no image that cv2 can decode; remove or replace it")
+    try:
+        image = decode(data, cv2.IMREAD_COLOR_BGR)
+    except ValueError as error:
+        raise UserError(f"{path} is no image that OpenCV can decode ({error}); remove or replace it") from error
     right = image.shape[:2] == (size, size)
     if right and data[:3] == b"\xff\xd8\xff":
         return data
