@@ -7,17 +7,16 @@ and the word is dropped.  The .idx has a line "key<TAB>offset" for each record.
 
 import hashlib
 import mmap
-import os
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import disk_errors, put_in_place, to_disk
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -237,21 +236,14 @@ class RecordWriter:
                 self.rec.close()
                 self.idx.close()
                 if kind is None:
+                    for part in self.parts:
+                        to_disk(part)
                     self.targets[1].unlink(missing_ok=True)     # never a new .rec beside an old .idx
                     for part, target in zip(self.parts, self.targets, strict=True):
-                        os.replace(part, target)
+                        put_in_place(part, target)
         finally:
             for part in self.parts:
                 part.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk or a folder without write permission is the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def split_at_magic(payload: bytes) -> list[bytes]:

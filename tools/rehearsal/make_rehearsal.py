@@ -19,7 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.rehearsal import Difficulty, identity, render
 from records.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
+from utils.command_line import make_folder
 from utils.errors import UserError, run
+from utils.files import write_text
 
 
 def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people: int = 8, images: int = 10) -> None:
@@ -72,12 +74,9 @@ def main() -> None:
     refuse_foreign(args.out)
     settings = dict(seed=args.seed, size=args.size, difficulty=difficulty, workers=args.workers)
     train = args.out / "ms1m-retinaface-t1"
-    try:
-        train.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {train} ({error.strerror}); choose another --out") from error
+    make_folder(train, "--out")
     kept = {name: value for name, value in vars(args).items() if name not in ("out", "workers", "sheet")}
-    (args.out / NOTE).write_text("".join(f"{name} {value}\n" for name, value in kept.items()))
+    write_text(args.out / NOTE, "".join(f"{name} {value}\n" for name, value in kept.items()))
     begin = time.monotonic()
     drawn = write_training_set(train, args.identities, args.images, **settings)
     drawn += write_bin(train / "rehearsal.bin", args.pairs, **settings)
