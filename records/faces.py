@@ -64,6 +64,7 @@ class FaceRecords(Faces):
                 raise UserError(f"{self.path}: its header promises {images} images, the index has {found} of the keys "
                                 f"1 to {images}; copy or make both files again")
         else:
+            self.records.check_end()
             self.keys = self.records.keys
         self.num_classes = math.inf if classes is None else classes
         if classes is None:

@@ -148,6 +148,18 @@ class RecordReader:
 
     def read(self, key: int) -> bytes:
         """The payload of record ``key``; parts of a split record are put together again."""
+        return self.record(key)[0]
+
+    def check_end(self) -> None:
+        """Refuse an index that ends before the .rec: where no header counts the records, nothing else tells that it was cut."""
+        last = int(self.keys[np.argmax(self.offsets)])
+        end = self.record(last)[1]
+        if self.mapped()[end:end + 4] == MAGIC_BYTES:
+            raise UserError(f"{self.path.with_suffix('.idx')} ends with record {last}, but {self.path} goes on behind it (byte "
+                            f"{end} of {self.size}): the index is cut short; copy or make both files again")
+
+    def record(self, key: int) -> tuple[bytes, int]:
+        """(payload of record ``key``, byte of the .rec behind it)."""
         data = self.mapped()
         start = offset = int(self.offsets[self.row(key)])
         parts = []
@@ -163,9 +175,9 @@ class RecordReader:
             if flag not in ((2, 3) if parts else (0, 1)):
                 self.fail(key, start, f"has parts out of order (part flag {flag} at byte {offset})")
             parts.append(data[offset + 8:offset + 8 + length])
-            if flag in (0, 3):
-                return MAGIC_BYTES.join(parts)
             offset += 8 + (length + 3) // 4 * 4
+            if flag in (0, 3):
+                return MAGIC_BYTES.join(parts), offset
 
     def unpack(self, key: int) -> tuple[Header, memoryview]:
         """(header, image bytes) of record ``key``."""

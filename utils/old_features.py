@@ -213,13 +213,15 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
     if not files:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
                         f"model's training left, for example work_dirs/f128_r18_softmax_class30")
-    try:
-        shards = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
-        rows = torch.cat([shard["weight"] for shard in shards])
-        expected = shards[0].get("num_classes", len(rows))
-    except Exception as error:      # torn files, other tensors: torch has an exception for each
-        raise UserError(f"{folder} holds a softmax_fc_gpu_*.pt that is no shard of a classifier "
-                        f"({str(error).splitlines()[0]}); train the old model again") from error
+    shards = []
+    for file in files:
+        try:
+            shards.append(torch.load(file, map_location="cpu", weights_only=True))
+            rows = torch.cat([shard["weight"] for shard in shards])
+            expected = shards[0].get("num_classes", len(rows))
+        except Exception as error:      # torn files, other tensors: torch has an exception for each
+            raise UserError(f"{file} is no shard of a classifier ({type(error).__name__}: {str(error)[:100]}); copy it again or "
+                            f"train the old model again") from error
     if rows.shape != (expected, dim):
         raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows in {len(files)} shards, expected "
                         f"[{expected}, {dim}]; copy all shards of one training")

@@ -47,12 +47,17 @@ class PartialFile:
         self.targets = {"features": features, "labels": labels}
         n, d, batches = plan["images"], plan["dim"], -(-plan["images"] // plan["batch_size"])
         if ranks.rank == 0 and not self.goes_on(plan):
-            with disk_errors(features):
-                features.parent.mkdir(parents=True, exist_ok=True)
-                self.plan_file.unlink(missing_ok=True)
-                for kind, shape, dtype in (("features", (n, d), np.float32), ("labels", (n,), np.int64),
-                                           ("done", (batches,), bool)):
-                    new_array(self.names[kind], dtype, shape).flush()
+            shapes = {"features": ((n, d), np.float32), "labels": ((n,), np.int64), "done": ((batches,), bool)}
+            try:
+                with disk_errors(features):
+                    features.parent.mkdir(parents=True, exist_ok=True)
+                    self.plan_file.unlink(missing_ok=True)
+                    for kind, (shape, dtype) in shapes.items():
+                        new_array(self.names[kind], dtype, shape).flush()
+            except UserError:                   # nothing is in them yet
+                for path in self.names.values():
+                    path.unlink(missing_ok=True)
+                raise
             write_text(self.plan_file, json.dumps(plan))
         dist.barrier()
         self.waiting, self.synced = [], time.monotonic()
@@ -61,8 +66,10 @@ class PartialFile:
 
     def goes_on(self, plan: dict) -> bool:
         try:
-            return json.loads(self.plan_file.read_text()) == plan and all(p.is_file() for p in self.names.values())
-        except (OSError, ValueError):
+            for path in self.names.values():
+                np.load(path, mmap_mode="r", allow_pickle=False)        # each is there and whole
+            return json.loads(self.plan_file.read_text()) == plan
+        except (OSError, ValueError, EOFError):
             return False
 
     def write(self, batch: int, rows: slice, features: np.ndarray, labels: np.ndarray) -> None:
