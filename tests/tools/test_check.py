@@ -103,6 +103,19 @@ def test_all_is_there(run, made, method):
     assert all(verdict == "ok" for said in rows.values() for verdict, _ in said)
 
 
+def test_every_config_that_comes_with_the_project():
+    """Its script, method and head are found, and its settings are right."""
+    configs = [p for pattern in ("configs/*.py", "BCT_Methods/*/configs/*.py") for p in ROOT.glob(pattern) if p.stem != "base"]
+    assert len(configs) > 60
+    for path in configs:
+        report = check.Report()
+        method, head = check.classes_of(check.script_of(path))
+        check.look_at_settings(check.read_settings(str(path), [], report), head, report)
+        old = path.parent == ROOT / "configs"
+        assert report.rows == [] and method.__name__ == ("Method" if old else path.parents[1].name), path
+        assert head.__name__ == ("SoftmaxHead" if old and "softmax" in path.stem else "PartialFC"), path
+
+
 def test_old_models(run, made):
     for name, head in (("softmax", "softmax"), ("arc", "arc")):
         dim = {"softmax": "f128", "arc": "f512"}[name]

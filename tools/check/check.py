@@ -68,11 +68,14 @@ class Report:
             self.rows.append((what, found, verdict))
 
     def attempt(self, what: str, look: Callable):
-        """Add what ``look`` says, as (found, verdict), found, or None for no row; False when it raised a mistake of the user."""
+        """Add what ``look`` says, as (found, verdict), found, or None for no row; False when it raised an error."""
         try:
             said = look()
-        except (UserError, ValueError, TypeError) as error:
+        except UserError as error:
             self.add(what, str(error), MISSING if str(error).startswith("no ") else WRONG)
+            return False
+        except Exception as error:          # settings and scripts can be wrong in any way, and the next row still counts
+            self.add(what, f"{type(error).__name__}: {error}", WRONG)
             return False
         if said is not None:
             self.add(what, *(said if isinstance(said, tuple) else (said,)))
@@ -112,7 +115,7 @@ def void(_) -> None:
 
 def script_of(config: Path) -> Path:
     """The script that trains with this config: train.py beside the folder of configs, else train_old_*.py."""
-    beside = config.resolve().parents[1] / "train.py"
+    beside = config.resolve().parent.parent / "train.py"
     return beside if beside.is_file() else ROOT / f"train_old_{'softmax' if 'softmax' in config.stem else 'arc'}.py"
 
 
@@ -152,7 +155,8 @@ def look_at_records(cfg, ranks: int, every: bool, report: Report):
     if not opened:
         return None
     faces, = opened
-    report.add("records", f"{locate(cfg.rec, cfg.dataset)}: {len(faces):,} images, {cfg.num_classes:,} classes")
+    path = faces.path if isinstance(faces, FaceRecords) else cfg.rec
+    report.add("records", f"{path}: {len(faces):,} images, {cfg.num_classes:,} classes")
     report.attempt("step", lambda: f"{ranks} x {cfg.batch_size} images, "
                                    f"{len(ShuffledBatches(len(faces), cfg.batch_size, 0, ranks, cfg.seed)):,} steps an epoch")
     if isinstance(faces, FaceRecords):
@@ -191,7 +195,7 @@ def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
             for size, count in found.items():
                 sizes[size] = sizes.get(size, 0) + count
     if bad:
-        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), MISSING
+        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), WRONG
     other = sum(count for size, count in sizes.items() if size != (faces.image_size,) * 2)
     return (f"{len(rows):,} of {len(faces):,} decoded"
             + f"; {other:,} are not {faces.image_size}x{faces.image_size} and are resized, which takes time" * bool(other),
@@ -304,7 +308,7 @@ def look_at_gpu(cfg, ranks: int, head_class, method: Method | None) -> tuple[str
         return f"{text}; no GPU here to compare with", OK
     there = torch.cuda.mem_get_info()[1]
     if total > there:
-        return f"{text}; the GPU here has {1e-9 * there:.1f} GB: lower config.batch_size", MISSING
+        return f"{text}; the GPU here has {1e-9 * there:.1f} GB: lower config.batch_size", WRONG
     return f"{text}; the GPU here has {1e-9 * there:.1f} GB", WARNING if total > 0.9 * there else OK
 
 
@@ -317,7 +321,7 @@ def check(args: argparse.Namespace) -> Report:
         return report
     script, classes = Path(args.script) if args.script else script_of(Path(args.config)), []
     if report.attempt("method", lambda: void(classes.append(classes_of(script)))):
-        report.add("config", f"{args.config}: {classes[0][0].__name__}, trained by {script}")
+        report.add("config", f"{args.config}: {classes[0][0].__name__}, trained by {os.path.relpath(script)}")
     method_class, head_class = classes[0] if classes else (Method, PartialFC)
     look_at_settings(cfg, head_class, report)
     settings_right = not report.problems()
