@@ -90,6 +90,7 @@ class FaceRecords(Faces):
                                 f"file again")
             self.keys = np.arange(1, images + 1)
         else:
+            self.records.check_end()
             self.keys = self.records.keys
         self.num_classes = EXACT if classes is None else classes
         if classes is None:

@@ -7,17 +7,16 @@ and the word is dropped.  The .idx has a line "key<TAB>offset" for each record.
 
 import hashlib
 import mmap
-import os
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import disk_errors, put_in_place, to_disk
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -166,6 +165,21 @@ class RecordReader:
 
         A record ends where another begins: a length that was damaged does not cut an image short in silence.
         """
+        return self.record(key)[0]
+
+    def check_end(self) -> None:
+        """Refuse an index that ends before the .rec: where no header counts the records, nothing else tells that it was cut."""
+        last = int(self.keys[np.argmax(self.offsets)])
+        try:
+            end = self.record(last)[1]
+        except UserError:               # allowed unless ``whole``: said when that record is read
+            return
+        if self.begins(end):
+            raise UserError(f"{self.path.with_suffix('.idx')} ends with record {last}, but {self.path} goes on behind it (byte "
+                            f"{end} of {self.size}): the index is cut short; copy or make both files again")
+
+    def record(self, key: int) -> tuple[bytes, int]:
+        """(payload of record ``key``, byte of the .rec behind it)."""
         data = self.mapped()
         start = offset = int(self.offsets[self.row(key)])
         parts, total = [], 0
@@ -196,7 +210,7 @@ class RecordReader:
             self.fail(key, start, f"ends at byte {offset}, inside the one at byte {following}")
         if following > offset and not self.begins(offset):      # there may be records that the index leaves out
             self.fail(key, start, f"ends at byte {offset}, where no other begins")
-        return MAGIC_BYTES.join(parts)
+        return MAGIC_BYTES.join(parts), offset
 
     def begins(self, offset: int) -> bool:
         """Whether a record begins there, as far as its first 8 bytes tell."""
@@ -284,21 +298,14 @@ class RecordWriter:
                 self.rec.close()
                 self.idx.close()
                 if kind is None:
+                    for part in self.parts:
+                        to_disk(part)
                     self.targets[1].unlink(missing_ok=True)     # never a new .rec beside an old .idx
                     for part, target in zip(self.parts, self.targets, strict=True):
-                        os.replace(part, target)
+                        put_in_place(part, target)
         finally:
             for part in self.parts:
                 part.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk or a folder without write permission is the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def split_at_magic(payload: bytes) -> list[bytes]:

@@ -1,11 +1,10 @@
 """What the old model leaves for the new one: files in feature_save, and whether they belong to this run.
 
 Row i of every per-image array belongs to image i of the record file.  Beside each .npy stands a .json that
-says which model and which records it was computed from; whoever reads the array compares.
+says which model and which records it was computed from, and keeps its checksums; whoever reads the array compares.
 """
 
 import json
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from backbones.weights import fingerprint, load_state
 from utils.arrays import open_npy
 from utils.config import locate
 from utils.errors import UserError
+from utils.files import checksums, damage, write_text, written_beside
 
 FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
 
@@ -53,42 +53,50 @@ def credible_kind(share: float) -> str:
 
 def save_array(path: Path, array: np.ndarray, origin: dict) -> None:
     """Write ``array`` and its origin beside, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with written_beside(path) as part, open(part, "wb") as file:
         np.save(file, array)
-    os.replace(part, path)
     save_origin(path, origin)       # after the array: a stop in between leaves a mismatch, never a false match
 
 
 def save_origin(path: Path, origin: dict) -> None:
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(origin, indent=1) + "\n")
-    os.replace(part, path.with_suffix(".json"))
+    """Write the .json beside ``path``: what it was computed from, and the checksums of the file as it is now."""
+    write_text(path.with_suffix(".json"), json.dumps(origin | checksums(path), indent=1) + "\n")
 
 
-def load_array(path: Path, made_by: str) -> np.ndarray:
+def load_array(path: Path, made_by: str, whole: bool = False) -> np.ndarray:
     """The array of a .npy, memory-mapped: its rows are shared by all processes of a machine and read on demand.
 
-    ``made_by``: the command that makes the file, for the message when it is missing or torn.
+    ``made_by``: the command that makes the file, for the message when it is missing or torn.  whole: compare the checksum
+    of every byte (0.6 s per GB), not only that of 16 MiB.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; make it with: {made_by}")
     try:
-        return open_npy(path)
+        array = open_npy(path)
     except ValueError as error:
         raise UserError(f"{path} is not a whole .npy file ({error}); make it again with: {made_by}") from error
+    check_whole(path, made_by, whole)
+    return array
+
+
+def check_whole(path: Path, made_by: str, whole: bool) -> None:
+    """Refuse ``path`` when it is not the file whose checksums are kept beside it."""
+    found = damage(path, load_origin(path), whole)
+    if found:
+        raise UserError(f"{path} is damaged, or not the file that {path.with_suffix('.json').name} beside it describes "
+                        f"({found}); make it again with: {made_by}")
 
 
 def load_origin(path: Path) -> dict:
-    """The origin beside a .npy: model, records, images, dim; empty when there is none (a file made elsewhere)."""
+    """The origin beside a .npy: model, records, images, dim, checksums; empty when there is none (a file made elsewhere)."""
     file = path.with_suffix(".json")
     try:
         origin = json.loads(file.read_text()) if file.is_file() else {}
         if not isinstance(origin, dict):
             raise ValueError(f"{type(origin).__name__} instead of names and values")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({error}); make {path.name} again or remove {file.name}") from error
+        raise UserError(f"{file} is no description of {path.name} ({error}); make {path.name} again or remove "
+                        f"{file.name}") from error
     return origin
 
 
@@ -103,10 +111,10 @@ def check_origin(path: Path, made_by: str, **expected) -> None:
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
-    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name."""
+    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name; every byte checked."""
     command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
     file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
-    features, labels = load_array(file, command), load_array(label_file, command)
+    features, labels = (load_array(path, command, whole=True) for path in (file, label_file))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or features.ndim != 2:
         raise UserError(f"{file} holds {describe(features)}, {label_file} {describe(labels)}; expected [images, d] and int "
                         f"[images]; make both again: {command}")
@@ -211,17 +219,18 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
     if not files:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
                         f"model's training left, for example work_dirs/f128_r18_softmax_class30")
-    try:
-        shards = [torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-                  for file in files]
-        for file, shard in zip(files, shards, strict=True):
+    shards = []
+    for file in files:
+        try:
+            shard = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
             if shard["weight"].layout != torch.strided or shard["weight"].nbytes > file.stat().st_size:
-                raise ValueError(f"{file.name} promises more numbers than it holds")
-        rows = torch.cat([shard["weight"] for shard in shards])
-        expected = shards[0].get("num_classes", len(rows))
-    except Exception as error:      # torn files, other tensors: torch has an exception for each
-        raise UserError(f"{folder} holds a softmax_fc_gpu_*.pt that is no shard of a classifier "
-                        f"({str(error).splitlines()[0]}); train the old model again") from error
+                raise ValueError("it promises more numbers than it holds")
+            shards.append(shard)
+            rows = torch.cat([shard["weight"] for shard in shards])
+            expected = shards[0].get("num_classes", len(rows))
+        except Exception as error:      # torn files, other tensors: torch has an exception for each
+            raise UserError(f"{file} is no shard of a classifier ({type(error).__name__}: {str(error)[:100]}); copy it again or "
+                            f"train the old model again") from error
     if rows.shape != (expected, dim):
         raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows in {len(files)} shards, expected "
                         f"[{expected}, {dim}]; copy all shards of one training")

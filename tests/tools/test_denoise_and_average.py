@@ -1,5 +1,6 @@
 """The credible marks and the prototypes against plain loops, in any label order, and through the command line."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -112,7 +113,10 @@ def test_command_line(tmp_path):
     mask = np.load(folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy")
     assert mask.tolist() == slow_credible(rows, labels, 0.29, True)
     origin = json.loads((folder / "f5_r18_arc_class70_credible_ratio_29_feature.json").read_text())
+    sums = {key: origin.pop(key) for key in ("bytes", "quick", "sha256")}
     assert origin == {"model": "m", "records": "r", "T": 0.29, "column_norm": True}
+    written = (folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy").read_bytes()
+    assert (sums["bytes"], sums["sha256"]) == (len(written), hashlib.sha256(written).hexdigest())
     assert command(tmp_path, "get_avg_feature.py", "--SD", "f5_r18_arc_class70").returncode == 0
     prototypes = np.load(folder / "f5_r18_arc_class70_avg_feature.npy")
     assert prototypes.dtype == np.float32 and np.linalg.norm(prototypes, axis=1) == pytest.approx(np.ones(9))

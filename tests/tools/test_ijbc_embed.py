@@ -96,7 +96,9 @@ def test_kept_embeddings_are_used_until_something_changes(images, tmp_path):
     assert [calls(fingerprint="b" * 64), calls(pixel_scale=128.0), calls(precision="float16")] == [1, 1, 1]
     (images.folder / "1.jpg").write_bytes((images.folder / "9.jpg").read_bytes() + b"\0")
     assert [calls(), calls()] == [1, 0]
-    assert len(list((tmp_path / "kept").iterdir())) == 5        # each under its own name, no .part left
+    arrays = sorted((tmp_path / "kept").glob("*.npy"))
+    assert len(arrays) == 5                                     # each under its own name, with its origin, no .part left
+    assert sorted((tmp_path / "kept").iterdir()) == sorted([*arrays, *(file.with_suffix(".json") for file in arrays)])
 
 
 def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
@@ -104,6 +106,10 @@ def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
     file = next(tmp_path.glob("*.npy"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{file.name} is not a whole .npy file.*-F"):
+        embeddings(MeanColour(), images, tmp_path, 100, 0)
+    embeddings(MeanColour(), images, tmp_path, 100, 0, force=True)
+    np.load(file, mmap_mode="r+")[1, 3] = 0                     # whole, but other numbers
+    with pytest.raises(UserError, match=f"{file.name} is damaged.*checksum differs.*-F"):
         embeddings(MeanColour(), images, tmp_path, 100, 0)
 
     model = MeanColour()

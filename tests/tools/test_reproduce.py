@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from toy import write_ijb, write_records
 
+from backbones import get_model
 from tools.reproduce import plan, reproduce, steps
 from tools.reproduce.plan import Training, check_inputs, image_count, plan_rows, print_plan
 from tools.reproduce.reproduce import Recipe, split_setting
@@ -187,7 +188,7 @@ def training(data: Path, *settings: str, config="configs/f128_r18_softmax_class3
 def test_steps_and_images_of_a_plan(data):
     (_, network, images, epochs, steps, size), = plan_rows([training(data, "num_epoch=3")], data / "records", ranks=2)
     assert (network, images, epochs, steps) == ("mbf", 12, 3, 3)        # 30 % of 40 until it is split; 12 // 8 x 3
-    backbone = 4e-9 * sum(p.numel() for p in plan.get_model("mbf", num_features=128, image_size=16).parameters())
+    backbone = 4e-9 * sum(p.numel() for p in get_model("mbf", num_features=128, image_size=16).parameters())
     assert size == pytest.approx(5 * backbone + 3 * 4e-9 * 10 * 128)    # model.pt; weights and momentum of two ranks
     write_records(data / "records/train_part_30_class", [4, 5, 3, 8])
     image_count.cache_clear()
@@ -207,7 +208,7 @@ def test_everything_that_is_missing_is_said_at_once(data):
 def test_a_full_disk_is_said_before_the_start(data, monkeypatch, capsys):
     arguments = ([training(data)], data / "records", data / "ijb", "IJBC", data / "not/yet/there", 1)
     assert print_plan(*arguments) == [] and "12 trained" in capsys.readouterr().out
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(20_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(20_000_000))
     problem, = print_plan(*arguments)
     assert re.search("has 0.02 GB free, about 0.02 GB will be written.*another --out", problem)
     (data / "not/yet/there/old").mkdir(parents=True)
@@ -219,7 +220,7 @@ def test_a_full_disk_is_said_before_the_start(data, monkeypatch, capsys):
 def test_the_parts_of_the_records_take_room_until_they_are_there(data, monkeypatch, capsys):
     arguments = ([training(data)], data / "records", data / "ijb", "IJBC", data / "out", 1)
     os.truncate(data / "records/train.rec", 10**10)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2 * 10**10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2 * 10**10))
     assert "about 20.02 GB will be written" in print_plan(*arguments)[0]
     for part in ("30_class", "70_class", "30_data", "70_data"):
         write_records(data / f"records/train_part_{part}", [4, 4])

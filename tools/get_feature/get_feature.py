@@ -10,8 +10,8 @@ Killed and started again it goes on where it stopped; any number of ranks writes
 
 import argparse
 import json
-import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,11 @@ from records.loader import ordered_loader
 from utils.arrays import open_npy
 from utils.config import load_config, locate
 from utils.errors import UserError, run
+from utils.files import disk_errors, new_array, put_in_place, write_text
 from utils.images import to_input
 from utils.old_features import artefact, part_of, save_origin
+
+SYNC = 10.0         # seconds between two times that rows are put on the disk and marked
 
 
 class PartialFile:
@@ -45,41 +48,50 @@ class PartialFile:
         self.targets = {"features": features, "labels": labels}
         n, d, batches = plan["images"], plan["dim"], -(-plan["images"] // plan["batch_size"])
         shapes = {"features": (n, d), "labels": (n,), "done": (batches,)}
-        if ranks.rank == 0 and not self.goes_on(plan):
-            features.parent.mkdir(parents=True, exist_ok=True)
-            self.plan_file.unlink(missing_ok=True)
-            for kind, dtype in (("features", np.float32), ("labels", np.int64), ("done", bool)):
-                np.lib.format.open_memmap(self.names[kind], "w+", dtype, shapes[kind]).flush()
-            self.plan_file.write_text(json.dumps(plan))
+        types = {"features": np.float32, "labels": np.int64, "done": bool}
+        if ranks.rank == 0 and not self.goes_on(plan, shapes):
+            try:
+                with disk_errors(features):
+                    features.parent.mkdir(parents=True, exist_ok=True)
+                    self.plan_file.unlink(missing_ok=True)
+                    for kind, path in self.names.items():
+                        new_array(path, types[kind], shapes[kind]).flush()
+            except UserError:                   # nothing is in them yet
+                for path in self.names.values():
+                    path.unlink(missing_ok=True)
+                raise
+            write_text(self.plan_file, json.dumps(plan))
         dist.barrier()
-        self.features, self.labels, self.done = (self.open(kind, shape) for kind, shape in shapes.items())
+        self.waiting, self.synced = [], time.monotonic()
+        self.features, self.labels, self.done = (open_npy(self.names[kind], "r+") for kind in shapes)
 
-    def open(self, kind: str, shape: tuple) -> np.ndarray:
+    def goes_on(self, plan: dict, shapes: dict[str, tuple]) -> bool:
+        """Whether an earlier run with this plan has left all of its files, each whole."""
         try:
-            array = open_npy(self.names[kind], "r+")
-            if array.shape != shape:
-                raise ValueError(f"it holds {list(array.shape)}, expected {list(shape)}")
-        except ValueError as error:
-            raise UserError(f"{self.names[kind]}, left by an earlier run, is not a whole .npy file ({error}); remove "
-                            f"{self.plan_file} to start anew") from error
-        return array
-
-    def goes_on(self, plan: dict) -> bool:
-        try:
-            return json.loads(self.plan_file.read_text()) == plan and all(p.is_file() for p in self.names.values())
-        except (OSError, ValueError):
+            return (json.loads(self.plan_file.read_text()) == plan
+                    and all(open_npy(self.names[kind]).shape == shape for kind, shape in shapes.items()))
+        except (OSError, ValueError, RecursionError):
             return False
 
     def write(self, batch: int, rows: slice, features: np.ndarray, labels: np.ndarray) -> None:
         self.features[rows], self.labels[rows] = features, labels
-        self.done[batch] = True                 # after the rows: a mark never lies
+        self.waiting.append(batch)
+        if time.monotonic() - self.synced > SYNC:
+            self.mark()
+
+    def mark(self) -> None:
+        """Mark what was written, after it is on the disk: a mark does not lie even after a power cut."""
+        with disk_errors(self.targets["features"]):
+            self.features.flush()
+            self.labels.flush()
+        self.done[self.waiting] = True
+        self.waiting, self.synced = [], time.monotonic()
 
     def finish(self) -> None:
         """Give the arrays their names; called by one rank, when all have written."""
-        for array in (self.features, self.labels):
-            array.flush()
         for kind, target in self.targets.items():
-            os.replace(self.names[kind], target)
+            with disk_errors(target):
+                put_in_place(self.names[kind], target)
         self.names["done"].unlink()
         self.plan_file.unlink()
 
@@ -96,11 +108,14 @@ def extract(model: torch.nn.Module, dataset, file: PartialFile, ranks: Ranks, ba
     loader = ordered_loader(dataset, batch_size, ranks.rank, ranks.world_size, workers, skip=done)
     with tqdm(total=len(dataset), initial=min(len(done) * batch_size, len(dataset)), unit=" images",
               disable=None if ranks.rank == 0 else True) as bar:
-        for images, labels, index in loader:
-            features = model(to_input(images, ranks.device)).float().cpu().numpy()
-            first = int(index[0])
-            file.write(first // batch_size, slice(first, first + len(index)), features, labels.numpy())
-            bar.update(len(index) * ranks.world_size)
+        try:
+            for images, labels, index in loader:
+                features = model(to_input(images, ranks.device)).float().cpu().numpy()
+                first = int(index[0])
+                file.write(first // batch_size, slice(first, first + len(index)), features, labels.numpy())
+                bar.update(len(index) * ranks.world_size)
+        finally:
+            file.mark()                         # a stop by an error or Ctrl-C loses nothing
 
 
 def check_names(config_path: str, sd: str) -> None:

@@ -6,7 +6,6 @@ A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precis
 """
 
 import copy
-import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from backbones.precision import half_precision
 from backbones.weights import fingerprint, load_model, load_state
 from utils.errors import UserError
+from utils.files import file_hash
 from utils.images import to_input
 from utils.memory import keep_freed_memory
 
@@ -207,13 +207,3 @@ def import_mxnet(file: str):
                         f"environment of its own with Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without "
                         f"onnx), or convert the model to ONNX") from error
     return mxnet
-
-
-def file_hash(files: list[str]) -> str:
-    """sha256 over the bytes of the files."""
-    digest = hashlib.sha256()
-    for name in files:
-        with open(name, "rb") as file:
-            for block in iter(partial(file.read, 1 << 24), b""):
-                digest.update(block)
-    return digest.hexdigest()

@@ -215,4 +215,9 @@ def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout
         raise UserError(f"{file} cannot be read ({error}); expected rows of {row}") from error
     if not len(table):
         raise UserError(f"{file} is empty; expected rows of {row}")
+    with open(file, "rb") as text:
+        text.seek(-1, os.SEEK_END)
+        if text.read() != b"\n":
+            raise UserError(f"{file} does not end with the end of a line: it is cut short, perhaps within a number; copy it "
+                            f"again (if it is whole: echo >> {file})")
     return table

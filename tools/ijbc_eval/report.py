@@ -1,7 +1,6 @@
 """Results as files (npz for plots and tools, JSON for people and scripts), as tables and as figures."""
 
 import json
-import os
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from prettytable import PrettyTable
 
 from utils.arrays import read_npz
 from utils.errors import UserError
+from utils.files import write_text, written_beside
 
 # Curves of each protocol: end of the file's name -> (x and y array of the npz, their labels, their scales).
 CURVES = {
@@ -36,13 +36,9 @@ def tidy(value):
 def save_result(file: Path, report: dict, arrays: dict) -> None:
     """Write <file>.npz with the report in it and the report alone as .json, each whole or not at all."""
     text = json.dumps(report, indent=1)
-    part = file.with_name(file.name + ".part")
-    with open(part, "wb") as handle:
+    with written_beside(file) as part, open(part, "wb") as handle:
         np.savez(handle, report=np.array(text), **arrays)
-    os.replace(part, file)
-    part = file.with_suffix(".json.part")
-    part.write_text(text + "\n")
-    os.replace(part, file.with_suffix(".json"))
+    write_text(file.with_suffix(".json"), text + "\n")
 
 
 def load_result(file: Path) -> tuple[dict, dict]:
@@ -158,6 +154,5 @@ def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, 
         axes.set_ylim(0, 1.02)
     axes.grid(linestyle="--", linewidth=0.5)
     axes.legend(fontsize="x-small")
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=150)
-    os.replace(part, file)
+    with written_beside(file) as part:
+        figure.savefig(part, format="png", dpi=150)

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.recordio import RecordWriter, pack
+from utils.command_line import make_folder
 from utils.errors import UserError, run
+from utils.files import write_text
 from utils.images import decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -59,7 +61,7 @@ def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
 
 
 def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     total = sum(map(len, people.values()))
     with RecordWriter(out / "train") as writer, tqdm(total=total, unit=" images", disable=None) as bar:
         writer.write(0, pack([total + 1, total + 1 + len(people)], b"", 0, 0))
@@ -73,11 +75,8 @@ def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> 
         for span in ranges:
             writer.write(key, pack(span, b"", key, 0))
             key += 1
-    for name, text in (("property", f"{len(people)},{size},{size}\n"),
-                       ("identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))):
-        part = out / f"{name}.part"
-        part.write_text(text)
-        part.replace(out / name)
+    write_text(out / "property", f"{len(people)},{size},{size}\n")
+    write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
     print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
 
 

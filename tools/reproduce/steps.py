@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from utils.command_line import make_folder
 from utils.errors import UserError
+from utils.files import disk_errors, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = threading.Lock()
@@ -81,15 +83,13 @@ class Records:
         return step.trains and step.resumes and self.begun(step) and step.made and step.checkpoint.is_file()
 
     def write(self, step: Step, **more) -> None:
-        part = self.folder / f"{step.name}.json.part"
-        part.write_text(json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
-        os.replace(part, part.with_suffix(""))
+        write_text(self.folder / f"{step.name}.json",
+                   json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Keep other reproductions out of ``folder``; a command that inherits the file number given here keeps them out, too."""
-    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         for left in reversed(range(PATIENCE + 1)):
             try:
@@ -113,6 +113,7 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if not gpus:        # fixed, not what happens to be idle: the bits of a training depend on its threads
         environment["OMP_NUM_THREADS"] = str(cores // jobs)
+    make_folder(records.folder, "--out")
     names, finished, waiting, running = {step.name for step in steps}, set(), list(steps), {}
     with locked(records.folder) as lock, ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
@@ -160,7 +161,7 @@ def run_step(step: Step, records: Records, environment: dict, lock: int) -> None
     log = records.out / "log" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     prefix = "" if step.again else f"{step.name}  "
-    with open(log, "a", buffering=1) as file:      # line by line: whoever is killed leaves what it said
+    with disk_errors(log), open(log, "a", buffering=1) as file:      # line by line: whoever is killed leaves what it said
         print(f"$ cd {step.folder} && {shlex.join(command)}", file=file)
         process = subprocess.Popen(command, cwd=step.folder, env=environment, text=True, errors="replace",
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[lock])

@@ -1,0 +1,363 @@
+"""Is everything there that a training needs?  Reads all of it and says in one table what is missing or wrong.
+
+    python tools/check/check.py BCT_Methods/MixBCT/configs/OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128.py
+    python tools/check/check.py configs/f128_r18_softmax_class30.py dataset=dataset/mine --ranks 1 --all
+
+Settings, record file, labels, images (a sample; --all: every one), old features, marks and prototypes (every byte),
+verification sets, room on the disk and GPU memory.  Exit code 0: ready; 1: something is missing or wrong.
+"""
+
+import argparse
+import logging
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from easydict import EasyDict as edict
+from prettytable import PrettyTable
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+import engine.loop
+from backbones import builder
+from backbones.weights import fingerprint, load_state
+from engine.loop import check_settings, open_dataset
+from engine.method import Method
+from engine.trainer import make_optimizer
+from engine.verification import load_bin
+from losses import PartialFC
+from records.faces import CHUNK, FaceRecords
+from records.loader import ShuffledBatches
+from tools.check.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
+from utils.command_line import at_least
+from utils.config import load_config, locate
+from utils.errors import UserError, run
+from utils.old_features import OldFeatures, check_whole, describe, load_credible, load_origin, load_prototypes, old_side, sd_of
+
+OK, WARNING, MISSING, WRONG = "ok", "warning", "missing", "wrong"
+SAMPLE = 2000           # images that are decoded, and rows that are looked at for NaN, without --all
+SHOWN = 3               # records that are named of many
+ROOM = 1.2              # a disk should have so much more free than will be written
+
+# What the old model may have left: how each is read as training reads it.
+READERS = {
+    "old_feature": lambda cfg: OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size).rows,
+    "credible": lambda cfg: load_credible(**old_side(cfg, "credible")).numpy(),
+    "prototypes": lambda cfg: load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes,
+                                              dim=cfg.embedding_size, classes=slice(None)).numpy(),
+}
+
+
+class Report:
+    """Rows of what, found, verdict; a mistake becomes a row instead of the end."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what: str, found: str, verdict: str = OK) -> None:
+        if (what, found, verdict) not in self.rows:
+            self.rows.append((what, found, verdict))
+
+    def attempt(self, what: str, look: Callable):
+        """Add what ``look`` says, as (found, verdict), found, or None for no row; False when it raised an error."""
+        try:
+            said = look()
+        except UserError as error:
+            self.add(what, str(error), MISSING if str(error).startswith("no ") else WRONG)
+            return False
+        except Exception as error:          # settings and scripts can be wrong in any way, and the next row still counts
+            self.add(what, f"{type(error).__name__}: {error}", WRONG)
+            return False
+        if said is not None:
+            self.add(what, *(said if isinstance(said, tuple) else (said,)))
+        return True
+
+    def problems(self) -> int:
+        return sum(verdict in (MISSING, WRONG) for _, _, verdict in self.rows)
+
+    def __str__(self) -> str:
+        table = PrettyTable(["what", "found", "verdict"], align="l", max_width=100)
+        table.add_rows(self.rows)
+        return table.get_string()
+
+
+class Rows(logging.Handler):
+    """Warnings that training would log, as rows."""
+
+    def __init__(self, report: Report):
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.report.add("settings", record.getMessage(), WARNING)
+
+
+def read_settings(path: str, overrides: list[str], report: Report):
+    """The settings with those of ``overrides`` that are right; the others become rows.  None without a config that runs."""
+    right = [text for text in overrides if report.attempt("settings", lambda text=text: void(load_config(path, [text])))]
+    loaded = []
+    report.attempt("settings", lambda: void(loaded.append(load_config(path, right))))
+    return loaded[0] if loaded else None
+
+
+def void(_) -> None:
+    """For what is only done to see whether it raises."""
+
+
+def script_of(config: Path) -> Path:
+    """The script that trains with this config: train.py beside the folder of configs, else train_old_*.py."""
+    beside = config.resolve().parent.parent / "train.py"
+    return beside if beside.is_file() else ROOT / f"train_old_{'softmax' if 'softmax' in config.stem else 'arc'}.py"
+
+
+def classes_of(script: Path) -> tuple[type[Method], type[PartialFC]]:
+    """(method, head) that the training script gives to the loop; the script is run, the loop is not."""
+    if not script.is_file():
+        raise UserError(f"no file {script}; name the training script with --script")
+    given, loop = [], engine.loop.main
+    engine.loop.main = lambda method=Method, head=PartialFC: given.append((method, head))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        engine.loop.main = loop
+    if not given:
+        raise UserError(f"{script} trains nothing: expected a call of engine.loop.main in it")
+    return given[0]
+
+
+def look_at_settings(cfg, head_class, report: Report) -> None:
+    """Everything that can be built from the settings alone is built, each by itself."""
+    report.attempt("settings", lambda: check_settings(cfg, head_class))
+    report.attempt("settings", lambda: void(builder(cfg.network) and new_backbone(cfg)))
+    report.attempt("settings", lambda: void(new_margin(cfg)))
+    weight = torch.nn.Linear(1, 1)
+    report.attempt("settings", lambda: void(make_optimizer(cfg, weight, torch.nn.Module(), torch.nn.Module())))
+    for key in ("batch_size", "num_epoch", "gradient_acc", "frequent", "verbose"):
+        if not (isinstance(cfg[key], int) and cfg[key] >= 1):
+            report.add("settings", f"config.{key} = {cfg[key]}: expected a whole number from 1 up", WRONG)
+    if not 0 < cfg.sample_rate <= 1:
+        report.add("settings", f"config.sample_rate = {cfg.sample_rate}: expected a share in (0, 1]", WRONG)
+
+
+def look_at_records(cfg, ranks: int, every: bool, report: Report):
+    """Counts, labels and images of the training set, which is given back; None if it cannot be opened."""
+    opened = []
+    report.attempt("records", lambda: void(opened.append(open_dataset(cfg, logging.getLogger("bct")))))
+    if not opened:
+        return None
+    faces, = opened
+    path = faces.path if isinstance(faces, FaceRecords) else cfg.rec
+    report.add("records", f"{path}: {len(faces):,} images, {cfg.num_classes:,} classes")
+    report.attempt("step", lambda: f"{ranks} x {cfg.batch_size} images, "
+                                   f"{len(ShuffledBatches(len(faces), cfg.batch_size, 0, ranks, cfg.seed)):,} steps an epoch")
+    if isinstance(faces, FaceRecords):
+        report.attempt("labels", lambda: look_at_labels(faces))
+        report.attempt("images", lambda: look_at_images(faces, every))
+    return faces
+
+
+def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
+    """Labels outside 0 .. classes - 1, and images per class."""
+    found = np.empty(len(faces), np.float32)
+    for start in tqdm(range(0, len(faces), CHUNK), desc="labels", delay=3, disable=None):
+        found[start:start + CHUNK] = faces.records.first_labels(faces.keys[start:start + CHUNK])
+    right = (found >= 0) & (found < faces.num_classes) & (found == np.floor(found))
+    if not right.all():
+        wrong = np.flatnonzero(~right)
+        named = ", ".join(f"record {faces.keys[i]} has {found[i]:g}" for i in wrong[:SHOWN])
+        return (f"{right.sum():,} of {len(faces):,} are whole numbers from 0 to {faces.num_classes} - 1; {named}: correct "
+                f"config.num_classes or make the file again", WRONG)
+    counts = np.bincount(found.astype(np.int64), minlength=faces.num_classes)
+    empty = np.count_nonzero(counts == 0)
+    return (f"all in range; images per class: {counts.min()} to {counts.max()}, median {np.median(counts):g}"
+            + f"; {empty} classes have no image" * bool(empty), WARNING if empty else OK)
+
+
+def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
+    """Decode images; a sample in this process, all of them in several."""
+    rows = np.arange(len(faces)) if every else spread(len(faces))
+    blocks = np.array_split(rows, -(-len(rows) // 256))
+    processes = min(len(os.sched_getaffinity(0)), 16) if every else 1
+    sizes, bad = {}, []
+    with Pool(processes) as pool, tqdm(total=len(rows), desc="images", unit=" images", delay=1, disable=None) as bar:
+        for found, wrong in pool.imap(partial(decode, faces), blocks):
+            bar.update(sum(found.values()) + len(wrong))
+            bad += wrong
+            for size, count in found.items():
+                sizes[size] = sizes.get(size, 0) + count
+    if bad:
+        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), WRONG
+    other = sum(count for size, count in sizes.items() if size != (faces.image_size,) * 2)
+    return (f"{len(rows):,} of {len(faces):,} decoded"
+            + f"; {other:,} are not {faces.image_size}x{faces.image_size} and are resized, which takes time" * bool(other),
+            WARNING if other else OK)
+
+
+def decode(faces: FaceRecords, rows: np.ndarray) -> tuple[dict, list[str]]:
+    """({size: images}, sentences about those that cannot be read)."""
+    cv2.setNumThreads(0)
+    sizes, bad = {}, []
+    for i in rows.tolist():
+        try:
+            size = faces.decode(i).shape[:2]
+            sizes[size] = sizes.get(size, 0) + 1
+        except UserError as error:
+            bad.append(str(error))
+    return sizes, bad
+
+
+def spread(count: int) -> np.ndarray:
+    """At most SAMPLE row numbers, evenly spread with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
+
+
+def look_at_old_side(cfg, method_class: type[Method], every: bool, report: Report) -> Method | None:
+    """What the old model left, as far as the method reads it, and the method itself; all within pretended ranks.
+
+    What is wrong is replaced by zeros of the right shape, so that the method goes on and says what else it needs.
+    """
+    asked = Asked(cfg, kinds=set())
+    if cfg.old_model is not None:
+        asked.old_model = cfg.old_model if report.attempt("old model", lambda: look_at_model(cfg)) else None
+    found, made = Report(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, read in READERS.items():
+            if cfg[kind] is not None and not found.attempt(kind, lambda r=read, k=kind: look_at_array(r, k, asked, every)):
+                asked[kind] = str(stand_in(Path(folder) / kind / Path(cfg[kind]).name, kind, cfg))
+        asked.kinds.clear()
+        report.attempt("method", lambda: void(made.append(method_class(asked))))
+    for row in found.rows:
+        if row[0] in asked.kinds or not made:
+            report.add(*row)
+    return made[0] if made else None
+
+
+class Asked(edict):
+    """Settings that note which of READERS a method looks up (old_side does so with cfg[kind])."""
+
+    def __getitem__(self, key):
+        if key in READERS:
+            self.kinds.add(key)
+        return super().__getitem__(key)
+
+
+def look_at_model(cfg) -> tuple[str, str] | str:
+    path = Path(cfg.old_model)
+    if not path.is_file():
+        return f"no file {path}: what it left cannot be compared with it", WARNING
+    return f"{path}: fingerprint {fingerprint(load_state(path))[:12]}"
+
+
+def look_at_array(read: Callable, kind: str, cfg, every: bool) -> tuple[str, str]:
+    """One array of the old model: as training reads it, then every byte, then for NaN."""
+    array, path = read(cfg), locate(cfg[kind], cfg.feature_save)
+    check_whole(path, "the command that made it (README, step 2)", whole=True)
+    for rows in np.array_split(np.arange(len(array)) if every else spread(len(array)), -(-len(array) // CHUNK)):
+        if not np.isfinite(array[rows]).all():
+            raise UserError(f"{path} holds NaN or infinity near row {rows[0]}; train the old model again with a lower "
+                            f"config.lr, or extract its features again")
+    if "sha256" not in load_origin(path):
+        return f"{path}: {describe(array)}; no checksums beside it: it may be another model's or damaged", WARNING
+    return f"{path}: {describe(array)}, checksum right"
+
+
+def stand_in(path: Path, kind: str, cfg) -> Path:
+    """An array of zeros that fits the training set, and labels beside it; on the disk it takes next to nothing."""
+    path.parent.mkdir()
+    shape, dtype = {"old_feature": ((cfg.num_image, cfg.embedding_size), np.float32), "credible": ((cfg.num_image,), bool),
+                    "prototypes": ((cfg.num_classes, cfg.embedding_size), np.float32)}[kind]
+    for name in (path, path.with_name(f"{sd_of(path)}_label.npy")):
+        np.lib.format.open_memmap(name, "w+", dtype if name == path else np.int64, shape if name == path else shape[:1])
+    return path
+
+
+def look_at_verification(cfg, report: Report) -> None:
+    for name in cfg.val_targets:
+        path = Path(cfg.dataset) / f"{name}.bin"
+        if path.is_file():
+            report.attempt(name, lambda path=path: f"{path}: {len(load_bin(path, cfg.image_size)[1]):,} pairs")
+        else:
+            report.add(name, f"no file {path}: left out of the verification (config.val_targets)", WARNING)
+
+
+def look_at_disk(cfg, ranks: int, method: Method | None) -> tuple[str, str]:
+    """Room for the files of a training, twice: new ones are written beside the former ones."""
+    files = training_bytes(cfg, cfg.num_classes, ranks) + ranks * (0 if method is None else held(method))
+    need = 2 * files + log_bytes(cfg, cfg.num_image, ranks)
+    folder, size, free = disks({Path(cfg.output): need})[0]
+    text = f"{1e-9 * size:.2f} GB for checkpoints (twice) and logs in {cfg.output}, {1e-9 * free:.2f} GB free"
+    return (text, OK) if free >= ROOM * size else (f"{text}; free some, or choose another config.output", WRONG)
+
+
+def look_at_gpu(cfg, ranks: int, head_class, method: Method | None) -> tuple[str, str]:
+    """Memory of one GPU, counted (see tools/check/cost.py), against that of the GPU here."""
+    parts = gpu_bytes(cfg, cfg.num_classes, ranks, head_class, method)
+    total = sum(parts.values())
+    text = (f"{1e-9 * total:.1f} GB on each of {ranks}: "
+            + ", ".join(f"{part} {1e-9 * size:.2f}" for part, size in parts.items()))
+    if not torch.cuda.is_available():
+        return f"{text}; no GPU here to compare with", OK
+    there = torch.cuda.mem_get_info()[1]
+    if total > there:
+        return f"{text}; the GPU here has {1e-9 * there:.1f} GB: lower config.batch_size", WRONG
+    return f"{text}; the GPU here has {1e-9 * there:.1f} GB", WARNING if total > 0.9 * there else OK
+
+
+def check(args: argparse.Namespace) -> Report:
+    report = Report()
+    log = logging.getLogger("bct")
+    log.handlers, log.propagate = [Rows(report)], False
+    cfg = read_settings(args.config, args.overrides, report)
+    if cfg is None:
+        return report
+    script, classes = Path(args.script) if args.script else script_of(Path(args.config)), []
+    if report.attempt("method", lambda: void(classes.append(classes_of(script)))):
+        report.add("config", f"{args.config}: {classes[0][0].__name__}, trained by {os.path.relpath(script)}")
+    method_class, head_class = classes[0] if classes else (Method, PartialFC)
+    look_at_settings(cfg, head_class, report)
+    settings_right = not report.problems()
+    faces = look_at_records(cfg, args.ranks, args.all, report)
+    look_at_verification(cfg, report)
+    with pretended_ranks(args.ranks):
+        method = None
+        if faces is not None:
+            method = look_at_old_side(cfg, method_class, args.all, report)
+        elif method_class is not Method:
+            report.add("old features", "not compared: they belong to records that are missing or wrong", MISSING)
+        if faces is not None and settings_right:
+            report.attempt("disk", lambda: look_at_disk(cfg, args.ranks, method))
+            report.attempt("GPU memory", lambda: look_at_gpu(cfg, args.ranks, head_class, method))
+    return report
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("config", help="config file of a training: an old model's or a method's")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file, as for the training")
+    add("--ranks", type=at_least(1, int), default=8, help="processes (GPUs) of the training, on all nodes together")
+    add("--all", action="store_true", help=f"decode every image, in several processes, instead of {SAMPLE}; look at every row of "
+        f"the old features for NaN")
+    add("--script", metavar="FILE", help="training script (default: train.py beside the config's folder, else train_old_*.py)")
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    report = check(parse_arguments())
+    print(report)
+    if report.problems():
+        raise UserError(f"{report.problems()} of {len(report.rows)} rows are missing or wrong: see the table")
+    print("ready")
+
+
+if __name__ == "__main__":
+    run(main)
