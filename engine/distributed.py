@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,12 @@ class Ranks:
     device: torch.device
 
 
-def start_ranks() -> Ranks:
+def start_ranks(timeout: float = 30) -> Ranks:
     """Join the process group that the launcher describes in the environment; alone, a group of one.
 
     CUDA: one GPU per process, LOCAL_RANK says which, nccl for tensors there and gloo for those on the CPU.
     Without CUDA: gloo.  A group of one is a group too, so that nothing has to ask whether there is one.
+    timeout: minutes that a rank waits for the others before it ends with an error.
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -28,7 +30,7 @@ def start_ranks() -> Ranks:
     if cuda:
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
     elif not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
@@ -45,3 +47,10 @@ def replicate(module: nn.Module) -> nn.Module:
     buffers = [name for name, _ in module.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
     return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def gathered(value) -> list:
+    """[value of rank 0, of rank 1, ...] on every rank; small picklable values only."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -17,12 +17,13 @@ AHEAD = 4          # batches that a worker prepares before they are asked for
 class ShuffledBatches(Sampler):
     """Index arrays of this rank's batches: global batch s is rows s*W*B ... of one permutation for all ranks.
 
-    One rank with batches of 2B therefore sees the same global batches as two ranks with B.
+    One rank with batches of 2B therefore sees the same global batches as two ranks with B.  An epoch that was left in
+    the middle goes on after the ``seen`` first images of the permutation, whatever ranks and batch size saw them.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int, seed: int):
         self.images, self.batch_size, self.rank, self.world_size, self.seed = images, batch_size, rank, world_size, seed
-        self.epoch = 0
+        self.epoch = self.seen = 0
         if len(self) == 0:
             raise UserError(f"the training set has {images} images, a step needs {batch_size * world_size} "
                             f"({world_size} x config.batch_size = {batch_size}); lower config.batch_size")
@@ -30,10 +31,14 @@ class ShuffledBatches(Sampler):
     def __len__(self) -> int:
         return self.images // (self.batch_size * self.world_size)
 
+    def left(self) -> np.ndarray:
+        """[steps, ranks, batch_size]: the images of all ranks in the steps that are left of the epoch."""
+        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()[self.seen:]
+        steps = len(order) // (self.world_size * self.batch_size)
+        return order[:steps * self.world_size * self.batch_size].reshape(steps, self.world_size, self.batch_size)
+
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()
-        whole = order[:len(self) * self.world_size * self.batch_size]
-        yield from whole.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
+        yield from self.left()[:, self.rank]
 
 
 class OrderedBatches(Sampler):
@@ -98,8 +103,9 @@ class Loader:
             persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """What the next pass goes over: the images of ``epoch`` but for the first ``seen`` (of all ranks)."""
+        self.batches.epoch, self.batches.seen = epoch, seen
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -84,8 +84,9 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
         images = image_count(locate(cfg.rec, records).parent, Path(cfg.rec).name)
         backbone = sum(p.numel() for p in get_model(cfg.network, num_features=cfg.embedding_size,
                                                     image_size=cfg.image_size).parameters())
-        # Weights and momentum: the backbone's in each rank's checkpoint and model.pt, the classes' sharded, once more as weights.
-        floats = (2 * ranks + 1) * backbone + 3 * classes * cfg.embedding_size
+        # Checkpoints: weights and momentum of the backbone on each rank, of the classes sharded.  And both once as weights.
+        kept = min(cfg.keep_checkpoints, cfg.num_epoch)
+        floats = (2 * ranks * kept + 1) * backbone + (2 * kept + 1) * classes * cfg.embedding_size
         rows.append((training.name, cfg.network, images, cfg.num_epoch, images // (cfg.batch_size * ranks) * cfg.num_epoch,
                      4e-9 * floats))
     return rows
