@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.distributed import Ranks, gathered
+from engine.signals import AGAIN, StopSignal
 from engine.trainer import Trainer
 from losses.shards import shard_of
 from utils.errors import UserError
@@ -134,6 +135,14 @@ def rank_state(trainer: Trainer) -> dict:
     return {"tensors": tensors, "sharded": sharded, "scaler": trainer.scaler.state_dict(), "random": random}
 
 
+def check_finite(tensors: dict[str, Tensor]) -> None:
+    """FloatingPointError, naming the first, where one of them holds a number that is none."""
+    real = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    good = torch.stack([value.isfinite().all() for value in real.values()]).tolist()
+    if not all(good):
+        raise FloatingPointError(f"{list(real)[good.index(False)]} is not finite: lower config.lr or set config.fp16 = False")
+
+
 def put_back(trainer: Trainer, tensors: dict[str, Tensor], scaler: dict, random: dict) -> None:
     """Make everything what it was when :func:`rank_state` looked; the random states last."""
     for part, module in parts_of(trainer).items():
@@ -177,9 +186,10 @@ def own_shard(parts: list[Tensor], dim: int) -> Tensor:
 class Checkpoints:
     """Saves the run when it is due, keeps the last config.keep_checkpoints, and goes on from the newest whole one."""
 
-    def __init__(self, cfg, ranks: Ranks, trainer: Trainer, settings: dict[str, str], log):
+    def __init__(self, cfg, ranks: Ranks, trainer: Trainer, settings: dict[str, str], stop: StopSignal, log):
         """settings: what the run is, by name; it is kept, and differences are named when a run goes on."""
-        self.cfg, self.ranks, self.trainer, self.settings, self.log = cfg, ranks, trainer, settings, log
+        self.cfg, self.ranks, self.trainer, self.settings = cfg, ranks, trainer, settings
+        self.stop, self.log = stop, log
         self.output, self.folder = Path(cfg.output), Path(cfg.output) / "checkpoints"
         self.wanted, self.last = False, None
 
@@ -236,11 +246,11 @@ class Checkpoints:
         return position
 
     def due(self, step: int, update: bool) -> bool:
-        """Whether to save after ``step`` steps.
+        """Whether to save after ``step`` steps, every config.save_every or because the run is asked to end.
 
         A checkpoint waits for the next update of the weights: gradients that are half added up are not in it.
         """
-        self.wanted |= self.cfg.save_every > 0 and step % self.cfg.save_every == 0
+        self.wanted |= self.stop.asked() is not None or self.cfg.save_every > 0 and step % self.cfg.save_every == 0
         return self.wanted and update
 
     def epoch_ends(self, position: Position, update: bool) -> None:
@@ -251,18 +261,29 @@ class Checkpoints:
             self.save(position)
 
     def save(self, position: Position) -> None:
-        """All ranks write, then rank 0 says that it is whole; only then an old one goes."""
+        """All ranks write, then rank 0 says that it is whole; only then an old one goes.
+
+        Ends the process (exit code 75) where a signal asked for it.
+        """
         self.wanted = False
-        if position == self.last:
-            return
+        if position != self.last:
+            self.write(position)
+        if self.stop.heard:
+            self.log.info("stopped by %s: %s; the same command with resume=True goes on", self.stop.heard,
+                          last_words(self.output))
+            raise SystemExit(AGAIN)
+
+    def write(self, position: Position) -> None:
         folder = self.folder / str(position.epoch * self.cfg.num_image + position.images)
         self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
         file, error = None, None
         try:
+            state = rank_state(self.trainer)
+            check_finite(state["tensors"])
             folder.mkdir(parents=True, exist_ok=True)
-            file = save_whole(rank_state(self.trainer), folder / f"rank_{self.ranks.rank}.pt")
-        except OSError as problem:
-            error = f"rank {self.ranks.rank}: {problem.strerror or problem}"
+            file = save_whole(state, folder / f"rank_{self.ranks.rank}.pt")
+        except (OSError, FloatingPointError) as problem:
+            error = f"rank {self.ranks.rank}: {getattr(problem, 'strerror', None) or problem}"
         results = gathered((file, error))
         errors = [error for _, error in results if error]
         if not errors and self.ranks.rank == 0:
@@ -275,16 +296,11 @@ class Checkpoints:
         errors = gathered(errors)[0]
         if errors:
             self.remove({folder.name})
-            raise UserError(f"the checkpoint {folder} could not be written ({'; '.join(errors)}): the run ends. "
-                            f"{self.last_words()}; make room and go on with resume=True")
+            raise UserError(f"the checkpoint {folder} was not written ({'; '.join(errors)}) and the run ends; "
+                            f"{last_words(self.output)}; mend that and go on with resume=True")
         self.last = position
         older = [name for name in found_in(self.folder) if int(name) <= int(folder.name)]
         self.remove(set(sorted(older, key=int)[:-self.cfg.keep_checkpoints]))
-
-    def last_words(self) -> str:
-        """Which checkpoint a stopped run goes on from."""
-        found = [name for name, about in found_in(self.folder).items() if not isinstance(about, str)]
-        return f"{self.folder / max(found, key=int)} is the last good checkpoint" if found else "There was no checkpoint yet"
 
     def remove(self, names: set[str]) -> None:
         """Take those that rank 0 names away, complete.json first: one that is half gone is no checkpoint.
@@ -313,6 +329,13 @@ def write_whole(text: str, path: Path) -> None:
 
 def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+
+
+def last_words(output: Path) -> str:
+    """Which checkpoint of a run can be gone on from."""
+    found = [name for name, about in found_in(output / "checkpoints").items() if not isinstance(about, str)]
+    return (f"{output / 'checkpoints' / max(found, key=int)} is the last good checkpoint" if found
+            else "there was no checkpoint yet")
 
 
 def found_in(folder: Path) -> dict[str, dict | str]:

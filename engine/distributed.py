@@ -1,6 +1,9 @@
 """Process group and device: the same code for one process, torchrun, torch.distributed.launch and several nodes."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -8,6 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+
+PATIENCE = 3            # seconds that a rank that lost the others waits: the launcher shall see first who failed first
 
 
 @dataclass(frozen=True)
@@ -54,3 +61,28 @@ def gathered(value) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def check_same(settings: dict[str, str]) -> None:
+    """Refuse a start in which the ranks run with different settings or data: they would wait for each other for ever."""
+    everyone = gathered(settings)
+    differ = {key: [rank.get(key) for rank in everyone] for key in sorted(set().union(*everyone))}
+    differ = [f"{key}: {', '.join(f'{value} on rank {r}' for r, value in enumerate(values))}"
+              for key, values in differ.items() if len(set(values)) > 1]
+    if differ:
+        raise UserError(f"the ranks differ in {'; '.join(differ)}; start all of them with the same config, KEY=VALUE and "
+                        f"record file")
+
+
+@contextmanager
+def lost_ranks_explained() -> Iterator[None]:
+    """A collective that fails because another rank has ended says so; that one's own error is what counts."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+            raise
+        time.sleep(PATIENCE)
+        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({str(error).splitlines()[0]}): one of them has "
+                        f"ended, and says why, or was silent for config.timeout minutes; start all again with "
+                        f"resume=True") from error

@@ -13,10 +13,11 @@ import torch.distributed as dist
 
 from backbones import get_model
 from engine.checkpoint import Checkpoints, Position
-from engine.distributed import Ranks, start_ranks
+from engine.distributed import Ranks, check_same, lost_ranks_explained, start_ranks
 from engine.method import Clock, Method
 from engine.progress import Progress
 from engine.schedule import learning_rate
+from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
 from losses import CombinedMarginLoss, PartialFC
@@ -35,16 +36,22 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
     args = parser.parse_intermixed_args()
-    run(lambda: train(load_config(args.config, args.overrides), method, head))
+
+    def start() -> None:
+        with StopSignal() as stop, lost_ranks_explained():
+            train(load_config(args.config, args.overrides), method, head, stop)
+    run(start)
 
 
-def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] = PartialFC) -> None:
+def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> None:
     """Train by the settings ``cfg``; leaves model.pt, classifier shards, log and TensorBoard in cfg.output."""
     ranks = start_ranks(cfg.timeout)
     log = start_logging(ranks.rank, cfg.output)
     check_settings(cfg)
     make_repeatable(cfg)
     dataset = open_dataset(cfg, log)
+    settings = settings_of(cfg, method_class, head_class)
+    check_same(settings)
     loader = train_loader(dataset, cfg.batch_size, ranks.rank, ranks.world_size, cfg.seed, cfg.workers)
     trainer = build(cfg, ranks, method_class, head_class)
     verify = Verifier(cfg, ranks, log)
@@ -56,11 +63,11 @@ def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] 
     log.info("%s: %d images, %d classes, %d steps of %d x %d images; %s, %d dimensions, on %d x %s", cfg.name,
              len(dataset), cfg.num_classes, total, ranks.world_size, cfg.batch_size, cfg.network,
              cfg.embedding_size, ranks.world_size, ranks.device.type)
-    checkpoints = Checkpoints(cfg, ranks, trainer, settings_of(cfg, method_class, head_class), log)
+    checkpoints = Checkpoints(cfg, ranks, trainer, settings, stop, log)
     at = checkpoints.resume()           # the last before the loop: it puts the random states back, too
     batch = ranks.world_size * cfg.batch_size
     step = at.epoch * len(loader) + at.images // batch
-    progress = Progress(cfg, ranks, log, step, total)
+    progress = Progress(cfg, ranks, log, step, total, trainer.bad)
 
     while at.epoch < cfg.num_epoch:
         if at.images == 0:
@@ -79,8 +86,10 @@ def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] 
                 if step % cfg.verbose == 0:
                     verify_and_report(verify, trainer, progress, step)
                 if checkpoints.due(step, update):
+                    progress.check_finite()
                     checkpoints.save(at)
         at = Position(at.epoch + 1)
+        progress.check_finite()
         verify_and_report(verify, trainer, progress, step)
         checkpoints.epoch_ends(at, step % cfg.gradient_acc == 0)
     progress.close()

@@ -10,8 +10,10 @@ import pytest
 import torch
 from test_loop import COUNTS, train
 from toy import write_records
+from trainings import differences
 
 from engine.checkpoint import Checkpoints, Position, found_in
+from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from utils.errors import UserError
@@ -27,15 +29,6 @@ def data(tmp_path_factory) -> Path:
 def newest(output: Path, rank: int = 0) -> dict:
     name = max(found_in(output / "checkpoints"), key=int)
     return torch.load(output / "checkpoints" / name / f"rank_{rank}.pt", weights_only=True)
-
-
-def differences(first: dict, second: dict) -> list[str]:
-    """Names of the tensors, and the other parts, in which two rank files differ."""
-    one, two = first["tensors"], second["tensors"]
-    return ([name for name in one.keys() | two.keys() if name not in one or name not in two
-             or not torch.equal(one[name], two[name])]
-            + [name for name in ("sharded", "scaler") if first[name] != second[name]]
-            + [name for name in first["random"] if not torch.equal(first["random"][name], second["random"][name])])
 
 
 class Killed(Exception):
@@ -105,7 +98,7 @@ def make(output: Path, ranks, **more) -> tuple[Checkpoints, list[str]]:
     said = []
     log = SimpleNamespace(info=lambda text, *values: said.append(text % values))
     log.warning = log.info
-    return Checkpoints(cfg, ranks, trainer, {"seed": "1"}, log), said
+    return Checkpoints(cfg, ranks, trainer, {"seed": "1"}, StopSignal(), log), said
 
 
 def save(checkpoints: Checkpoints, images: int) -> None:
