@@ -255,7 +255,11 @@ class Checkpoints:
 
     def epoch_ends(self, position: Position, update: bool) -> None:
         """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
-        save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
+        try:
+            save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
+        except OSError as error:
+            raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
+                            f"{last_words(self.output)}; mend that and go on with resume=True") from error
         self.wanted = True
         if update or position.epoch == self.cfg.num_epoch:
             self.save(position)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 
+LOST = ("/gloo/", "Application timeout", "NCCL")       # in what torch says when a collective lost another rank
 PATIENCE = 3            # seconds that a rank that lost the others waits: the launcher shall see first who failed first
 
 
@@ -80,7 +81,7 @@ def lost_ranks_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
             raise
         time.sleep(PATIENCE)
         raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({str(error).splitlines()[0]}): one of them has "

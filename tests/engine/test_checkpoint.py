@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,3 +159,48 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a disk of so many bytes; skips where it may not be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int, *how: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join([*how, f"size={size}"]), "tmpfs", folder],
+                              capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        return folder
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], capture_output=True)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path, small_disk):
+    """Room for three checkpoints and a part of the fourth; freed, the run goes on and equals the straight one."""
+    settings = ["network=mbf", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]
+    assert train(data, tmp_path / "whole", *settings)[0] == 0
+    size = {name: sum(file.stat().st_size for file in (tmp_path / "whole").glob(name))
+            for name in ("checkpoints/16/*", "*.pt", "tensorboard/*")}
+    for part in (0.2, 0.9):
+        output = small_disk(int(sum(size.values()) + (2 + part) * size["checkpoints/16/*"]))
+        code, said = train(data, output, *settings)
+        last = said.splitlines()[-1]
+        assert code == 1 and "No space left on device" in last and f"{output}/checkpoints/49 is the last good" in last, said
+        assert {path.name for path in (output / "checkpoints").iterdir()} == {"16", "32", "49"}
+        assert not list(output.rglob("*.part"))
+        small_disk(10**9, "remount")
+        assert train(data, output, *settings, "resume=True")[0] == 0
+        assert differences(newest(output), newest(tmp_path / "whole")) == []
+        subprocess.run(["umount", "--lazy", output], check=True)
+
+
+def test_numbers_that_are_none_are_not_saved(one_rank, tmp_path):
+    checkpoints, _ = make(tmp_path, one_rank)
+    save(checkpoints, 8)
+    with torch.no_grad():
+        checkpoints.trainer.head.weight[3, 1] = torch.inf
+    with pytest.raises(UserError, match=r"rank 0: head/weight is not finite.*checkpoints/8 is the last good checkpoint"):
+        save(checkpoints, 16)
+    assert found_in(tmp_path / "checkpoints").keys() == {"8"}
