@@ -135,12 +135,11 @@ def rank_state(trainer: Trainer) -> dict:
     return {"tensors": tensors, "sharded": sharded, "scaler": trainer.scaler.state_dict(), "random": random}
 
 
-def check_finite(tensors: dict[str, Tensor]) -> None:
-    """FloatingPointError, naming the first, where one of them holds a number that is none."""
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds a number that is none."""
     real = {name: value for name, value in tensors.items() if value.is_floating_point()}
     good = torch.stack([value.isfinite().all() for value in real.values()]).tolist()
-    if not all(good):
-        raise FloatingPointError(f"{list(real)[good.index(False)]} is not finite: lower config.lr or set config.fp16 = False")
+    return None if all(good) else list(real)[good.index(False)]
 
 
 def put_back(trainer: Trainer, tensors: dict[str, Tensor], scaler: dict, random: dict) -> None:
@@ -255,6 +254,8 @@ class Checkpoints:
 
     def epoch_ends(self, position: Position, update: bool) -> None:
         """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
+        self.stop.asked()
+        self.check_weights()
         try:
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
         except OSError as error:
@@ -271,23 +272,29 @@ class Checkpoints:
         """
         self.wanted = False
         if position != self.last:
+            self.check_weights()
             self.write(position)
         if self.stop.heard:
             self.log.info("stopped by %s: %s; the same command with resume=True goes on", self.stop.heard,
                           last_words(self.output))
             raise SystemExit(AGAIN)
 
+    def check_weights(self) -> None:
+        """End the run rather than save numbers that are none."""
+        wrong = next(filter(None, gathered(not_finite(rank_state(self.trainer)["tensors"]))), None)
+        if wrong:
+            raise UserError(f"{wrong} is not finite, which is not saved, and the run ends; {last_words(self.output)}; lower "
+                            f"config.lr or set config.fp16 = False and go on with resume=True")
+
     def write(self, position: Position) -> None:
         folder = self.folder / str(position.epoch * self.cfg.num_image + position.images)
         self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
         file, error = None, None
         try:
-            state = rank_state(self.trainer)
-            check_finite(state["tensors"])
             folder.mkdir(parents=True, exist_ok=True)
-            file = save_whole(state, folder / f"rank_{self.ranks.rank}.pt")
-        except (OSError, FloatingPointError) as problem:
-            error = f"rank {self.ranks.rank}: {getattr(problem, 'strerror', None) or problem}"
+            file = save_whole(rank_state(self.trainer), folder / f"rank_{self.ranks.rank}.pt")
+        except OSError as problem:
+            error = f"rank {self.ranks.rank}: {problem.strerror or problem}"
         results = gathered((file, error))
         errors = [error for _, error in results if error]
         if not errors and self.ranks.rank == 0:

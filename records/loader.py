@@ -1,5 +1,6 @@
 """Batches of a data set for one rank, the same whatever the number of workers."""
 
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -100,7 +101,7 @@ class Loader:
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
-            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,
+            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=begin_worker,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
     def set_epoch(self, epoch: int, seen: int = 0) -> None:
@@ -122,8 +123,11 @@ def as_it_is(batch):
     return batch
 
 
-def one_thread(_worker: int) -> None:
+def begin_worker(_worker: int) -> None:
+    """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:

@@ -44,12 +44,16 @@ def said(folder: Path, rank: int = 0) -> str:
     return (folder / f"said_{rank}").read_text()
 
 
-@pytest.mark.parametrize("ranks, number, more", [(1, signal.SIGUSR1, ["workers=1"]), (2, signal.SIGTERM, ["gradient_acc=3"])])
+@pytest.mark.parametrize("ranks, number, more", [(1, signal.SIGTERM, ["workers=1"]), (2, signal.SIGUSR1, ["gradient_acc=3"])])
 def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_path):
-    """One rank is told, all end at the same step, between updates; the next start goes on there, as if nothing had been."""
+    """One rank is told, with its workers; all end at the same step, between updates, and the next start goes on there."""
     processes = start(arguments(data, tmp_path, *more, epochs=1000), None, ranks, folder=tmp_path)
     wait_for(tmp_path / "said_0", "step 3/")
-    os.kill(processes[-1].pid, number)
+    told = processes[-1].pid
+    workers = Path(f"/proc/{told}/task/{told}/children").read_text().split()
+    assert len(workers) == ("workers=1" in more)
+    for pid in (*workers, told):
+        os.kill(int(pid), number)
     assert join(processes, 60) == [75] * ranks
     assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good checkpoint" in said(tmp_path)
     stopped = int(re.findall(r"  step (\d+)/", said(tmp_path))[-1])
