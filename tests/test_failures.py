@@ -110,8 +110,8 @@ main()
 
 
 @pytest.mark.parametrize("harm, words", [
-    ('raise UserError("the disk of rank one is torn")', r"UserError: the disk of rank one is torn"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", r"Signal 9 \(SIGKILL\) received by PID")])
+    ('raise UserError("the disk of rank one is torn")', "UserError: the disk of rank one is torn"),
+    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"Signal 9 \(SIGKILL\) received by PID", marks=pytest.mark.slow)])
 def test_a_failing_rank_ends_all_and_torchrun_shows_its_error(harm, words, data, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(FAILING.format(harm=harm))

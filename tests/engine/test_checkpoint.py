@@ -1,5 +1,6 @@
 """Checkpoints: a run that goes on equals the straight one bit for bit; what is torn or foreign is refused by name."""
 
+import errno
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from test_loop import COUNTS, train
 from toy import write_records
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Position, found_in
+from engine.checkpoint import Checkpoints, Hashed, Position, found_in, save_whole, why_not
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
@@ -50,8 +51,8 @@ def killed_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 @pytest.mark.parametrize("settings, head", [
     (["dropout=0.2"], SoftmaxHead),
-    (["optimizer=adamw", "sample_rate=0.5"], PartialFC),
-    (["sample_rate=0.5"], PartialFC),
+    pytest.param(["optimizer=adamw", "sample_rate=0.5"], PartialFC, marks=pytest.mark.slow),
+    pytest.param(["sample_rate=0.5"], PartialFC, marks=pytest.mark.slow),
     (["gradient_acc=4"], PartialFC)])
 def test_a_run_that_goes_on_inside_an_epoch_equals_the_straight_one(settings, head, data, tmp_path, monkeypatch):
     """Six steps an epoch: saved after 2, 4, 6 (the epoch), 8 ...; with four to an update after 4, 8, 12."""
@@ -159,6 +160,20 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    first = save_whole({"weight": torch.ones(3)}, path)
+    assert why_not(path, first) is None and first["size"] == path.stat().st_size
+
+    def full(hashed, data):
+        hashed.error = OSError(errno.ENOSPC, "No space left on device")
+        raise hashed.error
+    monkeypatch.setattr(Hashed, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_whole({"weight": torch.zeros(3)}, path)
+    assert why_not(path, first) is None and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.fixture
