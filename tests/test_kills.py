@@ -10,7 +10,7 @@ from test_scenarios import config, place  # noqa: F401
 from trainings import differences, join, newest_files, start
 
 MORE = {"UniBCT": ["refine_epoch=[0, 1, 2]"], "NCCL": ["queue_size=16", "credible_only=True"]}
-MOMENTS = {"step": 21, "write": 120, "rename": 8, "renamed": 8}      # and the range that n is drawn from
+MOMENTS = {"step": 6, "write": 120, "rename": 3, "renamed": 3}       # and the range that n is drawn from
 
 
 def arguments(name: str, place: Path, output: Path, ranks: int) -> list[str]:  # noqa: F811
