@@ -46,7 +46,7 @@ config.clip = 5.0               # largest gradient norm of the backbone
 # Run
 config.output = None            # folder of model.pt, log and TensorBoard; None = work_dirs/<config name>
 config.seed = 666
-config.deterministic = False    # bitwise repeatable on CUDA too; slower
+config.deterministic = False    # bitwise repeatable on CUDA too, and resumed on three ranks or more; slower
 config.frequent = 50            # steps between log lines
 config.verbose = 2000           # steps between verifications; there is one after each epoch, too
 config.resume = False           # go on from the newest checkpoint in `output`, on any number of ranks; anew if there is none

@@ -54,7 +54,10 @@ def replicate(module: nn.Module) -> nn.Module:
         return module
     buffers = [name for name, _ in module.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
-    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    # After its first step DDP orders its buckets anew, but for find_unused_parameters; then three or more ranks would sum the
+    # first step of a run that goes on in another order than the straight run did.
+    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True,
+                                   find_unused_parameters=torch.are_deterministic_algorithms_enabled())
 
 
 def gathered(value) -> list:

@@ -15,8 +15,9 @@ MOMENTS = {"step": 6, "write": 120, "rename": 3, "renamed": 3}       # and the r
 
 def arguments(name: str, place: Path, output: Path, ranks: int) -> list[str]:  # noqa: F811
     return [config(name, "OPclass"), f"dataset={place}/data", f"feature_save={place}/feature_save", f"output={output}",
-            "network=mbf", "image_size=16", f"batch_size={4 // ranks}", "num_epoch=3", "workers=0", "val_targets=[]",
-            "frequent=2", "lr=0.01", "dropout=0.2", "save_every=2", "resume=True", *MORE.get(name, [])]
+            "network=mbf", "image_size=16", f"batch_size={max(4 // ranks, 2)}", f"deterministic={ranks > 2}", "num_epoch=3",
+            "workers=0", "val_targets=[]", "frequent=2", "lr=0.01", "dropout=0.2", "save_every=2", "resume=True",
+            *MORE.get(name, [])]
 
 
 def same(first: Path, second: Path) -> None:
@@ -51,7 +52,7 @@ def test_three_kills(place, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, name, kills", [(1, name, 4) for name in METHODS] + [
-    (2, name, 3) for name in ("MixBCT", "UniBCT", "NCCL", "AdvBCT")])
+    (2, name, 3) for name in ("MixBCT", "UniBCT", "NCCL", "AdvBCT")] + [(3, "L2", 2)])
 def test_random_kills(ranks, name, kills, place, tmp_path):  # noqa: F811
     draw = random.Random(f"{name} {ranks}")
     chosen = [(what, draw.randint(1, most)) for what, most in draw.choices(list(MOMENTS.items()), k=kills)]
