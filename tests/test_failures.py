@@ -44,7 +44,8 @@ def said(folder: Path, rank: int = 0) -> str:
     return (folder / f"said_{rank}").read_text()
 
 
-@pytest.mark.parametrize("ranks, number, more", [(1, signal.SIGTERM, ["workers=1"]), (2, signal.SIGUSR1, ["gradient_acc=3"])])
+@pytest.mark.parametrize("ranks, number, more", [
+    pytest.param(1, signal.SIGTERM, ["workers=1"], marks=pytest.mark.slow), (2, signal.SIGUSR1, ["gradient_acc=3"])])
 def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_path):
     """One rank is told, with its workers; all end at the same step, between updates, and the next start goes on there."""
     processes = start(arguments(data, tmp_path, *more, epochs=1000), None, ranks, folder=tmp_path)
@@ -109,9 +110,10 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm, words", [
     ('raise UserError("the disk of rank one is torn")', "UserError: the disk of rank one is torn"),
-    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"Signal 9 \(SIGKILL\) received by PID", marks=pytest.mark.slow)])
+    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"Signal 9 \(SIGKILL\) received by PID")])
 def test_a_failing_rank_ends_all_and_torchrun_shows_its_error(harm, words, data, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(FAILING.format(harm=harm))
