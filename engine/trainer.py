@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from engine.distributed import Ranks, replicate
+from engine.finite import BadSteps
 from engine.method import Clock, Method
 from utils.errors import UserError
 from utils.images import to_input
@@ -39,6 +40,7 @@ class Trainer:
         # their backbones drift apart.  This scaler shares what it finds.  Disabled, it is a no-op.
         self.scaler = ShardedGradScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda",
                                         process_group=group.WORLD)
+        self.bad_steps = BadSteps(ranks.device, self.scaler.is_enabled(), cfg.gradient_acc)
 
     def step(self, images: Tensor, labels: Tensor, index: Tensor, flip: Tensor, clock: Clock, lr: float,
              update: bool = True) -> dict[str, Tensor]:
@@ -55,16 +57,22 @@ class Trainer:
                         stack.enter_context(part.no_sync())
             new = self.backbone(to_input(images, device, flip))
             terms = self.method(self.head, new, labels.to(device, non_blocking=True), index, clock)
-            self.scaler.scale(sum(terms.values()) / self.cfg.gradient_acc).backward()
+            loss = sum(terms.values())
+            self.scaler.scale(loss / self.cfg.gradient_acc).backward()
+        self.bad_steps.step(loss)
         if update:
-            self.update(lr)
+            self.bad_steps.update(self.update(lr), clock.step)
         return {name: value.detach() for name, value in terms.items()}
 
-    def update(self, lr: float) -> None:
+    def update(self, lr: float) -> Tensor:
+        """Change the weights; bool, on the device: the gradient was not finite (the scaler then has changed nothing)."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.unscale_(self.optimizer)
-        clip_grad_norm_(self.plain_backbone.parameters(), self.cfg.clip)
+        bad = ~clip_grad_norm_(self.plain_backbone.parameters(), self.cfg.clip).isfinite()
+        before = self.scaler._get_scale_async().clone() if self.scaler.is_enabled() else None
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        # A head's overflow, too, makes the scaler skip the update: it lowers its scale.
+        return bad if before is None else bad | (self.scaler._get_scale_async() < before)

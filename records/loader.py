@@ -1,6 +1,7 @@
 """Batches of a data set for one rank, the same whatever the number of workers."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -20,12 +21,13 @@ NAMED = 5          # bad records that are named in the log; then every power of 
 class ShuffledBatches(Sampler):
     """Index arrays of this rank's batches: global batch s is rows s*W*B ... of one permutation for all ranks.
 
-    One rank with batches of 2B therefore sees the same global batches as two ranks with B.
+    One rank with batches of 2B therefore sees the same global batches as two ranks with B.  An epoch that was left in
+    the middle goes on after the ``seen`` first images of the permutation, whatever ranks and batch size saw them.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int, seed: int):
         self.images, self.batch_size, self.rank, self.world_size, self.seed = images, batch_size, rank, world_size, seed
-        self.epoch = 0
+        self.epoch = self.seen = 0
         if len(self) == 0:
             raise UserError(f"the training set has {images} images, a step needs {batch_size * world_size} "
                             f"({world_size} x config.batch_size = {batch_size}); lower config.batch_size")
@@ -33,10 +35,14 @@ class ShuffledBatches(Sampler):
     def __len__(self) -> int:
         return self.images // (self.batch_size * self.world_size)
 
+    def left(self) -> np.ndarray:
+        """[steps, ranks, batch_size]: the images of all ranks in the steps that are left of the epoch."""
+        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()[self.seen:]
+        steps = len(order) // (self.world_size * self.batch_size)
+        return order[:steps * self.world_size * self.batch_size].reshape(steps, self.world_size, self.batch_size)
+
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()
-        whole = order[:len(self) * self.world_size * self.batch_size]
-        yield from whole.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
+        yield from self.left()[:, self.rank]
 
 
 class OrderedBatches(Sampler):
@@ -111,30 +117,31 @@ class BadRecords:
 class Loader:
     """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
 
-    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad`` counts the records that
-    the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
+    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad_records`` counts the records
+    that the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
     when the next batch but one is asked for: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
-        self.batches, self.bad = batches, BadRecords()
+        self.batches, self.bad_records = batches, BadRecords()
         ahead = AHEAD * workers
         # Slots for the batches on their way, for the one that is copied, and one to spare.
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
-            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,
+            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=begin_worker,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """What the next pass goes over: the images of ``epoch`` but for the first ``seen`` (of all ranks)."""
+        self.batches.epoch, self.batches.seen = epoch, seen
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
         for slot, (labels, index, bad) in self.loader:
-            self.bad.add(len(index), bad)
+            self.bad_records.add(len(index), bad)
             images = self.slots.images[slot, :len(index)]
             if torch.cuda.is_available():
                 images = pinned_copy(images)
@@ -152,8 +159,11 @@ def as_it_is(batch):
     return batch
 
 
-def one_thread(_worker: int) -> None:
+def begin_worker(_worker: int) -> None:
+    """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:

@@ -20,6 +20,8 @@ class Queue(nn.Module):
     Buffers, so that a checkpoint holds them.
     """
 
+    sharded = {"logits": 1}
+
     def __init__(self, size: int, dim: int, num_classes: int, fp16: bool = False):
         super().__init__()
         self.size, self.fp16 = size, fp16

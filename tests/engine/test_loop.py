@@ -61,7 +61,7 @@ def test_it_learns_and_leaves_its_files(straight):
     output, loss = straight
     assert len(loss) == 4 * (sum(COUNTS) // 8)
     assert sum(loss[-6:]) < 0.6 * sum(loss[:6])
-    assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoint_gpu_0.pt",
+    assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoints",
                                                   "training.log", "tensorboard"}
     head = torch.load(output / "softmax_fc_gpu_0.pt", weights_only=True)
     assert head["weight"].shape == (5, 128) and head["bias"].shape == (5,) and head["num_classes"] == 5
@@ -123,7 +123,7 @@ def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     (["rec=train_part_70_class"], "train_part_70_class"),
     (["batch_size=500"], "500"),
     (["lr=1e20"], "the loss is not finite"),
-    (["resume=True"], "config.resume is set but there is no"),
+    (["keep_checkpoints=0"], "must be 1 or more"),
 ])
 def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
     code, said = train(data, tmp_path, *settings)

@@ -208,7 +208,7 @@ def test_skipped_records_are_replaced_by_the_next_readable_image(tmp_path, caplo
         right = [taken.get(i, i) for i in range(8 * k, min(8 * k + 8, 50))]
         assert index.tolist() == right and found.tolist() == [labels[i] for i in right]
         assert all(np.array_equal(image, expected[i]) for image, i in zip(images.numpy(), right, strict=True))
-    assert (loader.bad.replaced, loader.bad.seen) == (4, 50)
+    assert (loader.bad_records.replaced, loader.bad_records.seen) == (4, 50)
     for key in (10, 11, 31, 50):
         assert f"{tmp_path / 'train.rec'}: record {key} " in caplog.text
     image, label, index = FaceRecords(tmp_path, 16, bad_records="skip")[9]

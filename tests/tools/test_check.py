@@ -1,6 +1,7 @@
 """The check before a training: every fault is a row, all of them at once; what is right is said with its figures."""
 
 import json
+import logging
 import pickle
 import re
 import shutil
@@ -18,8 +19,11 @@ from toy import jpeg, write_records
 
 from backbones import get_model
 from backbones.weights import fingerprint
-from engine.checkpoint import save_epoch
-from engine.distributed import Ranks
+from engine.checkpoint import Checkpoints, Position
+from engine.loop import build
+from engine.method import Method
+from engine.signals import StopSignal
+from losses import PartialFC
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
 from tools.check import check, cost
@@ -110,7 +114,7 @@ def test_every_config_that_comes_with_the_project():
     for path in configs:
         report = check.Report()
         method, head = check.classes_of(check.script_of(path))
-        check.look_at_settings(check.read_settings(str(path), [], report), head, report)
+        check.look_at_settings(check.read_settings(str(path), [], report), report)
         old = path.parent == ROOT / "configs"
         assert report.rows == [] and method.__name__ == ("Method" if old else path.parents[1].name), path
         assert head.__name__ == ("SoftmaxHead" if old and "softmax" in path.stem else "PartialFC"), path
@@ -207,20 +211,21 @@ def test_a_script_of_ones_own(run, made, tmp_path):
 # --- figures ---------------------------------------------------------------------------------------------
 
 def test_disk_is_what_training_leaves(tmp_path, one_rank):
-    """Against files that the loop's own function writes, after a step with momentum."""
-    from losses import PartialFC
-
-    cfg = load_config(ROOT / "configs/f128_r18_softmax_class30.py", SMALL)
-    backbone = get_model("mbf", num_features=128, image_size=16)
-    head = PartialFC(cost.new_margin(cfg), 128, 3000)
-    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], 0.1, momentum=0.9)
-    for p in (*backbone.parameters(), *head.parameters()):
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    scaler = torch.amp.GradScaler(enabled=False)
-    save_epoch(tmp_path, Ranks(0, 1, torch.device("cpu")), 0, backbone, head, nn.Module(), optimizer, scaler)
-    written = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert cost.training_bytes(cfg, 3000, 1) == pytest.approx(written, rel=0.03)
+    """Against the files of three epochs that the loop's own class writes, after a step with momentum."""
+    cfg = load_config(ROOT / "configs/f128_r18_softmax_class30.py", [*SMALL, "num_epoch=3", f"output={tmp_path}"])
+    cfg.num_classes, cfg.num_image = 3000, 12
+    trainer = build(cfg, one_rank, Method, PartialFC)
+    for parameter in (*trainer.plain_backbone.parameters(), *trainer.head.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    checkpoints = Checkpoints(cfg, one_rank, trainer, {}, StopSignal(), logging.getLogger("bct"))
+    for epoch in (1, 2, 3):
+        checkpoints.epoch_ends(Position(epoch), True)
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    one = sum(file.stat().st_size for file in tmp_path.glob("checkpoints/36/*"))
+    left, most = cost.training_bytes(cfg, 3000, 1)
+    assert left == pytest.approx(written, rel=0.03) and most - left == pytest.approx(one, rel=0.03)
+    assert cost.training_bytes(cfg, 3000, 1, 10**6)[0] == left + 2 * 10**6
 
 
 def test_peak_of_a_step_counted_by_hand():
@@ -247,8 +252,6 @@ def test_memory_without_data_is_that_of_a_real_step():
 
 
 def test_what_a_rank_holds():
-    from losses import PartialFC
-
     cfg = load_config(ROOT / "configs/f128_r18_softmax_class30.py", SMALL)
     parts = {}
     for ranks in (1, 8):

@@ -134,9 +134,9 @@ def classes_of(script: Path) -> tuple[type[Method], type[PartialFC]]:
     return given[0]
 
 
-def look_at_settings(cfg, head_class, report: Report) -> None:
+def look_at_settings(cfg, report: Report) -> None:
     """Everything that can be built from the settings alone is built, each by itself."""
-    report.attempt("settings", lambda: check_settings(cfg, head_class))
+    report.attempt("settings", lambda: check_settings(cfg))
     report.attempt("settings", lambda: void(builder(cfg.network) and new_backbone(cfg)))
     report.attempt("settings", lambda: void(new_margin(cfg)))
     weight = torch.nn.Linear(1, 1)
@@ -290,11 +290,11 @@ def look_at_verification(cfg, report: Report) -> None:
 
 
 def look_at_disk(cfg, ranks: int, method: Method | None) -> tuple[str, str]:
-    """Room for the files of a training, twice: new ones are written beside the former ones."""
-    files = training_bytes(cfg, cfg.num_classes, ranks) + ranks * (0 if method is None else held(method))
-    need = 2 * files + log_bytes(cfg, cfg.num_image, ranks)
+    """Room for the files of a training, while the last checkpoint is written beside those that are kept."""
+    _, files = training_bytes(cfg, cfg.num_classes, ranks, 0 if method is None else held(method))
+    need = files + log_bytes(cfg, cfg.num_image, ranks)
     folder, size, free = disks({Path(cfg.output): need})[0]
-    text = f"{1e-9 * size:.2f} GB for checkpoints (twice) and logs in {cfg.output}, {1e-9 * free:.2f} GB free"
+    text = f"{1e-9 * size:.2f} GB for the model, checkpoints and logs in {cfg.output}, {1e-9 * free:.2f} GB free"
     return (text, OK) if free >= ROOM * size else (f"{text}; free some, or choose another config.output", WRONG)
 
 
@@ -323,7 +323,7 @@ def check(args: argparse.Namespace) -> Report:
     if report.attempt("method", lambda: void(classes.append(classes_of(script)))):
         report.add("config", f"{args.config}: {classes[0][0].__name__}, trained by {os.path.relpath(script)}")
     method_class, head_class = classes[0] if classes else (Method, PartialFC)
-    look_at_settings(cfg, head_class, report)
+    look_at_settings(cfg, report)
     settings_right = not report.problems()
     faces = look_at_records(cfg, args.ranks, args.all, report)
     look_at_verification(cfg, report)

@@ -32,15 +32,17 @@ def new_margin(cfg) -> CombinedMarginLoss:
     return CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)
 
 
-def training_bytes(cfg, classes: int, ranks: int) -> int:
-    """Bytes that a training leaves in its folder, without logs and without what a method holds.
+def training_bytes(cfg, classes: int, ranks: int, method: int = 0) -> tuple[int, int]:
+    """(bytes that a training leaves in its folder, most at once) without logs; method: bytes that a method holds on a rank.
 
-    Weights and the optimiser's numbers: the backbone's in each rank's checkpoint and once in model.pt, those of the
-    classes divided over the ranks, their weights once more in softmax_fc_gpu_*.pt.
+    A checkpoint has weights and the optimiser's numbers, the backbone's on each rank and the classes' divided over the
+    ranks; model.pt and softmax_fc_gpu_*.pt have the weights once more.  An old checkpoint goes when a new one is whole.
     """
-    backbone = sum(p.numel() for p in new_backbone(cfg).parameters())
-    each = 1 + MOMENTS.get(cfg.optimizer, 1)
-    return 4 * ((each * ranks + 1) * backbone + (each + 1) * classes * cfg.embedding_size)
+    backbone, rows = sum(p.numel() for p in new_backbone(cfg).parameters()), classes * cfg.embedding_size
+    checkpoint = 4 * (1 + MOMENTS.get(cfg.optimizer, 1)) * (ranks * backbone + rows) + ranks * method
+    kept = cfg.keep_checkpoints if cfg.save_every else min(cfg.keep_checkpoints, cfg.num_epoch)
+    left = kept * checkpoint + 4 * (backbone + rows)
+    return left, left + checkpoint
 
 
 def log_bytes(cfg, images: int, ranks: int) -> int:

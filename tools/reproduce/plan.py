@@ -82,7 +82,7 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
         cfg = training.load()
         images = image_count(locate(cfg.rec, records).parent, Path(cfg.rec).name)
         rows.append((training.name, cfg.network, images, cfg.num_epoch, images // (cfg.batch_size * ranks) * cfg.num_epoch,
-                     1e-9 * training_bytes(cfg, classes, ranks)))
+                     1e-9 * training_bytes(cfg, classes, ranks)[0]))
     return rows
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,7 +36,6 @@ class Step:
     folder: Path = ROOT
     makes: Path | None = None       # without this file it is not done
     trains: bool = False            # it leaves checkpoints beside what it makes
-    resumes: bool = True            # a training that was stopped goes on after its last epoch, with resume=True
     again: bool = False             # run it even if it is done
 
     @property
@@ -43,8 +43,13 @@ class Step:
         return self.makes is None or self.makes.is_file()
 
     @property
-    def checkpoint(self) -> Path:
-        return self.makes.with_name("checkpoint_gpu_0.pt")
+    def checkpoints(self) -> Path:
+        """The folder of a training's checkpoints."""
+        return self.makes.with_name("checkpoints")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return any(self.checkpoints.glob("*/complete.json"))
 
 
 def hardware() -> tuple[int, int]:
@@ -80,7 +85,7 @@ class Records:
 
     def resumable(self, step: Step) -> bool:
         """A training that was begun like this and has left a whole epoch."""
-        return step.trains and step.resumes and self.begun(step) and step.made and step.checkpoint.is_file()
+        return step.trains and self.begun(step) and step.made and step.has_checkpoint
 
     def write(self, step: Step, **more) -> None:
         write_text(self.folder / f"{step.name}.json",
@@ -142,10 +147,10 @@ def refuse_other_settings(steps: list[Step], out: Path) -> None:
     records = Records(out)
     for step in steps:
         before = records.read(step.name).get("command", [])
-        if step.trains and before and not records.same_command(step) and step.checkpoint.is_file():
+        if step.trains and before and not records.same_command(step) and step.has_checkpoint:
             was, now = ([word for word in one if word not in other]
                         for one, other in ((before, step.command), (step.command, before)))
-            raise UserError(f"{step.checkpoint.parent} was trained with other settings (then: {shlex.join(was)}, now: "
+            raise UserError(f"{step.makes.parent} was trained with other settings (then: {shlex.join(was)}, now: "
                             f"{shlex.join(now)}); give another --out, or remove that folder to train it again")
 
 
@@ -155,8 +160,7 @@ def run_step(step: Step, records: Records, environment: dict, lock: int) -> None
     if records.resumable(step):
         command = [*command, "resume=True"]
     elif step.trains:           # anew: if it is stopped before its first epoch, the next start must not go on from these
-        for file in step.makes.parent.glob("checkpoint_gpu_*.pt"):
-            file.unlink()
+        shutil.rmtree(step.checkpoints, ignore_errors=True)
     records.write(step)
     log = records.out / "log" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
