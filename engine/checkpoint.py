@@ -9,7 +9,6 @@ A folder is named by the images that were seen, which means the same for any bat
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.signals import AGAIN, StopSignal
 from engine.trainer import Trainer
 from losses.shards import shard_of
 from utils.errors import UserError
+from utils.files import damage, whole_file
 
 FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
 
@@ -38,7 +38,7 @@ class Hashed:
     """A file that knows the sha256 of what was written to it, and what kept it from being written."""
 
     def __init__(self, file):
-        self.file, self.sha256, self.size, self.error = file, hashlib.sha256(), 0, None
+        self.file, self.sha256, self.bytes, self.error = file, hashlib.sha256(), 0, None
 
     def write(self, data) -> int:
         try:
@@ -47,7 +47,7 @@ class Hashed:
             self.error = error
             raise
         self.sha256.update(data)
-        self.size += len(data)
+        self.bytes += len(data)
         return len(data)
 
     def flush(self) -> None:
@@ -55,37 +55,19 @@ class Hashed:
 
 
 def save_whole(data, path: Path) -> dict:
-    """torch.save(data) to ``path``, which holds either the former file or all of the new one: {size, sha256}.
+    """torch.save(data) to ``path``, which holds either the former file or all of the new one: {bytes, sha256}.
 
     OSError where it cannot be written, a full disk above all; then nothing is left of the new one.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            hashed = Hashed(file)
-            try:
-                torch.save(data, hashed)
-            except RuntimeError:
-                if hashed.error is not None:
-                    raise hashed.error from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return {"size": hashed.size, "sha256": hashed.sha256.hexdigest()}
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` outlive a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    with whole_file(path) as part, open(part, "wb") as file:
+        hashed = Hashed(file)
+        try:
+            torch.save(data, hashed)
+        except RuntimeError:
+            if hashed.error is not None:
+                raise hashed.error from None
+            raise
+    return {"bytes": hashed.bytes, "sha256": hashed.sha256.hexdigest()}
 
 
 def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module) -> None:
@@ -291,7 +273,6 @@ class Checkpoints:
         self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
         file, error = None, None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             file = save_whole(rank_state(self.trainer), folder / f"rank_{self.ranks.rank}.pt")
         except OSError as problem:
             error = f"rank {self.ranks.rank}: {problem.strerror or problem}"
@@ -301,7 +282,8 @@ class Checkpoints:
             about = {"epoch": position.epoch, "images": position.images, "world_size": self.ranks.world_size,
                      "files": {f"rank_{r}.pt": file for r, (file, _) in enumerate(results)}, "settings": self.settings}
             try:
-                write_whole(json.dumps(about, indent=1) + "\n", folder / "complete.json")
+                with whole_file(folder / "complete.json") as part:
+                    part.write_text(json.dumps(about, indent=1) + "\n")
             except OSError as problem:
                 errors.append(f"rank 0: {problem.strerror or problem}")
         errors = gathered(errors)[0]
@@ -321,21 +303,6 @@ class Checkpoints:
         for name in gathered(names)[0]:
             (self.folder / name / "complete.json").unlink(missing_ok=True)
             shutil.rmtree(self.folder / name, ignore_errors=True)
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Write a small file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def names_in(folder: Path) -> list[str]:
@@ -368,19 +335,14 @@ def is_complete(about: dict) -> bool:
     numbers = [about[key] for key in ("epoch", "images", "world_size")]
     ranks = enumerate(about["files"].items())
     return (all(isinstance(number, int) for number in numbers) and len(about["files"]) == about["world_size"] > 0
-            and all(name == f"rank_{r}.pt" and {"size", "sha256"} <= file.keys() for r, (name, file) in ranks)
+            and all(name == f"rank_{r}.pt" and {"bytes", "sha256"} <= file.keys() for r, (name, file) in ranks)
             and isinstance(about["settings"], dict))
 
 
-def why_not(path: Path, expected: dict) -> str | None:
-    """What is wrong with a file of a checkpoint; None if it is the one that was written."""
+def why_not(path: Path, kept: dict) -> str | None:
+    """What is wrong with a file of a checkpoint; None if it is the one that was written.  kept: as :func:`save_whole` gave it."""
     try:
-        if path.stat().st_size != expected["size"]:
-            return f"{path} has {path.stat().st_size} bytes, expected {expected['size']}"
-        found = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
+        found = damage(path, kept, whole=True)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
-    return None if found.hexdigest() == expected["sha256"] else f"{path} is not the file that was written (another sha256)"
+    return f"{path} is not the file that was written ({found})" if found else None

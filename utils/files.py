@@ -16,21 +16,26 @@ BLOCK, BLOCKS = 64 * 1024, 256      # bytes and number of the blocks that enter 
 
 
 @contextmanager
-def written_beside(path: Path, mark: str = "") -> Iterator[Path]:
+def whole_file(path: Path, mark: str = "") -> Iterator[Path]:
     """Yield a name beside ``path`` to write to.  When the block ends without an error, the file is on the disk and is ``path``.
 
-    Until then ``path`` is what it was before; after an error nothing of the new file is left.  An OSError in the block,
-    which should do nothing but write, becomes a sentence.  mark: part of the name, where several processes may write at once.
+    Until then ``path`` is what it was before; after an error nothing of the new file is left.  mark: part of the name,
+    where several processes may write at once.
     """
     part = path.with_name(f"{path.name}{mark}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with disk_errors(path):
-            yield part
-            put_in_place(part, path)
+        yield part
+        put_in_place(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_beside(path: Path, mark: str = "") -> Iterator[Path]:
+    """:func:`whole_file` for a block that does nothing but write: an OSError in it becomes a sentence."""
+    with disk_errors(path), whole_file(path, mark) as part:
+        yield part
 
 
 def write_text(path: Path, text: str) -> None:

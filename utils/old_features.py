@@ -214,24 +214,34 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
 
 
 def load_classifier(folder: Path, dim: int) -> Tensor:
-    """Unit rows float32 [C_old, dim]: the old model's class vectors, from the shards that its training left."""
+    """Unit rows float32 [C_old, dim]: the old model's class vectors."""
+    rows = whole_classifier(folder)["weight"]
+    if rows.shape[1] != dim:
+        raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows, expected {dim} dimensions; give the "
+                        f"folder of an old model with config.embedding_size = {dim}")
+    return F.normalize(rows.float())
+
+
+def whole_classifier(folder: Path) -> dict[str, Tensor]:
+    """{"weight": [C, d]} and of a softmax head {"bias": [C]}, from the shards of all ranks that a training left in ``folder``."""
     files = sorted(folder.glob("softmax_fc_gpu_*.pt"), key=lambda file: int(file.stem.rpartition("_")[2]))
     if not files:
-        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
-                        f"model's training left, for example work_dirs/f128_r18_softmax_class30")
+        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the folder that a training left, for example "
+                        f"work_dirs/f128_r18_softmax_class30")
     shards = []
     for file in files:
         try:
             shard = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-            if shard["weight"].layout != torch.strided or shard["weight"].nbytes > file.stat().st_size:
+            held = {name: shard[name] for name in ("weight", "bias") if name in shard}
+            if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in held.values()):
                 raise ValueError("it promises more numbers than it holds")
-            shards.append(shard)
-            rows = torch.cat([shard["weight"] for shard in shards])
-            expected = shards[0].get("num_classes", len(rows))
+            shards.append(held)
+            whole = {name: torch.cat([held[name] for held in shards]) for name in ("weight", *shards[0])}
+            expected = shard.get("num_classes", len(whole["weight"]))
         except Exception as error:      # torn files, other tensors: torch has an exception for each
             raise UserError(f"{file} is no shard of a classifier ({type(error).__name__}: {str(error)[:100]}); copy it again or "
-                            f"train the old model again") from error
-    if rows.shape != (expected, dim):
-        raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows in {len(files)} shards, expected "
-                        f"[{expected}, {dim}]; copy all shards of one training")
-    return F.normalize(rows.float())
+                            f"train that model again") from error
+    if whole["weight"].dim() != 2 or len(whole["weight"]) != expected:
+        raise UserError(f"{len(files)} shards in {folder} hold {describe(whole['weight'].numpy())}, expected {expected} classes; "
+                        f"copy all shards of one training")
+    return whole

@@ -165,7 +165,7 @@ def flip(path: Path) -> None:
 def test_a_file_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch):
     path = tmp_path / "model.pt"
     first = save_whole({"weight": torch.ones(3)}, path)
-    assert why_not(path, first) is None and first["size"] == path.stat().st_size
+    assert why_not(path, first) is None and first["bytes"] == path.stat().st_size
 
     def full(hashed, data):
         hashed.error = OSError(errno.ENOSPC, "No space left on device")

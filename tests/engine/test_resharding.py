@@ -18,8 +18,9 @@ from engine.method import Clock
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
-from tools.export_classifier.export_classifier import main, whole_classifier
+from tools.export_classifier.export_classifier import main, of_checkpoint
 from utils.errors import UserError
+from utils.old_features import whole_classifier
 
 # kind: (method, settings, head)
 KINDS = {"BCT": ("BCT", {}, make_head), "NCCL": ("NCCL", {}, make_head), "UniBCT": ("UniBCT", {}, make_head),
@@ -167,7 +168,7 @@ def test_any_number_of_shards(dim, monkeypatch):
 def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     folder = saved[0] / "softmax/checkpoints" / str(2 * BATCH)
     parts = [rank_file(saved[0], "softmax", rank)["tensors"] for rank in range(2)]
-    whole = whole_classifier(folder)
+    whole = of_checkpoint(folder)
     assert torch.equal(whole["weight"], torch.cat([part["head/weight"] for part in parts])) and len(whole["bias"]) == CLASSES
     for rank, part in enumerate(parts):
         torch.save({"weight": part["head/weight"], "num_classes": CLASSES}, tmp_path / f"softmax_fc_gpu_{rank}.pt")
@@ -176,7 +177,7 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     assert np.array_equal(np.load(tmp_path / "classes.npy"), whole["weight"].numpy())
     assert f"{CLASSES} classes of {DIM} dimensions" in capsys.readouterr().out
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
-    with pytest.raises(UserError, match="hold 6 classes, expected 11; copy all shards"):
+    with pytest.raises(UserError, match=r"1 shards in .* hold float32 \[6, .*expected 11 classes; copy all shards"):
         main()
     (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match="no shard of a classifier"):
