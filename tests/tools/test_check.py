@@ -175,6 +175,19 @@ def test_an_image_that_is_none(run, data):
     assert "2 of 8 cannot be read" in wrong(rows)["images"] and "record 3" in wrong(rows)["images"]
 
 
+def test_bad_records_that_are_skipped(run, data):
+    """Up to 1 % of them are a warning, as training takes them."""
+    with RecordWriter(data / "data/train_part_70_class") as writer:
+        writer.write(0, pack([201, 2], b"", 0, 0))
+        for key in range(1, 201):
+            writer.write(key, pack([key % 2 if key != 7 else 5, 0], b"no image" if key in (3, 7) else jpeg(0, key, 16), key, 0))
+    how = ("configs/f128_r18_softmax_class30.py", "rec=train_part_70_class", "--all", "batch_size=2", "old_model=None")
+    rows, end = run(data, *how, "bad_records=skip")
+    assert end is None and [rows[what][0][0] for what in ("labels", "images")] == ["warning", "warning"]
+    assert "199 of 200" in rows["labels"][0][1] and "2 of 200 cannot be read" in rows["images"][0][1]
+    assert set(wrong(run(data, *how)[0])) == {"labels", "images"}
+
+
 @pytest.mark.parametrize("kind, damage, words", [
     ("feature", lambda file: file.unlink(), "no file .*make it with: python tools/get_feature/get_feature.py"),
     ("feature", lambda file: np.save(file, np.full((41, 128), np.nan, np.float32)), "damaged"),

@@ -36,7 +36,7 @@ from engine.trainer import make_optimizer
 from engine.verification import load_bin
 from losses import PartialFC
 from records.faces import CHUNK, FaceRecords
-from records.loader import ShuffledBatches
+from records.loader import SHARE, ShuffledBatches
 from tools.check.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
 from utils.command_line import at_least
 from utils.config import load_config, locate
@@ -166,20 +166,26 @@ def look_at_records(cfg, ranks: int, every: bool, report: Report):
 
 
 def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
-    """Labels outside 0 .. classes - 1, and images per class."""
+    """Labels outside 0 .. classes - 1, and images per class; with bad_records = "skip" a damaged record has the label NaN."""
     found = np.empty(len(faces), np.float32)
     for start in tqdm(range(0, len(faces), CHUNK), desc="labels", delay=3, disable=None):
-        found[start:start + CHUNK] = faces.records.first_labels(faces.keys[start:start + CHUNK])
+        found[start:start + CHUNK] = faces.records.first_labels(faces.keys[start:start + CHUNK],
+                                                                      forgive=faces.bad_records == "skip")
     right = (found >= 0) & (found < faces.num_classes) & (found == np.floor(found))
     if not right.all():
         wrong = np.flatnonzero(~right)
         named = ", ".join(f"record {faces.keys[i]} has {found[i]:g}" for i in wrong[:SHOWN])
         return (f"{right.sum():,} of {len(faces):,} are whole numbers from 0 to {faces.num_classes} - 1; {named}: correct "
-                f"config.num_classes or make the file again", WRONG)
+                f"config.num_classes or make the file again", how_bad(faces, len(wrong), len(found)))
     counts = np.bincount(found.astype(np.int64), minlength=faces.num_classes)
     empty = np.count_nonzero(counts == 0)
     return (f"all in range; images per class: {counts.min()} to {counts.max()}, median {np.median(counts):g}"
             + f"; {empty} classes have no image" * bool(empty), WARNING if empty else OK)
+
+
+def how_bad(faces: FaceRecords, bad: int, count: int) -> str:
+    """The verdict on bad records: what the training does with them."""
+    return WARNING if faces.bad_records == "skip" and bad <= SHARE * count else WRONG
 
 
 def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
@@ -195,7 +201,7 @@ def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
             for size, count in found.items():
                 sizes[size] = sizes.get(size, 0) + count
     if bad:
-        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), WRONG
+        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), how_bad(faces, len(bad), len(rows))
     other = sum(count for size, count in sizes.items() if size != (faces.image_size,) * 2)
     return (f"{len(rows):,} of {len(faces):,} decoded"
             + f"; {other:,} are not {faces.image_size}x{faces.image_size} and are resized, which takes time" * bool(other),
