@@ -115,7 +115,10 @@ def test_trainings_run_beside_each_other_and_a_failure_lets_the_other_one_end(sh
 def test_a_training_goes_on_from_its_checkpoint(shell):
     training = shell.training("BCT", then="test -e fixed")
     assert shell.fails(training) == ["BCT"]
-    assert shell.fails(training) == ["BCT"]                     # begun, but no epoch was whole
+    assert shell.fails(training) == ["BCT"]                     # begun, but it left no checkpoint
+    shell.leave_an_epoch(training)
+    training.makes.unlink()                                     # stopped by a signal inside its first epoch
+    assert shell.fails(training) == ["BCT resume=True"]
     shell.leave_an_epoch(training)
     assert shell.fails(training) == ["BCT resume=True"]
     (training.folder / "fixed").touch()

@@ -84,8 +84,8 @@ class Records:
         return self.begun(step) and "done" in self.read(step.name) and step.made and not step.again
 
     def resumable(self, step: Step) -> bool:
-        """A training that was begun like this and has left a whole epoch."""
-        return step.trains and self.begun(step) and step.made and step.has_checkpoint
+        """A training that was begun like this and has left a checkpoint, and is not beyond its last epoch without model.pt."""
+        return step.trains and self.begun(step) and step.has_checkpoint and (step.made or "done" not in self.read(step.name))
 
     def write(self, step: Step, **more) -> None:
         write_text(self.folder / f"{step.name}.json",
