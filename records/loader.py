@@ -1,7 +1,9 @@
 """Batches of a data set for one rank, the same whatever the number of workers."""
 
 import logging
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import cv2
@@ -15,6 +17,7 @@ from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for
 SHARE, FEW = 0.01, 10       # of the images seen so far may be bad records, or so many of a short run
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)     # those that engine/signals.py listens to
 NAMED = 5          # bad records that are named in the log; then every power of two
 
 
@@ -140,12 +143,18 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self):
-        for slot, (labels, index, bad) in self.loader:
+        for slot, (labels, index, bad) in self.filled():
             self.bad_records.add(len(index), bad)
             images = self.slots.images[slot, :len(index)]
             if torch.cuda.is_available():
                 images = pinned_copy(images)
             yield images, torch.from_numpy(labels), torch.from_numpy(index)
+
+    def filled(self) -> Iterator[tuple[int, Filled]]:
+        try:
+            yield from self.loader
+        except UserError as error:      # torch's frames hold it in a cycle with the workers' queues: they would end 5 s later
+            raise error.with_traceback(None) from None
 
 
 def pinned_copy(images: torch.Tensor) -> torch.Tensor:
@@ -162,8 +171,16 @@ def as_it_is(batch):
 def begin_worker(_worker: int) -> None:
     """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def end_with_parent(parent: int) -> None:
+    """A SIGTERM of the process that started this one ends it: so Python ends what is left of a run that has failed."""
+    while True:
+        told = signal.sigwaitinfo(SIGNALS)
+        if told.si_pid == parent and told.si_signo == signal.SIGTERM:
+            os._exit(0)
 
 
 def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:

@@ -125,7 +125,7 @@ def test_a_failing_rank_ends_all_and_torchrun_shows_its_error(harm, words, data,
 
 
 def test_a_loss_that_is_no_number_names_term_step_and_images(data, tmp_path):
-    more = ["lr=1e30", "lr_power=0", "clip=1e30", "frequent=4", "save_every=5"]
+    more = ["lr=1e30", "lr_power=0", "clip=1e30", "frequent=4", "save_every=5", "workers=2"]     # loader processes end, too
     assert join(start(arguments(data, tmp_path, "num_epoch=1"), None)) == [0]
     assert join(start(arguments(data, tmp_path, *more), None, folder=tmp_path)) == [1]
     *_, images, last = said(tmp_path).splitlines()

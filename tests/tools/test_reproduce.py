@@ -16,6 +16,7 @@ import pytest
 from toy import write_ijb, write_records
 
 from backbones import get_model
+from records.recordio import MAGIC_BYTES
 from tools.reproduce import plan, reproduce, steps
 from tools.reproduce.plan import Training, check_inputs, image_count, plan_rows, print_plan
 from tools.reproduce.reproduce import Recipe, split_setting
@@ -215,7 +216,9 @@ def test_a_full_disk_is_said_before_the_start(data, monkeypatch, capsys):
 
 def test_the_parts_of_the_records_take_room_until_they_are_there(data, monkeypatch, capsys):
     arguments = ([training(data)], data / "records", data / "ijb", "IJBC", data / "out", 1)
-    os.truncate(data / "records/train.rec", 10**10)
+    with open(data / "records/train.rec", "ab") as file:        # a large file: a record behind the last one, with a hole in it
+        file.write(MAGIC_BYTES + bytes(4))
+        file.truncate(10**10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2 * 10**10))
     assert "about 20.02 GB will be written" in print_plan(*arguments)[0]
     for part in ("30_class", "70_class", "30_data", "70_data"):
