@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import parent_process
 
 import cv2
 import numpy as np
@@ -172,7 +173,7 @@ def begin_worker(_worker: int) -> None:
     """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent_process().pid,), daemon=True).start()
 
 
 def end_with_parent(parent: int) -> None:
