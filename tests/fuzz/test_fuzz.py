@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from targets import TARGETS, record_seeds, slow_record
 
 CORPUS = Path(__file__).parent / "corpus"
-GROWTH = 300            # MB that the process may grow while a reader is tried
+GROWTH = 600            # MB that the process may grow while a reader is tried; OpenCV takes half of it for 2^25 pixels of 16 bits
 QUICK = settings(max_examples=150, derandomize=True, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=20_000)
 # What hostile files are made of: lengths and numbers at their limits, and what parsers know by name.
