@@ -12,7 +12,7 @@ probabilities in place, read) at the speed of a copy; both speeds are measured h
 """
 
 import argparse
-import multiprocessing
+import math
 import os
 import resource
 import statistics
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.measure import in_a_process
 from engine.distributed import start_ranks
 from losses import CombinedMarginLoss, PartialFC
 from utils.errors import run
@@ -55,8 +56,8 @@ def peak_bytes(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool, send) -> None:
-    """(seconds per step, bytes) of one head, in a process of its own."""
+def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool) -> tuple[float, int]:
+    """(seconds per step, bytes) of one head, in a process that has held none before."""
     device = start_ranks().device
     if kind == "dense":
         head, how = DenseHead(dim, 1), dict(foreach=False, fused=False)
@@ -69,7 +70,7 @@ def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool, send) -> 
     else:
         head = PartialFC(MARGIN, dim, classes, sample_rate=0.1 if kind == "sampled" else 1.0, fp16=fp16)
     seconds = step(head, how, dim, batch, device)
-    send.send((seconds, peak_bytes(device) - before))
+    return seconds, peak_bytes(device) - before
 
 
 def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.device) -> float:
@@ -91,21 +92,6 @@ def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.d
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:])
-
-
-def in_a_process(*what) -> tuple[float, float]:
-    """(seconds, bytes); (nan, nan) where the process ended without an answer, for want of memory."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*what, send))
-    process.start()
-    send.close()
-    try:
-        return receive.recv()
-    except EOFError:
-        return float("nan"), float("nan")
-    finally:
-        process.join()
 
 
 def speeds(device: torch.device) -> tuple[float, float]:
@@ -154,7 +140,7 @@ def main() -> None:
                   if enough_for(way[0], way[1], args.dim, way[2])}
     for _ in range(args.rounds):
         for (_, _, kind, count, rows), values in found.items():
-            values.append(in_a_process(kind, count, args.dim, rows, args.fp16))
+            values.append(in_a_process(measure, kind, count, args.dim, rows, args.fp16) or (math.nan, math.nan))
     operations, bandwidth = speeds(device)          # last: a process begins with the peak memory of the one that starts it
     table = PrettyTable(["classes", "head", "s", "of the floor", "GB", "of the floor "], align="r")
     for (classes, name, kind, count, rows), values in found.items():

@@ -19,7 +19,9 @@ import os
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -113,30 +115,21 @@ def weights_of(args) -> int:
     return sum(p.numel() for p in get_model(args.network, num_features=args.dim).parameters())
 
 
-def rank(number: int, of: int, port: int, function, arguments, send) -> None:
+def rank(of: int, port: int, function, arguments, number: int):
     os.environ.update(RANK=str(number), WORLD_SIZE=str(of), LOCAL_RANK=str(number), MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))
     torch.set_num_threads(1)
     answer = function(*arguments)
-    if number == 0:
-        send.send(answer)
     dist.barrier()
     dist.destroy_process_group()
+    return answer
 
 
 def on_ranks(of: int, function, *arguments):
     """What rank 0 of so many new processes answers; on a CPU each has one thread."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
     port = 20_000 + os.getpid() % 10_000
-    group = [context.Process(target=rank, args=(k, of, port, function, arguments, send)) for k in range(of)]
-    for process in group:
-        process.start()
-    send.close()
-    answer = receive.recv()
-    for process in group:
-        process.join()
-    return answer
+    with ProcessPoolExecutor(of, multiprocessing.get_context("spawn")) as pool:
+        return next(pool.map(partial(rank, of, port, function, arguments), range(of)))
 
 
 def measured_machine(args) -> Machine:

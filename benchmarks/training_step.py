@@ -9,7 +9,6 @@ convolutions, counted, over its time and the speed of a large product in the sam
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
+from benchmarks.measure import in_a_process
 from utils.errors import run
 from utils.images import to_input
 from utils.memory import keep_freed_memory
@@ -63,23 +63,12 @@ def seconds(work, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def measure(network: str, size: int, batch: int, tricks: tuple[str, ...], send) -> None:
-    """(seconds of the first step, median seconds of the next), in a process of its own."""
+def measure(network: str, size: int, batch: int, tricks: tuple[str, ...]) -> tuple[float, float]:
+    """(seconds of the first step, median seconds of the next)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     step = make_step(network, size, batch, tricks, device)
     first = seconds(step, device)
-    send.send((first, statistics.median(seconds(step, device) for _ in range(STEPS))))
-
-
-def in_a_process(*what) -> tuple[float, float]:
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*what, send))
-    process.start()
-    send.close()
-    answer = receive.recv()
-    process.join()
-    return answer
+    return first, statistics.median(seconds(step, device) for _ in range(STEPS))
 
 
 def operations(network: str, size: int, device: torch.device) -> float:
@@ -119,7 +108,7 @@ def main() -> None:
             found = {name: [] for name in ways}
             for _ in range(args.rounds):
                 for name, values in found.items():
-                    values.append(in_a_process(network, args.size, batch, TRICKS[:WAYS[name]]))
+                    values.append(in_a_process(measure, network, args.size, batch, TRICKS[:WAYS[name]]))
             speed = {name: batch / statistics.median(later for _, later in values) for name, values in found.items()}
             for name, value in speed.items():
                 share = each * value / peaks[half if half and WAYS[name] >= 2 else torch.float32]

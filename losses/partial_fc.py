@@ -80,13 +80,16 @@ class PartialFC(nn.Module):
             self.weight = nn.Parameter(weight)
 
     def initial_rows(self, embedding_size: int) -> Tensor:
-        """Normal(0, 0.01) rows of this rank's classes."""
-        stop = self.class_start + self.num_local
-        blocks = range(self.class_start // CLASSES_PER_DRAW, (stop - 1) // CLASSES_PER_DRAW + 1)
-        rows = [torch.randn(CLASSES_PER_DRAW, embedding_size, generator=generator(self.seed, "class rows", block))
-                for block in blocks]
-        first = self.class_start - blocks[0] * CLASSES_PER_DRAW
-        return torch.cat(rows)[first:first + self.num_local] * 0.01
+        """Normal(0, 0.01) rows [C_local, d] of this rank's classes."""
+        rows = torch.empty(self.num_local, embedding_size)
+        for first in range(self.class_start // CLASSES_PER_DRAW * CLASSES_PER_DRAW, self.class_start + self.num_local,
+                           CLASSES_PER_DRAW):
+            drawn = torch.randn(CLASSES_PER_DRAW, embedding_size,
+                                generator=generator(self.seed, "class rows", first // CLASSES_PER_DRAW))
+            before = max(self.class_start - first, 0)               # the last rank's, where a draw is divided
+            own = rows[first + before - self.class_start:][:CLASSES_PER_DRAW - before]
+            own.copy_(drawn[before:before + len(own)])
+        return rows.mul_(0.01)
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell the head who updates it: a sampled head lends the optimiser its rows, step by step."""
