@@ -14,7 +14,8 @@ from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
-CLASSES_PER_BLOCK = 4096               # of a product: what is made of a block's rows stays in the cache
+# Of a product: what is made of a block's rows stays in a CPU's cache; a GPU wants few and large launches.
+CLASSES_PER_BLOCK = {"cpu": 4096, "cuda": 65_536}
 
 
 class Cosines(torch.autograd.Function):
@@ -29,8 +30,9 @@ class Cosines(torch.autograd.Function):
         ctx.save_for_backward(unit, weight)
         ctx.fp16 = fp16
         cosines = unit.new_empty(len(unit), len(weight))
+        size = CLASSES_PER_BLOCK[unit.device.type]
         with autocast(unit.device, fp16):
-            for out, rows in zip(cosines.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK), strict=True):
+            for out, rows in zip(cosines.split(size, 1), weight.split(size), strict=True):
                 out.copy_(F.linear(unit, F.normalize(rows)))
         return cosines
 
@@ -38,8 +40,8 @@ class Cosines(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         unit, weight = ctx.saved_tensors
         to_unit, to_weight = torch.zeros_like(unit), torch.empty_like(weight)
-        for g, rows, out in zip(grad.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK),
-                                to_weight.split(CLASSES_PER_BLOCK), strict=True):
+        size = CLASSES_PER_BLOCK[unit.device.type]
+        for g, rows, out in zip(grad.split(size, 1), weight.split(size), to_weight.split(size), strict=True):
             length = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
             rows = rows / length
             with autocast(unit.device, ctx.fp16):
