@@ -20,7 +20,7 @@ import numpy as np
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.measure import own_bytes
+from benchmarks.measure import family_bytes
 from records.faces import FaceRecords
 from records.loader import train_loader
 from records.recordio import RecordWriter, pack
@@ -80,7 +80,7 @@ def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
         loader.set_epoch(epoch)
         for _ in loader:
             pass
-        table.add_row([epoch + 1, f"{own_bytes() / 1e6:.1f}"])
+        table.add_row([epoch + 1, f"{family_bytes() / 1e6:.1f}"])
     return table
 
 
