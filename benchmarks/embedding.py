@@ -98,7 +98,6 @@ def ijb_work(part: str, args, images: int, folder: Path):
 def measure(kind: str, part: str, args, images: int, folder: Path) -> tuple[float, int]:
     """(seconds, most bytes held)."""
     cv2.setNumThreads(1)
-    list(DataLoader(range(2), num_workers=1))       # what the first loader of a process imports takes a second
     work = {"records": records_work, "IJB": ijb_work}[kind](part, args, images, folder)
     with Peak() as peak:
         begin = time.perf_counter()
