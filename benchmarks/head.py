@@ -6,9 +6,11 @@ Dense: cross-entropy of the margin's logits as autograd does it, on all classes,
 One of 8 ranks: an eighth of the classes, and the rows of 8 batches.  Sampled: sample_rate = 0.1.  Each measurement is a
 process of its own; rounds alternate, medians are printed, memory is the peak beyond what the process held before.
 
+With --fp16 all but the dense head.
+
 Floor, bytes: weights, their gradient, momentum, and the logits once.  Floor, seconds: three products of N x C x d at the
 speed of a large product, and weights 8 times (two products, gradient, update) and logits 4 times (written, made into
-probabilities in place, read) at the speed of a copy; both speeds are measured here.
+probabilities in place, read) at the speed of a copy; both speeds are measured here, and nothing overlaps.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import resource
 import statistics
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -25,7 +28,8 @@ import torch.nn.functional as F
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.measure import in_a_process
+from backbones.precision import half_type
+from benchmarks.measure import copy_speed, in_a_process, product_speed
 from engine.distributed import start_ranks
 from losses import CombinedMarginLoss, PartialFC
 from utils.errors import run
@@ -94,20 +98,12 @@ def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.d
     return statistics.median(times[1:])
 
 
-def speeds(device: torch.device) -> tuple[float, float]:
-    """(floating-point operations, bytes) per second of a large product in float32, and of a copy."""
-    a, found = torch.randn(4096, 4096, device=device), []
-    source, target = (torch.ones(1 << 27, device=device) for _ in range(2))
-    for work, amount in ((lambda: torch.mm(a, a), 2 * 4096**3), (lambda: target.copy_(source), 2 * source.nbytes)):
-        best = float("inf")
-        for _ in range(5):
-            begin = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - begin)
-        found.append(amount / best)
-    return found[0], found[1]
+def answer(*what) -> tuple[float, float]:
+    """:func:`measure` in a process of its own; (nan, nan) where memory did not suffice."""
+    try:
+        return in_a_process(measure, *what)
+    except BrokenProcessPool:
+        return math.nan, math.nan
 
 
 def floor(classes: int, dim: int, rows: int, operations: float, bandwidth: float) -> tuple[float, float]:
@@ -140,8 +136,9 @@ def main() -> None:
                   if enough_for(way[0], way[1], args.dim, way[2])}
     for _ in range(args.rounds):
         for (_, _, kind, count, rows), values in found.items():
-            values.append(in_a_process(measure, kind, count, args.dim, rows, args.fp16) or (math.nan, math.nan))
-    operations, bandwidth = speeds(device)          # last: a process begins with the peak memory of the one that starts it
+            values.append(answer(kind, count, args.dim, rows, args.fp16))
+    # Last: a process begins with the peak memory of the one that starts it.
+    operations, bandwidth = product_speed(half_type(device, args.fp16) or torch.float32, device), copy_speed(device)
     table = PrettyTable(["classes", "head", "s", "of the floor", "GB", "of the floor "], align="r")
     for (classes, name, kind, count, rows), values in found.items():
         seconds, size = (statistics.median(column) for column in zip(*values, strict=True))

@@ -4,20 +4,43 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 
 def in_a_process(function, *arguments):
-    """What function(*arguments) answers in a new process; None where it ended without an answer, for want of memory.
+    """What function(*arguments) answers in a new process; BrokenProcessPool where it was killed, for want of memory.
 
     Its loader workers are forked, as a training's: spawned ones, the rule in a spawned process, take a second to start.
     """
     forked = dict(initializer=multiprocessing.set_start_method, initargs=("fork", True))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **forked) as pool, suppress(BrokenProcessPool):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **forked) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def seconds(work, device: torch.device) -> float:
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of a product of two 8192 x 8192 matrices (4096 on a CPU)."""
+    n = 8192 if device.type == "cuda" else 4096
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    return 2 * n**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(5))
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes per second, read and written, of a copy of 0.5 GB."""
+    source, target = (torch.ones(1 << 27, device=device) for _ in range(2))
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(5))
 
 
 def own_bytes() -> int:
@@ -48,5 +71,6 @@ class Peak(threading.Thread):
             self.bytes = max(self.bytes, own_bytes())
 
     def __exit__(self, *_):
+        self.bytes = max(self.bytes, own_bytes())
         self.over.set()
         self.join()

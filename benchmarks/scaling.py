@@ -10,7 +10,7 @@ Seconds of a step of W ranks with B images each, C classes, d dimensions, P weig
     rows        3 (W - 1) * B * 4 d / link:  embeddings gathered, their gradient added up
 and bytes of a rank: 12 d C / W (weights, gradient, momentum) and 4 B C (logits), beside the backbone's.  In the check,
 row and weights are measured on one process with another number of classes, and processes share what the cores have.
-In the forecast row = 6 d / product + 16 / copy and weights = 32 d / copy: benchmarks/head.py measures how near that is.
+In the forecast row = 6 d / product + 16 / copy and weights = 32 d / copy: the floor that benchmarks/head.py compares with.
 """
 
 import argparse
@@ -188,7 +188,8 @@ def main() -> None:
     parser.add_argument("--network", default="r18", help="check: one of backbones.NETWORKS, at 112x112")
     parser.add_argument("--batch", type=int, default=16, help="check: images per step and rank")
     parser.add_argument("--dim", type=int, default=128, help="check: dimensions of the features")
-    parser.add_argument("--most-ranks", type=int, default=2, help="check: processes (GPUs) to go up to")
+    parser.add_argument("--most-ranks", type=int, default=min(2, torch.cuda.device_count() or 2),
+                        help="check: processes (GPUs) to go up to")
     parser.add_argument("--forecast-batch", type=int, default=128, help="forecast: images per step and GPU")
     parser.add_argument("--forecast-dim", type=int, default=512, help="forecast: dimensions of the features")
     parser.add_argument("--images-per-second", type=float, default=800, help="forecast: backbone alone, per GPU")

@@ -11,7 +11,6 @@ convolutions, counted, over its time and the speed of a large product in the sam
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
-from benchmarks.measure import in_a_process
+from benchmarks.measure import in_a_process, product_speed, seconds
 from utils.errors import run
 from utils.images import to_input
 from utils.memory import keep_freed_memory
@@ -55,14 +54,6 @@ def make_step(network: str, size: int, batch: int, tricks: tuple[str, ...], devi
     return step
 
 
-def seconds(work, device: torch.device) -> float:
-    begin = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def measure(network: str, size: int, batch: int, tricks: tuple[str, ...]) -> tuple[float, float]:
     """(seconds of the first step, median seconds of the next)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,13 +70,6 @@ def operations(network: str, size: int, device: torch.device) -> float:
     return counter.get_total_flops() / 2
 
 
-def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of a product of two 8192 x 8192 matrices (4096 on a CPU)."""
-    n = 8192 if device.type == "cuda" else 4096
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(5))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -100,7 +84,7 @@ def main() -> None:
     half = half_precision(device)
     ways = [name for name, count in WAYS.items() if args.each or count in (0, 4) or (args.compile and count == 5)]
     ways = [name for name in ways if args.compile or name != "compiled"]
-    peaks = {dtype: peak(dtype, device) for dtype in {torch.float32, half or torch.float32}}
+    peaks = {dtype: product_speed(dtype, device) for dtype in {torch.float32, half or torch.float32}}
     table = PrettyTable(["network", "batch", "step", "images/s", "ratio", "share of peak", "first step, s"], align="r")
     for network in args.networks:
         each = operations(network, args.size, device)

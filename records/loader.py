@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from records.faces import Faces
 from utils.errors import UserError
+from utils.memory import give_back_freed_memory
 from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for
@@ -86,11 +87,14 @@ class Loader:
     """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
 
     batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  Without CUDA the images are
-    those in the slot, which is filled again when the next batch but one is asked for: clone what is kept longer.
+    those in the slot, which is filled again when the next batch but one is asked for, or the next epoch begins: clone what
+    is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
         self.batches = batches
+        if workers:
+            give_back_freed_memory()
         ahead = AHEAD * workers
         # Slots for the batches on their way, for the one that is copied, and one to spare.
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tools.ijbc_eval.align import similarity, warp
 from tools.ijbc_eval.protocol import Images
 from utils.errors import UserError
+from utils.memory import give_back_freed_memory
 
 
 class AlignedFaces(Dataset):
@@ -67,6 +68,7 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
 def write_embeddings(file: Path, model, images: Images, batch_size: int, workers: int) -> None:
     """Embed batch by batch straight into ``file``: no more than a few batches are in memory."""
     faces = AlignedFaces(images, model.image_size)
+    give_back_freed_memory()                # of a former model: the loader's processes are forked
     loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
