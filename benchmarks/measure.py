@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 
 
+def fork_from_here() -> None:
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def in_a_process(function, *arguments):
     """What function(*arguments) answers in a new process; BrokenProcessPool where it was killed, for want of memory.
 
     Its loader workers are forked, as a training's: spawned ones, the rule in a spawned process, take a second to start.
     """
-    forked = dict(initializer=multiprocessing.set_start_method, initargs=("fork", True))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **forked) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=fork_from_here) as pool:
         return pool.submit(function, *arguments).result()
 
 

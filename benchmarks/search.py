@@ -19,6 +19,7 @@ from prettytable import PrettyTable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Peak, own_bytes
 from tools.ijbc_eval import metrics
+from tools.ijbc_eval.models import find_devices
 from tools.ijbc_eval.protocol import People
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
 
+    find_devices(args.device)               # as the evaluator begins: on a CPU freed memory is kept
     with tempfile.TemporaryDirectory() as folder:
         gallery, query = (random_features(Path(folder) / f"{name}.npy", rows, args.dim)
                           for name, rows in (("gallery", args.gallery), ("probe", args.probes)))

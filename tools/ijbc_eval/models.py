@@ -31,7 +31,7 @@ def open_model(file: str, network: str, devices: list[torch.device], fp16: bool,
 
 
 def find_devices(name: str) -> list[torch.device]:
-    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu"."""
+    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu", whose freed memory is then kept (before threads have own heaps)."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -39,6 +39,7 @@ def find_devices(name: str) -> list[torch.device]:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: expected cpu, cuda (all GPUs) or cuda:K")
     if device.type == "cpu":
+        keep_freed_memory()
         return [device]
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
@@ -67,8 +68,6 @@ class TorchModel:
         self.precision = str(half or torch.float32).removeprefix("torch.")
 
     def replicas(self) -> list:
-        if self.devices[0].type == "cpu":
-            keep_freed_memory()
         models = [copy.deepcopy(self.model).to(device, memory_format=torch.channels_last)
                   for device in self.devices]
         return [partial(self.embed, *place) for place in zip(models, self.devices, strict=True)]
