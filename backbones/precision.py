@@ -27,11 +27,15 @@ def cpu_half_precision() -> torch.dtype | None:
     return torch.bfloat16 if found else None
 
 
+def half_type(device: torch.device | str, fp16: bool | torch.dtype) -> torch.dtype | None:
+    """The type that ``fp16`` means: False, True (see :func:`half_precision`), or the type itself, e.g. torch.bfloat16."""
+    return fp16 if isinstance(fp16, torch.dtype) else half_precision(device) if fp16 else None
+
+
 def autocast(device: torch.device | str, fp16: bool | torch.dtype):
     """Context for the operations that half precision is good for; torch.autocast says which.
 
-    fp16: False, True (see :func:`half_precision`), or the type itself, e.g. torch.bfloat16, which is then used
-    on any device.
+    fp16: as for :func:`half_type`.
     """
-    dtype = fp16 if isinstance(fp16, torch.dtype) else half_precision(device) if fp16 else None
+    dtype = half_type(device, fp16)
     return nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)

@@ -9,12 +9,10 @@ printed.  Memory: what a process holds at most beside mapped files, for these im
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -26,7 +24,8 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
-from benchmarks.loader import draw_records, own_bytes
+from benchmarks.loader import draw_records
+from benchmarks.measure import Peak, in_a_process
 from engine.distributed import start_ranks
 from records.faces import FaceRecords
 from records.loader import ordered_loader
@@ -96,39 +95,14 @@ def ijb_work(part: str, args, images: int, folder: Path):
     return lambda: write_embeddings(folder / "embeddings.npy", model, faces, BATCH, workers=1)
 
 
-def highest_memory(work) -> tuple[float, int]:
-    """(seconds, largest own_bytes seen, looked at ten times a second)."""
-    seen, over = [], threading.Event()
-
-    def look():
-        while not over.wait(0.1):
-            seen.append(own_bytes())
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    begin = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - begin
-    over.set()
-    watcher.join()
-    return seconds, max(seen)
-
-
-def measure(kind: str, part: str, args, images: int, folder: Path, send) -> None:
+def measure(kind: str, part: str, args, images: int, folder: Path) -> tuple[float, int]:
+    """(seconds, most bytes held)."""
     cv2.setNumThreads(1)
-    list(DataLoader(range(2), num_workers=1))       # what the first loader of a process imports takes a second
     work = {"records": records_work, "IJB": ijb_work}[kind](part, args, images, folder)
-    send.send(highest_memory(work))
-
-
-def in_a_process(*what) -> tuple[float, int]:
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*what, send))
-    process.start()
-    send.close()
-    answer = receive.recv()
-    process.join()
-    return answer
+    with Peak() as peak:
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin, peak.bytes
 
 
 def main() -> None:
@@ -150,10 +124,10 @@ def main() -> None:
             found = {part: [] for part in parts}
             for _ in range(args.rounds):
                 for part, values in found.items():
-                    values.append(in_a_process(kind, part, args, args.images, folder))
+                    values.append(in_a_process(measure, kind, part, args, args.images, folder))
             seconds = {part: statistics.median(s for s, _ in values) for part, values in found.items()}
             slower = max(seconds["decoding"], seconds["network"])
-            more = in_a_process(kind, "together", args, 4 * args.images, folder)[1]
+            more = in_a_process(measure, kind, "together", args, 4 * args.images, folder)[1]
             table.add_row([kind, *(f"{seconds[part]:.2f}" for part in parts), f"{seconds['together'] / slower:.2f}",
                            f"{args.images / seconds['together']:.0f}", f"{found['together'][-1][1] / 1e6:.0f}",
                            f"{more / 1e6:.0f}"])

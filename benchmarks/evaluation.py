@@ -18,6 +18,7 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.ijbc_eval.metrics import one_to_many, one_to_one
+from tools.ijbc_eval.models import find_devices
 from tools.ijbc_eval.protocol import Images, Pairs, People, Search
 from tools.ijbc_eval.report import print_tables, tidy
 from tools.ijbc_eval.templates import template_features
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of IJB-C's counts, in (0, 1]")
     args = parser.parse_args()
 
+    find_devices("cpu")                     # as the evaluator begins: freed memory is kept
     draw = np.random.default_rng(0)
     images, pairs, protocol = random_protocol(draw, args.share)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,18 +6,21 @@ Dense: cross-entropy of the margin's logits as autograd does it, on all classes,
 One of 8 ranks: an eighth of the classes, and the rows of 8 batches.  Sampled: sample_rate = 0.1.  Each measurement is a
 process of its own; rounds alternate, medians are printed, memory is the peak beyond what the process held before.
 
+With --fp16 all but the dense head.
+
 Floor, bytes: weights, their gradient, momentum, and the logits once.  Floor, seconds: three products of N x C x d at the
 speed of a large product, and weights 8 times (two products, gradient, update) and logits 4 times (written, made into
-probabilities in place, read) at the speed of a copy; both speeds are measured here.
+probabilities in place, read) at the speed of a copy; both speeds are measured here, and nothing overlaps.
 """
 
 import argparse
-import multiprocessing
+import math
 import os
 import resource
 import statistics
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -25,6 +28,8 @@ import torch.nn.functional as F
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from backbones.precision import half_type
+from benchmarks.measure import copy_speed, in_a_process, product_speed
 from engine.distributed import start_ranks
 from losses import CombinedMarginLoss, PartialFC
 from utils.errors import run
@@ -55,8 +60,8 @@ def peak_bytes(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool, send) -> None:
-    """(seconds per step, bytes) of one head, in a process of its own."""
+def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool) -> tuple[float, int]:
+    """(seconds per step, bytes) of one head, in a process that has held none before."""
     device = start_ranks().device
     if kind == "dense":
         head, how = DenseHead(dim, 1), dict(foreach=False, fused=False)
@@ -69,7 +74,7 @@ def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool, send) -> 
     else:
         head = PartialFC(MARGIN, dim, classes, sample_rate=0.1 if kind == "sampled" else 1.0, fp16=fp16)
     seconds = step(head, how, dim, batch, device)
-    send.send((seconds, peak_bytes(device) - before))
+    return seconds, peak_bytes(device) - before
 
 
 def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.device) -> float:
@@ -93,35 +98,12 @@ def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.d
     return statistics.median(times[1:])
 
 
-def in_a_process(*what) -> tuple[float, float]:
-    """(seconds, bytes); (nan, nan) where the process ended without an answer, for want of memory."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*what, send))
-    process.start()
-    send.close()
+def answer(*what) -> tuple[float, float]:
+    """:func:`measure` in a process of its own; (nan, nan) where memory did not suffice."""
     try:
-        return receive.recv()
-    except EOFError:
-        return float("nan"), float("nan")
-    finally:
-        process.join()
-
-
-def speeds(device: torch.device) -> tuple[float, float]:
-    """(floating-point operations, bytes) per second of a large product in float32, and of a copy."""
-    a, found = torch.randn(4096, 4096, device=device), []
-    source, target = (torch.ones(1 << 27, device=device) for _ in range(2))
-    for work, amount in ((lambda: torch.mm(a, a), 2 * 4096**3), (lambda: target.copy_(source), 2 * source.nbytes)):
-        best = float("inf")
-        for _ in range(5):
-            begin = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - begin)
-        found.append(amount / best)
-    return found[0], found[1]
+        return in_a_process(measure, *what)
+    except BrokenProcessPool:
+        return math.nan, math.nan
 
 
 def floor(classes: int, dim: int, rows: int, operations: float, bandwidth: float) -> tuple[float, float]:
@@ -154,8 +136,9 @@ def main() -> None:
                   if enough_for(way[0], way[1], args.dim, way[2])}
     for _ in range(args.rounds):
         for (_, _, kind, count, rows), values in found.items():
-            values.append(in_a_process(kind, count, args.dim, rows, args.fp16))
-    operations, bandwidth = speeds(device)          # last: a process begins with the peak memory of the one that starts it
+            values.append(answer(kind, count, args.dim, rows, args.fp16))
+    # Last: a process begins with the peak memory of the one that starts it.
+    operations, bandwidth = product_speed(half_type(device, args.fp16) or torch.float32, device), copy_speed(device)
     table = PrettyTable(["classes", "head", "s", "of the floor", "GB", "of the floor "], align="r")
     for (classes, name, kind, count, rows), values in found.items():
         seconds, size = (statistics.median(column) for column in zip(*values, strict=True))

@@ -8,13 +8,10 @@ two workers hold beside mapped files and what they share, after each epoch.
 
 import argparse
 import multiprocessing
-import os
-import re
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +20,7 @@ import numpy as np
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.measure import family_bytes
 from records.faces import FaceRecords
 from records.loader import train_loader
 from records.recordio import RecordWriter, pack
@@ -75,16 +73,6 @@ def loader_speed(faces: FaceRecords, seconds: float, workers: int) -> float:
     return seen / (time.perf_counter() - begin)
 
 
-def own_bytes() -> int:
-    """Anonymous memory of this process and its children, each page counted once."""
-    total = 0
-    for process in ("self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
-        with suppress(OSError):                     # a child that just ended
-            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-            total += 1024 * int(re.search(r"^Pss_Anon: +(\d+) kB", rollup, re.MULTILINE)[1])
-    return total
-
-
 def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
     loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=2)
     table = PrettyTable([f"after epoch of {len(faces):,} images", "MB held"], align="r")
@@ -92,7 +80,7 @@ def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
         loader.set_epoch(epoch)
         for _ in loader:
             pass
-        table.add_row([epoch + 1, f"{own_bytes() / 1e6:.1f}"])
+        table.add_row([epoch + 1, f"{family_bytes() / 1e6:.1f}"])
     return table
 
 

@@ -10,7 +10,7 @@ Seconds of a step of W ranks with B images each, C classes, d dimensions, P weig
     rows        3 (W - 1) * B * 4 d / link:  embeddings gathered, their gradient added up
 and bytes of a rank: 12 d C / W (weights, gradient, momentum) and 4 B C (logits), beside the backbone's.  In the check,
 row and weights are measured on one process with another number of classes, and processes share what the cores have.
-In the forecast row = 6 d / product + 16 / copy and weights = 32 d / copy: benchmarks/head.py measures how near that is.
+In the forecast row = 6 d / product + 16 / copy and weights = 32 d / copy: the floor that benchmarks/head.py compares with.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import os
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -113,30 +115,21 @@ def weights_of(args) -> int:
     return sum(p.numel() for p in get_model(args.network, num_features=args.dim).parameters())
 
 
-def rank(number: int, of: int, port: int, function, arguments, send) -> None:
+def rank(of: int, port: int, function, arguments, number: int):
     os.environ.update(RANK=str(number), WORLD_SIZE=str(of), LOCAL_RANK=str(number), MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))
     torch.set_num_threads(1)
     answer = function(*arguments)
-    if number == 0:
-        send.send(answer)
     dist.barrier()
     dist.destroy_process_group()
+    return answer
 
 
 def on_ranks(of: int, function, *arguments):
     """What rank 0 of so many new processes answers; on a CPU each has one thread."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
     port = 20_000 + os.getpid() % 10_000
-    group = [context.Process(target=rank, args=(k, of, port, function, arguments, send)) for k in range(of)]
-    for process in group:
-        process.start()
-    send.close()
-    answer = receive.recv()
-    for process in group:
-        process.join()
-    return answer
+    with ProcessPoolExecutor(of, multiprocessing.get_context("spawn")) as pool:
+        return next(pool.map(partial(rank, of, port, function, arguments), range(of)))
 
 
 def measured_machine(args) -> Machine:
@@ -195,7 +188,8 @@ def main() -> None:
     parser.add_argument("--network", default="r18", help="check: one of backbones.NETWORKS, at 112x112")
     parser.add_argument("--batch", type=int, default=16, help="check: images per step and rank")
     parser.add_argument("--dim", type=int, default=128, help="check: dimensions of the features")
-    parser.add_argument("--most-ranks", type=int, default=2, help="check: processes (GPUs) to go up to")
+    parser.add_argument("--most-ranks", type=int, default=min(2, torch.cuda.device_count() or 2),
+                        help="check: processes (GPUs) to go up to")
     parser.add_argument("--forecast-batch", type=int, default=128, help="forecast: images per step and GPU")
     parser.add_argument("--forecast-dim", type=int, default=512, help="forecast: dimensions of the features")
     parser.add_argument("--images-per-second", type=float, default=800, help="forecast: backbone alone, per GPU")

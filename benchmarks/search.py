@@ -3,13 +3,12 @@
     python benchmarks/search.py [--gallery 2000000] [--probes 10000] [--dim 128] [--per-subject 50] [--device cpu]
 
 Random features in a memory-mapped file; the search reads it block by block.  "Own memory" is what the process holds
-beside the pages of mapped files, at its peak so far.
+beside the pages of mapped files, at its peak.
 """
 
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -18,27 +17,10 @@ import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.measure import Peak, own_bytes
 from tools.ijbc_eval import metrics
+from tools.ijbc_eval.models import find_devices
 from tools.ijbc_eval.protocol import People
-
-
-def own_memory() -> float:
-    """GB that this process holds for itself (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e6
-
-
-class Peak(threading.Thread):
-    """Looks at own_memory every 20 ms."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.value, self.on = 0.0, True
-
-    def run(self) -> None:
-        while self.on:
-            self.value = max(self.value, own_memory())
-            time.sleep(0.02)
 
 
 def random_features(file: Path, rows: int, dim: int) -> np.ndarray:
@@ -73,6 +55,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
 
+    find_devices(args.device)               # as the evaluator begins: on a CPU freed memory is kept
     with tempfile.TemporaryDirectory() as folder:
         gallery, query = (random_features(Path(folder) / f"{name}.npy", rows, args.dim)
                           for name, rows in (("gallery", args.gallery), ("probe", args.probes)))
@@ -80,16 +63,17 @@ def main() -> None:
         people, probes = (People(np.arange(len(side)), of) for side, of in
                           ((gallery, subjects), (query, np.random.default_rng(1).integers(0, 2 * subjects.max(), args.probes))))
         queries = torch.from_numpy(np.array(query)).to(args.device)
-        before, peak = own_memory(), Peak()
-        peak.start()
-        floor, begin = products_alone(gallery, queries, args.device), time.perf_counter()
-        by_products = peak.value
-        hits = metrics.search(gallery, query, people, probes, args.device)
-        seconds, peak.on = time.perf_counter() - begin, False
+        before = own_bytes()
+        with Peak() as by_products:
+            floor = products_alone(gallery, queries, args.device)
+        with Peak() as peak:
+            begin = time.perf_counter()
+            hits = metrics.search(gallery, query, people, probes, args.device)
+            seconds = time.perf_counter() - begin
     table = PrettyTable(["", "s", "ratio", "own memory, GB"], align="r")
     table.align[""] = "l"
-    table.add_row(["products of matrices alone", f"{floor:.1f}", "1.00", f"{by_products - before:.2f}"])
-    table.add_row(["search", f"{seconds:.1f}", f"{seconds / floor:.2f}", f"{peak.value - before:.2f}"])
+    table.add_row(["products of matrices alone", f"{floor:.1f}", "1.00", f"{(by_products.bytes - before) / 1e9:.2f}"])
+    table.add_row(["search", f"{seconds:.1f}", f"{seconds / floor:.2f}", f"{(peak.bytes - before) / 1e9:.2f}"])
     print(f"{table.get_string()}\n{args.probes:,} probes ({hits.mated.sum():,} with a mate) in {args.gallery:,} rows of "
           f"{hits.entries:,} subjects, {args.dim} dimensions ({gallery.nbytes / 1e9:.2f} GB mapped), on {args.device}")
 

@@ -2,7 +2,8 @@
 
     python benchmarks/tools.py [--images 2000000] [--classes 36000] [--dim 128] [--shuffled]
 
-Features lie in a memory-mapped file.  The limit is reading it: once for the means, twice for marks and balls.
+Features lie in a memory-mapped file.  The limit is reading it: once for the means, twice for marks and balls.  Own memory:
+what is held beside the file, at its peak.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from prettytable import PrettyTable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from BCT_Methods.AdvBCT.class_balls import class_balls
 from BCT_Methods.UniBCT.refinement import refined
+from benchmarks.measure import Peak, own_bytes
 from tools.get_feature.denoise_credible import credible
 from tools.get_feature.get_avg_feature import class_means
 from utils.classes import class_blocks
@@ -43,7 +45,8 @@ def refine_all(features: np.ndarray, labels: np.ndarray) -> None:
         refined(rows, rows, counts[block], lamb=0.9, tau=0.05, as_published=False)
 
 
-def times(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, float]:
+def measured(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, tuple[float, int]]:
+    """(seconds, bytes held beside the file) of each."""
     draw = np.random.default_rng(0)
     labels = np.sort(np.append(np.arange(classes), draw.integers(0, classes, images - classes)))
     labels = draw.permutation(labels) if shuffled else labels
@@ -56,9 +59,10 @@ def times(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, floa
                 "refinement": lambda: refine_all(features, labels)}
         found = {}
         for name, run in work.items():
-            begin = time.perf_counter()
-            run()
-            found[name] = time.perf_counter() - begin
+            before, begin = own_bytes(), time.perf_counter()
+            with Peak() as peak:
+                run()
+            found[name] = time.perf_counter() - begin, peak.bytes - before
     return found
 
 
@@ -69,12 +73,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128, help="dimensions")
     parser.add_argument("--shuffled", action="store_true", help="classes in any order instead of one after the other")
     args = parser.parse_args()
-    small, large = (times(args.images // part, args.classes // part, args.dim, args.shuffled) for part in (10, 1))
-    table = PrettyTable(["s", f"{args.images // 10:,} images", f"{args.images:,} images", "ratio"], align="r")
+    small, large = (measured(args.images // part, args.classes // part, args.dim, args.shuffled) for part in (10, 1))
+    table = PrettyTable(["s", f"{args.images // 10:,} images", f"{args.images:,} images", "ratio", "own memory, GB"], align="r")
     table.align["s"] = "l"
-    for name, seconds in large.items():
-        table.add_row([name, f"{small[name]:.2f}", f"{seconds:.2f}", f"{seconds / small[name]:.1f}"])
-    print(f"{table.get_string()}\n{args.classes:,} classes, {args.dim} dimensions, {torch.get_num_threads()} threads")
+    for name, (seconds, held) in large.items():
+        table.add_row([name, f"{small[name][0]:.2f}", f"{seconds:.2f}", f"{seconds / small[name][0]:.1f}", f"{held / 1e9:.2f}"])
+    print(f"{table.get_string()}\n{args.classes:,} classes, {args.dim} dimensions, {torch.get_num_threads()} threads; the file "
+          f"has {4 * args.images * args.dim / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ convolutions, counted, over its time and the speed of a large product in the sam
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
 from backbones.precision import half_precision
+from benchmarks.measure import in_a_process, product_speed, seconds
 from utils.errors import run
 from utils.images import to_input
 from utils.memory import keep_freed_memory
@@ -55,31 +54,12 @@ def make_step(network: str, size: int, batch: int, tricks: tuple[str, ...], devi
     return step
 
 
-def seconds(work, device: torch.device) -> float:
-    begin = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def measure(network: str, size: int, batch: int, tricks: tuple[str, ...], send) -> None:
-    """(seconds of the first step, median seconds of the next), in a process of its own."""
+def measure(network: str, size: int, batch: int, tricks: tuple[str, ...]) -> tuple[float, float]:
+    """(seconds of the first step, median seconds of the next)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     step = make_step(network, size, batch, tricks, device)
     first = seconds(step, device)
-    send.send((first, statistics.median(seconds(step, device) for _ in range(STEPS))))
-
-
-def in_a_process(*what) -> tuple[float, float]:
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*what, send))
-    process.start()
-    send.close()
-    answer = receive.recv()
-    process.join()
-    return answer
+    return first, statistics.median(seconds(step, device) for _ in range(STEPS))
 
 
 def operations(network: str, size: int, device: torch.device) -> float:
@@ -88,13 +68,6 @@ def operations(network: str, size: int, device: torch.device) -> float:
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 2
-
-
-def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of a product of two 8192 x 8192 matrices (4096 on a CPU)."""
-    n = 8192 if device.type == "cuda" else 4096
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(5))
 
 
 def main() -> None:
@@ -111,7 +84,7 @@ def main() -> None:
     half = half_precision(device)
     ways = [name for name, count in WAYS.items() if args.each or count in (0, 4) or (args.compile and count == 5)]
     ways = [name for name in ways if args.compile or name != "compiled"]
-    peaks = {dtype: peak(dtype, device) for dtype in {torch.float32, half or torch.float32}}
+    peaks = {dtype: product_speed(dtype, device) for dtype in {torch.float32, half or torch.float32}}
     table = PrettyTable(["network", "batch", "step", "images/s", "ratio", "share of peak", "first step, s"], align="r")
     for network in args.networks:
         each = operations(network, args.size, device)
@@ -119,7 +92,7 @@ def main() -> None:
             found = {name: [] for name in ways}
             for _ in range(args.rounds):
                 for name, values in found.items():
-                    values.append(in_a_process(network, args.size, batch, TRICKS[:WAYS[name]]))
+                    values.append(in_a_process(measure, network, args.size, batch, TRICKS[:WAYS[name]]))
             speed = {name: batch / statistics.median(later for _, later in values) for name, values in found.items()}
             for name, value in speed.items():
                 share = each * value / peaks[half if half and WAYS[name] >= 2 else torch.float32]

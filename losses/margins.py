@@ -39,19 +39,20 @@ class CombinedMarginLoss:
         self.interclass_filtering_threshold = interclass_filtering_threshold
 
     def target(self, cos: Tensor) -> Tensor:
-        """The target cosine [B] with its margin."""
+        """The target's cosine, of any shape, with its margin."""
         return (add_angle(cos, self.m2) if self.m2 else cos) - self.m3
 
     def filtered(self, cos: Tensor, column: Tensor, here: Tensor) -> Tensor | None:
         """bool [B, C], True = counts as 0; None = nothing does.  column int64 [B, 1]: the target's, where here [B, 1]."""
-        if self.interclass_filtering_threshold == 0:
+        if self.interclass_filtering_threshold <= 0:
             return None
         above = cos > self.interclass_filtering_threshold
         return above.scatter_(1, column, above.gather(1, column) & ~here)
 
     def __call__(self, cos: Tensor, labels: Tensor) -> Tensor:
-        """Logits [B, C] from cosines [B, C]; labels int64 [B], -1 = the class is not in these columns.
+        """Logits [B, C] from cosines [B, C], which are kept; labels int64 [B], -1 = the class is not in these columns.
 
+        :class:`losses.shards.ShardedCrossEntropy` does the same in the memory of the cosines.
         No row is picked out by a mask: a mask would make the host wait for the GPU.
         """
         column, here = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]

@@ -9,12 +9,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.precision import autocast
+from backbones.precision import half_type
 from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
-CLASSES_PER_BLOCK = 4096               # of a product: what is made of a block's rows stays in the cache
+# Of a product: what is made of a block's rows stays in a CPU's cache; a GPU wants few and large launches.
+CLASSES_PER_BLOCK = {"cpu": 4096, "cuda": 65_536}
 
 
 class Cosines(torch.autograd.Function):
@@ -25,26 +26,24 @@ class Cosines(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, unit: Tensor, weight: Tensor, fp16: bool) -> Tensor:
+    def forward(ctx, unit: Tensor, weight: Tensor, fp16: bool | torch.dtype) -> Tensor:
         ctx.save_for_backward(unit, weight)
-        ctx.fp16 = fp16
-        cosines = unit.new_empty(len(unit), len(weight))
-        with autocast(unit.device, fp16):
-            for out, rows in zip(cosines.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK), strict=True):
-                out.copy_(F.linear(unit, F.normalize(rows)))
+        ctx.kind = half_type(unit.device, fp16) or unit.dtype
+        ctx.size = CLASSES_PER_BLOCK[unit.device.type]
+        cosines, x = unit.new_empty(len(unit), len(weight)), unit.to(ctx.kind)
+        for out, rows in zip(cosines.split(ctx.size, 1), weight.split(ctx.size), strict=True):
+            out.copy_(x @ F.normalize(rows).to(ctx.kind).T)
         return cosines
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         unit, weight = ctx.saved_tensors
-        to_unit, to_weight = torch.zeros_like(unit), torch.empty_like(weight)
-        for g, rows, out in zip(grad.split(CLASSES_PER_BLOCK, 1), weight.split(CLASSES_PER_BLOCK),
-                                to_weight.split(CLASSES_PER_BLOCK), strict=True):
+        to_unit, to_weight, x = torch.zeros_like(unit), torch.empty_like(weight), unit.to(ctx.kind)
+        for g, rows, out in zip(grad.split(ctx.size, 1), weight.split(ctx.size), to_weight.split(ctx.size), strict=True):
             length = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            rows = rows / length
-            with autocast(unit.device, ctx.fp16):
-                to_unit += g @ rows
-                to_rows = (g.T @ unit).to(weight.dtype)
+            rows, g = rows / length, g.to(ctx.kind)
+            to_unit += g @ rows.to(ctx.kind)
+            to_rows = (g.T @ x).to(weight.dtype)
             along = (to_rows * rows).sum(1, keepdim=True)           # a vector's length changes no cosine
             torch.div(to_rows.addcmul_(rows, along, value=-1), length, out=out)
         return to_unit, to_weight, None
@@ -82,13 +81,16 @@ class PartialFC(nn.Module):
             self.weight = nn.Parameter(weight)
 
     def initial_rows(self, embedding_size: int) -> Tensor:
-        """Normal(0, 0.01) rows of this rank's classes."""
-        stop = self.class_start + self.num_local
-        blocks = range(self.class_start // CLASSES_PER_DRAW, (stop - 1) // CLASSES_PER_DRAW + 1)
-        rows = [torch.randn(CLASSES_PER_DRAW, embedding_size, generator=generator(self.seed, "class rows", block))
-                for block in blocks]
-        first = self.class_start - blocks[0] * CLASSES_PER_DRAW
-        return torch.cat(rows)[first:first + self.num_local] * 0.01
+        """Normal(0, 0.01) rows [C_local, d] of this rank's classes."""
+        rows = torch.empty(self.num_local, embedding_size)
+        for first in range(self.class_start // CLASSES_PER_DRAW * CLASSES_PER_DRAW, self.class_start + self.num_local,
+                           CLASSES_PER_DRAW):
+            drawn = torch.randn(CLASSES_PER_DRAW, embedding_size,
+                                generator=generator(self.seed, "class rows", first // CLASSES_PER_DRAW))
+            before = max(self.class_start - first, 0)               # of a draw that is divided between two ranks
+            own = rows[first + before - self.class_start:][:CLASSES_PER_DRAW - before]
+            own.copy_(drawn[before:before + len(own)])
+        return rows.mul_(0.01)
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell the head who updates it: a sampled head lends the optimiser its rows, step by step."""

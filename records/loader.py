@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from records.faces import Faces, Filled
 from utils.errors import UserError
+from utils.memory import give_back_freed_memory
 from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for
@@ -123,11 +124,13 @@ class Loader:
 
     batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad_records`` counts the records
     that the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
-    when the next batch but one is asked for: clone what is kept longer.
+    when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
         self.batches, self.bad_records = batches, BadRecords()
+        if workers:
+            give_back_freed_memory()
         ahead = AHEAD * workers
         # Slots for the batches on their way, for the one that is copied, and one to spare.
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)

@@ -80,7 +80,8 @@ class NCCL(Method):
         alike = SumOfShards.apply(queue.product(self.logits(head, cos, local))) / cfg.tau
         pairs = dict(weight=(1 + old @ queue.features.T) / 2, positive=all_labels[:, None] == queue.labels,
                      rows=credible, entries=queue.labels >= (-1 if cfg.as_published else 0))
-        return {"cls": head.loss(cos.clone(), local), "feature": cfg.alpha * contrast(near, **pairs),
+        # The loss comes last: the cosines end in it.  (Products with the frozen queue save none of them.)
+        return {"cls": head.loss(cos, local), "feature": cfg.alpha * contrast(near, **pairs),
                 "logit": cfg.beta * contrast(alike, **pairs)}
 
 

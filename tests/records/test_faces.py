@@ -290,14 +290,17 @@ def test_an_image_of_absurd_size_names_its_record(tmp_path):
 
 
 def test_many_batches_pass_through_few_slots(tmp_path):
-    """Two workers ahead of a slow consumer: 70 batches through 10 slots, each as the file has it when it is looked at."""
+    """Two workers ahead of a slow consumer: 70 batches through 10 slots, each as the file has it, and so the one before."""
     write_records(tmp_path / "train", [50, 90])
     faces = FaceRecords(tmp_path)
     expected = batches(ordered_loader(faces, 2, 0, 1, workers=0))
     assert len(expected) == 70
+    before = None
     for number, found in enumerate(ordered_loader(faces, 2, 0, 1, workers=2)):
         time.sleep(0.005)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected[number], strict=True)), number
+        assert same([found], [expected[number]]), number
+        assert before is None or same([before], [expected[number - 1]]), number
+        before = found
 
 
 def test_too_few_images_for_a_step(tmp_path):

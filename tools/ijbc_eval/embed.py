@@ -19,6 +19,7 @@ from tools.ijbc_eval.protocol import Images
 from utils.errors import UserError
 from utils.files import new_array, written_beside
 from utils.images import decode
+from utils.memory import give_back_freed_memory
 from utils.old_features import load_array, save_origin
 
 
@@ -68,6 +69,7 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
 def write_embeddings(file: Path, model, images: Images, batch_size: int, workers: int) -> None:
     """Embed batch by batch straight into ``file``: no more than a few batches are in memory."""
     faces = AlignedFaces(images, model.image_size)
+    give_back_freed_memory()                # of a former model: the loader's processes are forked
     loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread)
     try:
         with written_beside(file, f".{os.getpid()}") as part:

@@ -31,7 +31,7 @@ def open_model(file: str, network: str, devices: list[torch.device], fp16: bool,
 
 
 def find_devices(name: str) -> list[torch.device]:
-    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu", whose freed memory is then kept."""
+    """"cuda" = every visible GPU, "cuda:1" = that one, "cpu", whose freed memory is then kept (before threads have own heaps)."""
     try:
         device = torch.device(name)
     except RuntimeError:
