@@ -78,7 +78,7 @@ def check_same(settings: dict[str, str]) -> None:
               for key, values in differ.items() if len(set(values)) > 1]
     if differ:
         raise UserError(f"the ranks differ in {'; '.join(differ)}; start all of them with the same config, KEY=VALUE and "
-                        f"record file")
+                        f"files")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from records.loader import train_loader
 from utils.config import load_config, locate
 from utils.errors import UserError, run
 from utils.logging import start_logging
+from utils.old_features import contents_of_old_files
 from utils.seed import generator
 
 
@@ -80,16 +81,16 @@ def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: St
             progress.step(terms, clock, lr)
             step, at = step + 1, Position(at.epoch, at.images + batch)
             if step % len(loader):
-                if step % cfg.verbose == 0:
-                    verify_and_report(verify, trainer, progress, step)
                 if checkpoints.due(step, update):
                     progress.check_finite()
                     checkpoints.save(at)
+                if step % cfg.verbose == 0:
+                    verify_and_report(verify, trainer, progress, step)
         at = Position(at.epoch + 1)
         progress.check_finite()
         report_bad_records(cfg, loader, ranks, progress)
-        verify_and_report(verify, trainer, progress, step)
         checkpoints.epoch_ends(at, step % cfg.gradient_acc == 0)
+        verify_and_report(verify, trainer, progress, step)      # after the save: it takes long, and changes nothing
     progress.close()
     dist.barrier()
     log.info("%s holds the model", Path(cfg.output) / "model.pt")
@@ -113,8 +114,8 @@ PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifi
 
 
 def settings_of(cfg, method_class: type[Method], head_class: type[PartialFC]) -> dict[str, str]:
-    """What this run is, by name: every setting but the places of files, which differ from machine to machine."""
-    return ({key: repr(value) for key, value in sorted(cfg.items()) if key not in PLACES}
+    """What this run is, by name: every setting, and of files what is in them; their places differ from machine to machine."""
+    return ({key: repr(value) for key, value in sorted(cfg.items()) if key not in PLACES} | contents_of_old_files(cfg)
             | {"method": method_class.__name__, "head": head_class.__name__})
 
 

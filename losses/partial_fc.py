@@ -134,6 +134,7 @@ class RowSampler(nn.Module):
     def bind(self, optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
         self.optimizer = optimizer
         self.group = next(g for g in optimizer.param_groups if any(p is self.active for p in g["params"]))
+        self.state = {name: torch.zeros_like(weight) for name in optimizer.state.get(self.active, {})}
         optimizer.register_step_post_hook(lambda *_: self.take_back(weight))
 
     @property

@@ -14,7 +14,6 @@ import torch
 from toy import write_records
 from trainings import differences, join, newest_files, start
 
-from engine.finite import IN_A_ROW, BadSteps
 from utils.seed import generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,22 +134,3 @@ def test_a_loss_that_is_no_number_names_term_step_and_images(data, tmp_path):
     order = torch.randperm(49, generator=generator(666, "order", 1)).tolist()
     assert named == order[4 * (step - 13):4 * (step - 12)]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["49"]
-
-
-def test_bad_updates_are_counted(one_rank):
-    good, nan = torch.tensor(1.0), torch.tensor(torch.nan)
-    overflow, fine = torch.tensor(True), torch.tensor(False)
-    scaled, plain = BadSteps(one_rank.device, True, 1), BadSteps(one_rank.device, False, 2)
-    for step in range(60):
-        scaled.step(good)
-        scaled.update(overflow if step % IN_A_ROW else fine, step)      # 19 in a row, three times
-    assert scaled.read() == (57, -1)
-    for step in range(60, 90):
-        scaled.step(nan if step < 85 else good)
-        scaled.update(fine, step)
-    assert scaled.read() == (82, 41)
-    for step in range(8):
-        plain.step(nan if step == 2 else good)                          # of the update after step 3
-        if step % 2:
-            plain.update(fine, step)
-    assert plain.read() == (1, 2)

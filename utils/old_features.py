@@ -18,7 +18,7 @@ from backbones.weights import fingerprint, load_state
 from utils.arrays import open_npy
 from utils.config import locate
 from utils.errors import UserError
-from utils.files import checksums, damage, write_text, written_beside
+from utils.files import checksums, damage, quick_hash, write_text, written_beside
 
 FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
 
@@ -165,6 +165,12 @@ def old_side(cfg, kind: str) -> dict:
     if cfg.old_model is not None and Path(cfg.old_model).is_file():
         model = fingerprint(load_state(cfg.old_model))
     return dict(path=locate(cfg[kind], cfg.feature_save), images=cfg.num_image, records=cfg.records, model=model)
+
+
+def contents_of_old_files(cfg) -> dict[str, str]:
+    """Quick checksums, by setting, of what the old model left and this run may read."""
+    files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
+    return {f"{kind} (contents)": quick_hash(path)[:12] if path.is_file() else "no file" for kind, path in files.items()}
 
 
 def describe(array: np.ndarray) -> str:
