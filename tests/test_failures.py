@@ -1,4 +1,4 @@
-"""What ends a run: a scheduler's signal, a rank that fails, hangs or differs, a loss that is no number, a full disk."""
+"""What ends a run: a signal, a rank that fails, hangs or differs, a loss that is no number; and bad records, which need not."""
 
 import json
 import os
@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy import write_records
 from trainings import differences, join, newest_files, start
 
+from records.recordio import RecordReader, RecordWriter
 from utils.seed import generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,10 +70,14 @@ def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_pat
 
 def test_different_settings_on_the_ranks_are_named(data, tmp_path):
     write_records(tmp_path / "other/train_part_30_class", [11, 12, 7, 10, 9])
-    more = {1: ["lr=0.02", f"dataset={tmp_path}/other"]}
-    assert join(start(arguments(data, tmp_path), None, 2, more=more, folder=tmp_path), 60) == [1, 1]
+    for name, value in (("one", 1.0), ("other", 2.0)):
+        np.save(tmp_path / name / "feature.npy" if name == "other" else data / "feature.npy", np.full((49, 8), value))
+    more = {1: ["lr=0.02", f"dataset={tmp_path}/other", f"feature_save={tmp_path}/other"]}
+    ours = arguments(data, tmp_path, "old_feature=feature.npy", f"feature_save={data}")
+    assert join(start(ours, None, 2, more=more, folder=tmp_path), 60) == [1, 1]
     last = said(tmp_path).splitlines()[-1]
-    assert "error: the ranks differ in lr: 0.01 on rank 0, 0.02 on rank 1; records: " in last
+    assert re.search("error: the ranks differ in lr: 0.01 on rank 0, 0.02 on rank 1; "
+                     r"old_feature \(contents\): \w{12} on rank 0, \w{12} on rank 1; records: ", last)
 
 
 def test_a_rank_that_hangs_ends_the_others_in_time(data, tmp_path):
@@ -134,3 +140,22 @@ def test_a_loss_that_is_no_number_names_term_step_and_images(data, tmp_path):
     order = torch.randperm(49, generator=generator(666, "order", 1)).tolist()
     assert named == order[4 * (step - 13):4 * (step - 12)]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["49"]
+
+
+def test_bad_records_leave_the_ranks_in_step(data, tmp_path):
+    """Replaced on whichever rank meets them: two ranks end as on a file in which the replacements stand."""
+    reader, replaced = RecordReader(data / "train_part_30_class"), {2: 3, 30: 31, 49: 1}
+    for kind in ("damaged", "replaced"):
+        (tmp_path / kind).mkdir()
+    with RecordWriter(tmp_path / "replaced/train_part_30_class") as good, RecordWriter(
+            tmp_path / "damaged/train_part_30_class") as bad:
+        for key in range(50):
+            good.write(key, reader.read(replaced.get(key, key)))
+            bad.write(key, reader.read(key)[:40] if key in replaced else reader.read(key))
+    for kind in ("damaged", "replaced"):
+        ours = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", "workers=1")
+        assert join(start(ours, None, 2, folder=tmp_path / kind)) == [0, 0], said(tmp_path / kind)
+    assert len(re.findall("  step ", said(tmp_path / "damaged"))) == 3 * 6
+    assert re.search("[3-9] of 144 images had a bad record", said(tmp_path / "damaged"))
+    for one, two in zip(newest_files(tmp_path / "damaged"), newest_files(tmp_path / "replaced"), strict=True):
+        assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []
