@@ -1,9 +1,10 @@
-""".npy and .npz files of other people: nothing in them is executed, and none asks for more memory than it fills."""
+""".npy, .npz and .pt files of other people: nothing in them is executed, and none asks for more memory than it fills."""
 
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 PACKED = 20                 # a member of an .npz may unpack to so many times its size in the file
 
@@ -55,6 +56,21 @@ def read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{info.filename} holds {dtype} {list(shape)} in {info.file_size} bytes")
     with file.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def load_pt(path: Path):
+    """What torch.save wrote, tensors only, on the CPU, memory-mapped where the format allows it.
+
+    Raises any of torch's errors; ValueError where a byte of a tensor is another than the one that was written.
+    """
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with zipfile.ZipFile(path) as file:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()):
+                raise ValueError("it is packed, which torch.save does not do: it could unpack to anything")
+            if file.testzip():
+                raise ValueError("the checksum of a tensor differs")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
 def one_line(error: Exception) -> str:

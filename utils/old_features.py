@@ -6,7 +6,6 @@ says which model and which records it was computed from, and keeps its checksums
 
 import json
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.weights import fingerprint, load_state
-from utils.arrays import open_npy
+from utils.arrays import load_pt, one_line, open_npy
 from utils.config import locate
 from utils.errors import UserError
 from utils.files import checksums, damage, quick_hash, write_text, written_beside
@@ -237,7 +236,7 @@ def whole_classifier(folder: Path) -> dict[str, Tensor]:
     shards = []
     for file in files:
         try:
-            shard = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            shard = load_pt(file)
             held = {name: shard[name] for name in ("weight", "bias") if name in shard}
             if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in held.values()):
                 raise ValueError("it promises more numbers than it holds")
@@ -245,8 +244,8 @@ def whole_classifier(folder: Path) -> dict[str, Tensor]:
             whole = {name: torch.cat([held[name] for held in shards]) for name in ("weight", *shards[0])}
             expected = shard.get("num_classes", len(whole["weight"]))
         except Exception as error:      # torn files, other tensors: torch has an exception for each
-            raise UserError(f"{file} is no shard of a classifier ({type(error).__name__}: {str(error)[:100]}); copy it again or "
-                            f"train that model again") from error
+            raise UserError(f"{file} is no shard of a classifier ({one_line(error)}); copy it again or train that model "
+                            f"again") from error
     if whole["weight"].dim() != 2 or len(whole["weight"]) != expected:
         raise UserError(f"{len(files)} shards in {folder} hold {describe(whole['weight'].numpy())}, expected {expected} classes; "
                         f"copy all shards of one training")

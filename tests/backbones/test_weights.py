@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -92,6 +93,26 @@ def test_code_in_a_file_is_not_run(file, tmp_path):
     with pytest.raises(UserError, match="model.pt is not a whole file of tensors"):
         load_state(file)
     assert not (tmp_path / "ran").exists()
+
+
+def test_one_wrong_bit_is_seen(file, r18):
+    torch.save(r18.state_dict(), file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"model.pt is not a whole file of tensors.*the checksum of a tensor differs"):
+        load_state(file)
+
+
+def test_packed_files_are_not_unpacked(file, r18):
+    torch.save(r18.state_dict(), file)
+    with zipfile.ZipFile(file) as plain:
+        members = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    with pytest.raises(UserError, match="model.pt is not a whole file of tensors.*it is packed"):
+        load_state(file)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["records", "engine.verification", "tools.ijbc_eval.protocol", "utils.arrays",
-                                         "utils.images", "pickle", "numpy.lib._format_impl", "zipfile"]):
+with atheris.instrument_imports(include=["records", "backbones.weights", "engine.verification", "tools.ijbc_eval.protocol",
+                                         "utils.arrays", "utils.images", "pickle", "torch._weights_only_unpickler",
+                                         "numpy.lib._format_impl", "zipfile"]):
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from targets import TARGETS
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+from backbones.weights import load_state
 from engine.verification import load_bin
 from records.faces import FaceRecords
 from records.recordio import MAGIC_BYTES, RecordReader, RecordWriter, pack
@@ -206,6 +208,28 @@ def npz(data: bytes, folder: Path) -> bool:
     return True
 
 
+def pt_seeds(_folder: Path) -> list[bytes]:
+    state, out = {"a.weight": torch.arange(12.0).reshape(4, 3), "b": torch.arange(5)}, []
+    for zipped in (True, False):
+        file = io.BytesIO()
+        torch.save(state, file, _use_new_zipfile_serialization=zipped)
+        out.append(file.getvalue())
+    return out
+
+
+def pt(data: bytes, folder: Path) -> bool:
+    """Models and classifier shards; the numbers in a zip are those that were written."""
+    (folder / "model.pt").write_bytes(data)
+    try:
+        found = load_state(folder / "model.pt")
+    except UserError:
+        return False
+    assert sum(value.nbytes for value in found.values()) <= 2 * len(data)
+    if zipfile.is_zipfile(io.BytesIO(data)) and "a.weight" in found:
+        assert found["a.weight"].tolist() == torch.arange(12.0).reshape(4, 3).tolist()
+    return True
+
+
 # IJB: one byte says which meta file the rest is; the others are those of a small valid folder.
 
 def meta_texts() -> list[str]:
@@ -254,4 +278,4 @@ def meta(data: bytes, folder: Path) -> bool:
 
 
 TARGETS = {"records": (records, record_seeds), "images": (images, image_seeds), "bin": (verification, bin_seeds),
-           "npy": (npy, npy_seeds), "npz": (npz, npz_seeds), "meta": (meta, meta_seeds)}
+           "npy": (npy, npy_seeds), "npz": (npz, npz_seeds), "pt": (pt, pt_seeds), "meta": (meta, meta_seeds)}
