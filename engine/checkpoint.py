@@ -7,9 +7,11 @@
 A folder is named by the images that were seen, which means the same for any batch size and number of ranks.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from utils.errors import UserError
 from utils.files import damage, whole_file
 
 FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
+WAIT = 5                # seconds that a run waits for one that is ending and still has its folder
 
 
 @dataclass(frozen=True, order=True)
@@ -179,7 +182,9 @@ class Checkpoints:
 
         Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, other records.
         """
-        found = gathered(found_in(self.folder) if self.ranks.rank == 0 else None)[0]
+        taken, found = gathered((self.take_folder(), found_in(self.folder)) if self.ranks.rank == 0 else None)[0]
+        if taken:
+            raise UserError(taken)
         if found and not self.cfg.resume:
             raise UserError(f"{self.folder} holds a checkpoint (newest: {max(found, key=int)}): add resume=True to go on from "
                             f"it, give another output=FOLDER, or remove {self.folder} to start anew")
@@ -194,6 +199,22 @@ class Checkpoints:
         if self.cfg.resume:
             self.log.info("no checkpoint in %s: the run starts anew", self.folder)
         return Position()
+
+    def take_folder(self) -> str | None:
+        """Make the folder this process's until it ends; why not, where another run has it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.output / "lock", "w")
+        for left in reversed(range(WAIT + 1)):
+            try:
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                if not left:
+                    return (f"another training, or what a killed one left running, still writes to {self.output}; wait for its "
+                            f"end, or end it, and start again; or give another output=FOLDER")
+                time.sleep(1)
+            except OSError:             # a file system without locks
+                return None
 
     def problem(self, name: str, about: dict | str) -> str | None:
         """Why a checkpoint cannot be used, the same answer on all ranks; each rank reads its share of the files."""

@@ -68,6 +68,18 @@ def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_pat
         assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []
 
 
+def test_a_folder_has_one_training(data, tmp_path):
+    first = start(arguments(data, tmp_path, epochs=1000), None, folder=tmp_path)
+    wait_for(tmp_path / "said_0", "step 3/")
+    (tmp_path / "second").mkdir()
+    assert join(start(arguments(data, tmp_path, epochs=1000), None, 2, folder=tmp_path / "second")) == [1, 1]
+    for rank in range(2):
+        assert f"error: another training, or what a killed one left running, still writes to {tmp_path}; wait" in said(
+            tmp_path / "second", rank)
+    os.kill(first[0].pid, signal.SIGTERM)
+    assert join(first, 60) == [75]
+
+
 def test_different_settings_on_the_ranks_are_named(data, tmp_path):
     write_records(tmp_path / "other/train_part_30_class", [11, 12, 7, 10, 9])
     for name, value in (("one", 1.0), ("other", 2.0)):
@@ -153,9 +165,9 @@ def test_bad_records_leave_the_ranks_in_step(data, tmp_path):
             good.write(key, reader.read(replaced.get(key, key)))
             bad.write(key, reader.read(key)[:40] if key in replaced else reader.read(key))
     for kind in ("damaged", "replaced"):
-        ours = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", "workers=1")
+        ours = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", f"workers={int(kind == 'damaged')}", epochs=2)
         assert join(start(ours, None, 2, folder=tmp_path / kind)) == [0, 0], said(tmp_path / kind)
-    assert len(re.findall("  step ", said(tmp_path / "damaged"))) == 3 * 6
-    assert re.search("[3-9] of 144 images had a bad record", said(tmp_path / "damaged"))
+    assert len(re.findall("  step ", said(tmp_path / "damaged"))) == 2 * 6
+    assert re.search("[2-6] of 96 images had a bad record", said(tmp_path / "damaged"))
     for one, two in zip(newest_files(tmp_path / "damaged"), newest_files(tmp_path / "replaced"), strict=True):
         assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []

@@ -62,7 +62,7 @@ def test_it_learns_and_leaves_its_files(straight):
     assert len(loss) == 4 * (sum(COUNTS) // 8)
     assert sum(loss[-6:]) < 0.6 * sum(loss[:6])
     assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoints",
-                                                  "training.log", "tensorboard"}
+                                                  "training.log", "tensorboard", "lock"}
     head = torch.load(output / "softmax_fc_gpu_0.pt", weights_only=True)
     assert head["weight"].shape == (5, 128) and head["bias"].shape == (5,) and head["num_classes"] == 5
     assert all(key.split(".")[0] in ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc",
