@@ -20,7 +20,7 @@ def decode(data, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     data = bytes(data)
     size = claimed_size(data)
     if size is None:
-        raise ValueError("no JPEG, PNG, BMP or WebP with a size")
+        raise ValueError("no whole JPEG, PNG, BMP or WebP with a size")
     if size[0] * size[1] > LARGEST:
         raise ValueError(f"it claims {size[0]}x{size[1]} pixels, more than {LARGEST:,}")
     scans = data.count(b"\xff\xda") if data[:2] == b"\xff\xd8" else 0
@@ -41,7 +41,7 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
         if data[:2] == b"\xff\xd8":
             return jpeg_size(data)
         if data[:8] == b"\x89PNG\r\n\x1a\n":
-            return struct.unpack_from(">II", data, 16)
+            return png_size(data)
         if data[:2] == b"BM":
             old = struct.unpack_from("<I", data, 14)[0] == 12       # OS/2's header
             width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
@@ -68,6 +68,17 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker > 1 and not 0xd0 <= marker <= 0xd7:
             at += struct.unpack_from(">H", data, at)[0]
     return None
+
+
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """From the first chunk; none may be longer than the file: OpenCV takes memory for what a chunk promises, up to 4 GB."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if at > len(data):
+            return None
+    return struct.unpack_from(">II", data, 16)
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
