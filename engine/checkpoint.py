@@ -12,24 +12,27 @@ import hashlib
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import Ranks, gathered
+from engine.distributed import Ranks, gathered, in_short
 from engine.signals import AGAIN, StopSignal
 from engine.trainer import Trainer
 from losses.shards import shard_of
 from utils.errors import UserError
-from utils.files import damage, whole_file
+from utils.files import damage, to_disk, whole_file
+from utils.old_features import classifier_shards
 
+FIXED = {"records", "method", "head", "optimizer", "seed"}      # another one would be another training
 FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
 WAIT = 5                # seconds that a run waits for one that is ending and still has its folder
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Position:
     """Where a run stands.  epoch: 0-based; images: those of the epoch that all ranks together have seen."""
 
@@ -82,8 +85,8 @@ def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module)
     save_whole(rows | {"class_start": head.class_start, "num_classes": head.num_classes},
                folder / f"softmax_fc_gpu_{ranks.rank}.pt")
     if ranks.rank == 0:                 # of a run on more ranks: its classes would be counted twice
-        for file in folder.glob("softmax_fc_gpu_*.pt"):
-            if int(file.stem.rpartition("_")[2]) >= ranks.world_size:
+        for rank, file in classifier_shards(folder).items():
+            if rank >= ranks.world_size:
                 file.unlink()
 
 
@@ -180,7 +183,7 @@ class Checkpoints:
     def resume(self) -> Position:
         """Put everything back as the newest whole checkpoint has it; the start where there is none.
 
-        Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, other records.
+        Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, one of another training.
         """
         taken, found = gathered((self.take_folder(), found_in(self.folder)) if self.ranks.rank == 0 else None)[0]
         if taken:
@@ -191,7 +194,9 @@ class Checkpoints:
         for name in sorted(found, key=int, reverse=True):
             problem = self.problem(name, found[name])
             if problem is None:
-                return self.load(self.folder / name, found[name])
+                at = self.load(self.folder / name, found[name])
+                self.set_aside([bad for bad in found if int(bad) > int(name)])
+                return at
             self.log.warning("%s is not used: %s", self.folder / name, problem)
         if found:
             raise UserError(f"no checkpoint in {self.folder} is whole (see above); copy one back, or remove {self.folder} to "
@@ -229,9 +234,10 @@ class Checkpoints:
         world_size, position = about["world_size"], Position(about["epoch"], about["images"])
         changed = {key: (about["settings"].get(key), value) for key, value in self.settings.items()
                    if key not in FREE and about["settings"].get(key) != value}
-        if "records" in changed:
-            raise UserError(f"{folder} comes from a training on other records (fingerprint {changed['records'][0]}, now "
-                            f"{changed['records'][1]}); give the same config.rec, or another output=FOLDER")
+        if FIXED & changed.keys():
+            differ = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items() if key in FIXED)
+            raise UserError(f"{folder} comes from another training ({differ}); give what it was saved with, or another "
+                            f"output=FOLDER")
         same = world_size == self.ranks.world_size
         try:
             saved = [torch.load(folder / f"rank_{r}.pt", map_location="cpu", mmap=True, weights_only=True)
@@ -239,13 +245,20 @@ class Checkpoints:
             own = saved[0 if same else self.ranks.rank % world_size]
             put_back(self.trainer, own["tensors"] if same else own_tensors(saved, self.ranks), own["scaler"], own["random"])
         except Exception as error:      # tensors of other names and shapes: torch has an exception for each
-            raise UserError(f"{folder} does not fit this config ({str(error).splitlines()[0]}; settings that differ: "
+            raise UserError(f"{folder} does not fit this config ({in_short(error)}; settings that differ: "
                             f"{', '.join(changed) or 'none'}); give the settings it was saved with, or another "
                             f"output=FOLDER") from error
         self.last = position
         self.log.info("resumed from %s: epoch %d, %d images of it seen, saved by %d ranks%s", folder, position.epoch + 1,
                       position.images, world_size, "".join(f"; config.{k} was {a}, is {b}" for k, (a, b) in changed.items()))
         return position
+
+    def set_aside(self, names: list[str]) -> None:
+        """Give what is not whole another name, so that it is neither counted nor named as one to go on from; on every rank:
+        each may have its own disk."""
+        for name in names:
+            with suppress(OSError):             # another rank was first
+                (self.folder / name).rename(self.folder / f"{name}_damaged")
 
     def due(self, step: int, update: bool) -> bool:
         """Whether to save after ``step`` steps, every config.save_every or because the run is asked to end.
@@ -257,7 +270,7 @@ class Checkpoints:
 
     def epoch_ends(self, position: Position, update: bool) -> None:
         """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
-        self.stop.asked()
+        self.stop.asked()               # once after each step, on all ranks; ``due`` is not called after an epoch's last one
         self.check_weights()
         try:
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
@@ -277,7 +290,7 @@ class Checkpoints:
         if position != self.last:
             self.check_weights()
             self.write(position)
-        if self.stop.heard:
+        if self.stop.heard and position.epoch < self.cfg.num_epoch:
             self.log.info("stopped by %s: %s; the same command with resume=True goes on", self.stop.heard,
                           last_words(self.output))
             raise SystemExit(AGAIN)
@@ -313,6 +326,7 @@ class Checkpoints:
             raise UserError(f"the checkpoint {folder} was not written ({'; '.join(errors)}) and the run ends; "
                             f"{last_words(self.output)}; mend that and go on with resume=True")
         self.last = position
+        to_disk(self.folder)                # the new folder's name, before an old one goes
         older = [name for name in found_in(self.folder) if int(name) <= int(folder.name)]
         self.remove(set(sorted(older, key=int)[:-self.cfg.keep_checkpoints]))
 
@@ -339,17 +353,18 @@ def last_words(output: Path) -> str:
 
 def found_in(folder: Path) -> dict[str, dict | str]:
     """{name: what complete.json says, or what is wrong with it} of the checkpoints in ``folder``."""
-    found = {}
-    for name in names_in(folder):
-        path = folder / name / "complete.json"
-        if path.is_file():
-            try:
-                about = json.loads(path.read_text())
-                good = is_complete(about)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                good = False
-            found[name] = about if good else f"{path} is torn or comes from elsewhere"
-    return found
+    return {name: about_checkpoint(folder / name) for name in names_in(folder) if (folder / name / "complete.json").is_file()}
+
+
+def about_checkpoint(folder: Path) -> dict | str:
+    """What complete.json in ``folder`` says, or what is wrong with it."""
+    path = folder / "complete.json"
+    try:
+        about = json.loads(path.read_text())
+        good = is_complete(about)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        good = False
+    return about if good else f"{path} is torn or comes from elsewhere"
 
 
 def is_complete(about: dict) -> bool:

@@ -1,7 +1,10 @@
 """Process group and device: the same code for one process, torchrun, torch.distributed.launch and several nodes."""
 
+import logging
 import os
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +44,11 @@ def start_ranks(timeout: float = 30) -> Ranks:
     else:
         keep_freed_memory()
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+        except (dist.DistError, ValueError) as error:
+            raise UserError(f"rank {os.environ['RANK']} cannot meet the others ({in_short(error)}); start it with torchrun or "
+                            f"torch.distributed.launch, and with another --master_port where this one is taken") from error
     elif not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
@@ -60,7 +67,8 @@ def replicate(module: nn.Module) -> nn.Module:
     # After its first step DDP orders its buckets anew, but for find_unused_parameters; then three or more ranks would sum the
     # first step of a run that goes on in another order than the straight run did.
     return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True,
-                                   find_unused_parameters=torch.are_deterministic_algorithms_enabled())
+                                   find_unused_parameters=torch.are_deterministic_algorithms_enabled()
+                                   and dist.get_world_size() > 2)
 
 
 def gathered(value) -> list:
@@ -90,6 +98,26 @@ def lost_ranks_explained() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
             raise
         time.sleep(PATIENCE)
-        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({str(error).splitlines()[0]}): one of them has "
-                        f"ended, and says why, or was silent for config.timeout minutes; start all again with "
-                        f"resume=True") from error
+        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({in_short(error)}): one of them has ended, and says "
+                        f"why, or was silent for config.timeout minutes; start all again with resume=True") from error
+
+
+@contextmanager
+def others_not_waited_for() -> Iterator[None]:
+    """A rank that ends with an error ends at once: Python's own end would wait until the others have done their part of a
+    collective that is on its way, and they may be the ones that hang."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        logging.shutdown()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(error.code if isinstance(error, SystemExit) else 1)
+
+
+def in_short(error: Exception) -> str:
+    """The words of an error on one line; NCCL says the reason in the last of several."""
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,8 +1,8 @@
-"""Steps whose loss or gradient is no number: counted on the device, read when the log is written."""
+"""Steps whose loss or gradient is no number: counted on the device, read when the log is written; and what they leave behind."""
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 IN_A_ROW = 20           # skipped updates after which a GradScaler does not recover any more
 
@@ -37,3 +37,19 @@ class BadSteps:
         both = torch.stack([self.all, self.since])
         dist.all_reduce(both, dist.ReduceOp.MAX)
         return tuple(both.tolist())
+
+
+class Statistics:
+    """BatchNorm's running statistics: a forward pass that overflows ruins them for good, though its update is skipped."""
+
+    def __init__(self, backbone: nn.Module):
+        self.running = [value for value in backbone.buffers() if value.is_floating_point()]
+        self.kept = [value.clone() for value in self.running]
+
+    def mend(self) -> bool:
+        """Whether they were ruined since the last call; then they are again what they were at that time."""
+        ruined = bool(self.running) and not torch.stack([value.isfinite().all() for value in self.running]).all()
+        for value, kept in zip(self.running, self.kept, strict=True):
+            source, target = (kept, value) if ruined else (value, kept)
+            target.copy_(source)
+        return ruined

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from backbones import get_model
 from engine.checkpoint import Checkpoints, Position
-from engine.distributed import Ranks, check_same, lost_ranks_explained, start_ranks
+from engine.distributed import Ranks, check_same, lost_ranks_explained, others_not_waited_for, start_ranks
 from engine.method import Clock, Method
 from engine.progress import Progress
 from engine.schedule import learning_rate
@@ -24,10 +24,11 @@ from engine.verification import Verifier
 from losses import CombinedMarginLoss, PartialFC
 from records.faces import FaceRecords, SyntheticFaces
 from records.loader import train_loader
-from utils.config import load_config, locate
+from utils.config import ROOT, load_config, locate
 from utils.errors import UserError, run
+from utils.files import quick_hash
 from utils.logging import start_logging
-from utils.old_features import contents_of_old_files
+from utils.old_features import classifier_shards, sd_of
 from utils.seed import generator
 
 
@@ -42,7 +43,8 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
     def start() -> None:
         with StopSignal() as stop, lost_ranks_explained():
             train(load_config(args.config, args.overrides), method, head, stop)
-    run(start)
+    with others_not_waited_for():
+        run(start)
 
 
 def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> None:
@@ -65,7 +67,7 @@ def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: St
              len(dataset), cfg.num_classes, total, ranks.world_size, cfg.batch_size, cfg.network,
              cfg.embedding_size, ranks.world_size, ranks.device.type)
     at = checkpoints.resume()           # the last before the loop: it puts the random states back, too
-    progress = Progress(cfg, ranks, log, at.epoch * len(loader) + at.images // batch, total, trainer.bad_steps)
+    progress = Progress(cfg, ranks, log, at, total, trainer)
 
     while at.epoch < cfg.num_epoch:
         if at.images == 0:
@@ -83,13 +85,15 @@ def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: St
             if step % len(loader):
                 if checkpoints.due(step, update):
                     progress.check_finite()
-                    checkpoints.save(at)
+                    with progress.pause():
+                        checkpoints.save(at)
                 if step % cfg.verbose == 0:
                     verify_and_report(verify, trainer, progress, step)
         at = Position(at.epoch + 1)
         progress.check_finite()
         report_bad_records(cfg, loader, ranks, progress)
-        checkpoints.epoch_ends(at, step % cfg.gradient_acc == 0)
+        with progress.pause():
+            checkpoints.epoch_ends(at, step % cfg.gradient_acc == 0)
         verify_and_report(verify, trainer, progress, step)      # after the save: it takes long, and changes nothing
     progress.close()
     dist.barrier()
@@ -115,8 +119,21 @@ PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifi
 
 def settings_of(cfg, method_class: type[Method], head_class: type[PartialFC]) -> dict[str, str]:
     """What this run is, by name: every setting, and of files what is in them; their places differ from machine to machine."""
-    return ({key: repr(value) for key, value in sorted(cfg.items()) if key not in PLACES} | contents_of_old_files(cfg)
+    return ({key: repr(value) for key, value in sorted(cfg.items()) if key not in PLACES}
+            | {f"{name} (contents)": quick_hash(path)[:12] if path.is_file() else "no file"
+               for name, path in files_of(cfg).items()}
             | {"method": method_class.__name__, "head": head_class.__name__})
+
+
+def files_of(cfg) -> dict[str, Path]:
+    """What a run may read beside its records, by name: what the old model left, and the verification sets."""
+    files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
+    if "old_feature" in files:
+        files["labels"] = files["old_feature"].with_name(f"{sd_of(files['old_feature'])}_label.npy")
+    if cfg.old_classifier:
+        shards = classifier_shards(locate(cfg.old_classifier, ROOT))
+        files |= {f"old_classifier {rank}": path for rank, path in shards.items()}
+    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
 
 
 def check_settings(cfg) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from engine.checkpoint import last_words
+from engine.checkpoint import Position, last_words
 from engine.distributed import Ranks
-from engine.finite import BadSteps
+from engine.finite import Statistics
 from engine.method import Clock
+from engine.trainer import Trainer
 from records.loader import ShuffledBatches
 from utils.errors import UserError
 
@@ -32,12 +33,17 @@ def duration(seconds: float) -> str:
 class Progress:
     """Sums the terms on the device and reads them at log intervals only: a read makes the host wait for the GPU."""
 
-    def __init__(self, cfg, ranks: Ranks, log, first_step: int, total_steps: int, bad_steps: BadSteps):
-        self.cfg, self.ranks, self.log, self.bad_steps, self.skipped = cfg, ranks, log, bad_steps, 0
-        self.first_step, self.total_steps = first_step, total_steps
+    def __init__(self, cfg, ranks: Ranks, log, start: Position, total_steps: int, trainer: Trainer):
+        """start: where this run begins or goes on."""
+        self.cfg, self.ranks, self.log, self.start, self.total_steps = cfg, ranks, log, start, total_steps
+        self.bad_steps, self.statistics, self.skipped = trainer.bad_steps, Statistics(trainer.plain_backbone), 0
+        batch = cfg.batch_size * ranks.world_size
+        self.first_step = first_step = start.epoch * (cfg.num_image // batch) + start.images // batch
         self.sums, self.steps = {}, 0
         self.begin = self.since = time.monotonic()
-        self.writer = SummaryWriter(Path(cfg.output) / "tensorboard") if ranks.rank == 0 else None
+        self.writer = None
+        if ranks.rank == 0:     # points of steps that are done again make room
+            self.writer = SummaryWriter(Path(cfg.output) / "tensorboard", purge_step=first_step + 1)
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps",
                         disable=not (ranks.rank == 0 and sys.stderr.isatty()))
 
@@ -72,6 +78,9 @@ class Progress:
         bad, since = self.bad_steps.read()
         if since >= 0:
             self.fail(since)
+        if self.statistics.mend():
+            self.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are again those "
+                             "of the last log line")
         return bad
 
     def fail(self, since: int) -> None:
@@ -81,6 +90,8 @@ class Progress:
         cfg, world_size = self.cfg, self.ranks.world_size
         batches = ShuffledBatches(cfg.num_image, cfg.batch_size, 0, world_size, cfg.seed)
         batches.epoch, number = divmod(since, len(batches))
+        if batches.epoch == self.start.epoch:       # which may have been left in the middle by other ranks
+            batches.seen, number = self.start.images, since - self.first_step
         self.say(f"images of step {since + 1}: {batches.left()[number].ravel().tolist()}")
         raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {since + 1}, whose "
                         f"{cfg.batch_size * world_size} images the line before names; {last_words(Path(cfg.output))}; look at "

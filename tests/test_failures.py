@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from toy import write_records
-from trainings import differences, join, newest_files, start
+from trainings import differences, free_port, join, newest_files, start
 
 from records.recordio import RecordReader, RecordWriter
 from utils.seed import generator
@@ -82,13 +82,15 @@ def test_a_folder_has_one_training(data, tmp_path):
 
 def test_different_settings_on_the_ranks_are_named(data, tmp_path):
     write_records(tmp_path / "other/train_part_30_class", [11, 12, 7, 10, 9])
-    for name, value in (("one", 1.0), ("other", 2.0)):
-        np.save(tmp_path / name / "feature.npy" if name == "other" else data / "feature.npy", np.full((49, 8), value))
+    np.save(data / "feature.npy", np.ones((49, 8)))
+    np.save(tmp_path / "other/feature.npy", np.zeros((49, 8)))
+    (data / "mine.bin").write_bytes(b"on one rank only")
     more = {1: ["lr=0.02", f"dataset={tmp_path}/other", f"feature_save={tmp_path}/other"]}
-    ours = arguments(data, tmp_path, "old_feature=feature.npy", f"feature_save={data}")
+    ours = arguments(data, tmp_path, "old_feature=feature.npy", f"feature_save={data}", "val_targets=['mine']")
     assert join(start(ours, None, 2, more=more, folder=tmp_path), 60) == [1, 1]
     last = said(tmp_path).splitlines()[-1]
     assert re.search("error: the ranks differ in lr: 0.01 on rank 0, 0.02 on rank 1; "
+                     r"mine \(contents\): \w{12} on rank 0, no file on rank 1; "
                      r"old_feature \(contents\): \w{12} on rank 0, \w{12} on rank 1; records: ", last)
 
 
@@ -102,6 +104,42 @@ def test_a_rank_that_hangs_ends_the_others_in_time(data, tmp_path):
     assert "error: rank 0 lost the others" in said(tmp_path).splitlines()[-1]
 
 
+HANGING = """
+import os, time
+from engine import trainer
+from engine.loop import main
+from utils.errors import UserError
+
+whole, rank = trainer.Trainer.step, os.environ["RANK"]
+def step(self, *args):
+    if args[4].step == 3 and rank == "1":
+        time.sleep(2)
+        raise UserError("the disk of rank one is torn")
+    out = whole(self, *args)
+    if args[4].step == 2 and rank == "0":
+        time.sleep(1000)
+    return out
+trainer.Trainer.step = step
+main()
+"""
+
+
+def test_an_error_does_not_wait_for_a_rank_that_hangs(data, tmp_path):
+    """It comes while this rank's part of a collective is on its way, and the other rank does nothing any more."""
+    (tmp_path / "train.py").write_text(HANGING)
+    command = [sys.executable, tmp_path / "train.py", *arguments(data, tmp_path, "frequent=100", epochs=1000)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                                "MASTER_PORT": str(free_port())}
+    ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment | {"RANK": str(rank)})
+             for rank in range(2)]
+    try:
+        assert "error: the disk of rank one is torn" in ranks[1].communicate(timeout=40)[1] and ranks[1].returncode == 1
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+
+
 def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
     """(what came out, seconds) of a training on two ranks under torchrun."""
     begin = time.monotonic()
@@ -109,6 +147,20 @@ def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.Co
                            *arguments], capture_output=True, text=True, timeout=180, cwd=folder,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     return done, time.monotonic() - begin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_passes_a_signal_on(number, data, tmp_path):
+    with open(tmp_path / "said", "w") as file:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+             "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", ROOT / "train_old_arc.py",
+             *arguments(data, tmp_path, epochs=1000)], stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wait_for(tmp_path / "said", "step 3/")
+    launcher.send_signal(number)
+    assert launcher.wait(60) == 1
+    assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good" in (tmp_path / "said").read_text()
 
 
 FAILING = """

@@ -22,13 +22,10 @@ def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[
     """Processes of one training, one a rank; ``arguments``: those of the script, ``method``: module:class or None.
 
     kill: (rank, what, n): that rank ends by SIGKILL at its n-th "step", "write" (to a checkpoint's file), "rename" (of a
-    file of a checkpoint, before it) or "renamed" (after it).  more: arguments of single ranks.  folder: what rank r says
+    whole file, before it) or "renamed" (after it).  more: arguments of single ranks.  folder: what rank r says
     goes to folder/said_<r>.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
+    port, started = free_port(), []
     for rank in range(ranks):
         environment = {"OMP_NUM_THREADS": "1"} if ranks == 1 else {
             "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
@@ -39,6 +36,12 @@ def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[
         process.start()
         started.append(process)
     return started
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def run(arguments: list[str], method: str | None, environment: dict, kill, said: str) -> None:

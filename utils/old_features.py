@@ -17,7 +17,7 @@ from backbones.weights import fingerprint, load_state
 from utils.arrays import load_pt, one_line, open_npy
 from utils.config import locate
 from utils.errors import UserError
-from utils.files import checksums, damage, quick_hash, write_text, written_beside
+from utils.files import checksums, damage, write_text, written_beside
 
 FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
 
@@ -166,12 +166,6 @@ def old_side(cfg, kind: str) -> dict:
     return dict(path=locate(cfg[kind], cfg.feature_save), images=cfg.num_image, records=cfg.records, model=model)
 
 
-def contents_of_old_files(cfg) -> dict[str, str]:
-    """Quick checksums, by setting, of what the old model left and this run may read."""
-    files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
-    return {f"{kind} (contents)": quick_hash(path)[:12] if path.is_file() else "no file" for kind, path in files.items()}
-
-
 def describe(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
@@ -227,9 +221,15 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
     return F.normalize(rows.float())
 
 
+def classifier_shards(folder: Path) -> dict[int, Path]:
+    """{rank: softmax_fc_gpu_<rank>.pt} in ``folder``, in the order of the ranks."""
+    named = {re.fullmatch(r"softmax_fc_gpu_(\d+)\.pt", path.name): path for path in folder.glob("softmax_fc_gpu_*.pt")}
+    return dict(sorted((int(found[1]), path) for found, path in named.items() if found))
+
+
 def whole_classifier(folder: Path) -> dict[str, Tensor]:
     """{"weight": [C, d]} and of a softmax head {"bias": [C]}, from the shards of all ranks that a training left in ``folder``."""
-    files = sorted(folder.glob("softmax_fc_gpu_*.pt"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    files = list(classifier_shards(folder).values())
     if not files:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the folder that a training left, for example "
                         f"work_dirs/f128_r18_softmax_class30")

@@ -14,7 +14,7 @@ from test_loop import COUNTS, train
 from toy import write_records
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Hashed, Position, found_in, save_whole, why_not
+from engine.checkpoint import Checkpoints, Hashed, Position, found_in, last_words, save_whole, why_not
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
@@ -82,7 +82,9 @@ def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     assert code == 0 and "config.lr was 0.02, is 0.01" in said and "config.num_epoch was 1, is 2" in said
     write_records(tmp_path / "other/train_part_30_class", COUNTS[::-1])
     code, said = train(tmp_path / "other", tmp_path, "resume=True")
-    assert code == 1 and "a training on other records" in said.splitlines()[-1]
+    assert code == 1 and "comes from another training (records was" in said.splitlines()[-1]
+    code, said = train(data, tmp_path, "optimizer=adamw", "seed=1", "resume=True")
+    assert code == 1 and "(optimizer was 'sgd', is 'adamw'; seed was 666, is 1); give what it was saved with" in said
     code, said = train(data, tmp_path, "embedding_size=64", "resume=True")
     assert code == 1 and "does not fit this config" in said and "settings that differ: embedding_size" in said.splitlines()[-1]
 
@@ -130,6 +132,7 @@ def test_every_truncation_is_refused_and_the_one_before_is_used(one_rank, tmp_pa
             again, said = make(tmp_path, one_rank)
             assert again.resume() == Position(0, 8) and again.trainer.plain_method.note.tolist() == [8, 8, 8]
             assert f"{tmp_path}/checkpoints/16 is not used" in said[0] and str(path) in said[0], said
+            (tmp_path / "checkpoints/16_damaged").rename(path.parent)
             refused += 1
         path.write_bytes(whole)
     assert refused == 40
@@ -149,7 +152,11 @@ def test_a_foreign_file_is_refused(harm, words, one_rank, tmp_path):
     again, said = make(tmp_path, one_rank)
     assert again.resume() == Position(0, 8)
     assert re.search(words, said[0])
-    shutil.copy(tmp_path / "checkpoints/16/complete.json", tmp_path / "checkpoints/8/complete.json")
+    assert last_words(tmp_path) == f"{tmp_path}/checkpoints/8 is the last good checkpoint"
+    save(again, 12)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"8", "12", "16_damaged"}     # two good ones are kept
+    shutil.rmtree(tmp_path / "checkpoints/12")
+    shutil.copy(tmp_path / "checkpoints/16_damaged/complete.json", tmp_path / "checkpoints/8/complete.json")
     flip(tmp_path / "checkpoints/8/rank_0.pt")
     with pytest.raises(UserError, match="no checkpoint in .* is whole"):
         make(tmp_path, one_rank)[0].resume()

@@ -1,5 +1,6 @@
 """A checkpoint of two ranks on one, and of one on two: every tensor, the steps after it, and the exported classifier."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,10 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     main()
     assert np.array_equal(np.load(tmp_path / "classes.npy"), whole["weight"].numpy())
     assert f"{CLASSES} classes of {DIM} dimensions" in capsys.readouterr().out
+    shutil.copytree(folder, tmp_path / "best")              # under another name
+    assert torch.equal(of_checkpoint(tmp_path / "best")["bias"], whole["bias"])
+    (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"somebody's")
+    assert len(whole_classifier(tmp_path)["weight"]) == CLASSES
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
     with pytest.raises(UserError, match=r"1 shards in .* hold float32 \[6, .*expected 11 classes; copy all shards"):
         main()
