@@ -12,7 +12,7 @@ from utils.arrays import load_pt, one_line
 from utils.errors import UserError
 
 WRAPPERS = ("state_dict_backbone", "backbone", "state_dict")        # keys under which a checkpoint keeps the backbone
-SHARED = 2                  # tensors may use each number of the file so often; a view can repeat one a million times
+SHARED = 8                  # tensors may use each number of the file so often; a view can repeat one a million times
 HEADS = ("cls_fc.", "BCT_FC.", "discriminator.", "eboundary.")      # what the public code saves with it
 
 
@@ -31,7 +31,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a whole file of tensors as torch.save writes it "
                         f"({one_line(error)}); copy it again or save it as a state_dict") from error
     state = next((data[key] for key in WRAPPERS if isinstance(data, dict) and isinstance(data.get(key), dict)), data)
-    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
+    if not (isinstance(state, dict) and state
+            and all(isinstance(name, str) and isinstance(value, Tensor) and not value.is_complex()
+                    for name, value in state.items())):
         raise UserError(f"{path} holds no state dict of a backbone; expected tensors by name, by themselves or "
                         f"under one of {' '.join(WRAPPERS)}")
     if any(value.device.type != "cpu" or value.layout != torch.strided for value in state.values()) \

@@ -20,6 +20,7 @@ from utils.images import decode, to_input
 
 THRESHOLDS = np.arange(0, 4, 0.01)      # squared distances of unit features
 PAIRS = 1 << 15                         # of a verification set: the largest in use has 7,000
+NUMBERS = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)] + ["f4", "f8"]
 
 
 class Name(str):
@@ -27,20 +28,24 @@ class Name(str):
 
 
 class Array:
-    """A flat numpy array of a pickle: ``data`` is bytes or a list, once it has come."""
+    """A flat numpy array of a pickle: ``data`` is a list of Python's objects or numbers, once it has come."""
 
     def __init__(self, data=None, kind=None, shape=None, _order=None):
         self.data = None if data is None else elements(shape, kind, data)
 
 
 class ArraysOnly(pickle._Unpickler):
-    """Reads pickles of lists, bytes, booleans and flat numpy arrays of them; nothing that a file names is called.
+    """Reads pickles of lists, bytes, booleans, numbers and flat numpy arrays of them; nothing that a file names is called.
 
     Python's own unpickler, without the opcodes that call, import, hash or allocate by a number in the file.
     """
 
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.room = len(data)           # for bytes that are made of text; the same text can be made bytes again and again
+
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in (
-        "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
+        "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT "
         "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
         "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL "
         "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET").split()}
@@ -53,6 +58,9 @@ class ArraysOnly(pickle._Unpickler):
         arguments, name = self.stack.pop(), self.stack.pop()
         if name == "_codecs.encode" and text(arguments[1]) in ("latin1", "latin-1"):
             made = arguments[0].encode("latin-1")
+            self.room -= len(made)
+            if self.room < 0:
+                raise pickle.UnpicklingError("it makes more bytes than it has")
         elif name == "_reconstruct":
             made = Array()
         elif name == "dtype":
@@ -83,23 +91,26 @@ def text(value) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
-def elements(shape: tuple, kind: Name, data) -> bytes | list:
-    """The elements of an array of single bytes, booleans or Python's objects."""
-    if not isinstance(data, list if kind == "O8" else bytes) or kind not in ("u1", "b1", "O8"):
-        raise pickle.UnpicklingError(f"it holds an array of {str(kind)[:80]!r} instead of bytes or booleans")
-    if shape not in ((len(data),), (len(data), 1), (1, len(data))):
+def elements(shape: tuple, kind: Name, data) -> list | np.ndarray:
+    """The elements of an array of Python's objects, or of numbers: these lie where the pickle has them."""
+    if not isinstance(data, list if kind == "O8" else bytes) or kind not in ("O8", "b1", *NUMBERS):
+        raise pickle.UnpicklingError(f"it holds an array of {str(kind)[:80]!r}")
+    made = data if kind == "O8" else np.frombuffer(data, kind)
+    if shape not in ((len(made),), (len(made), 1), (1, len(made))):
         raise pickle.UnpicklingError("it holds an array of another shape than its contents")
-    return [byte != 0 for byte in data] if kind == "b1" else data
+    return made
 
 
 def load_bin(path: Path, image_size: int) -> tuple[Tensor, np.ndarray]:
     """(images uint8 [2P, S, S, 3] RGB, same bool [P]) of a verification .bin; pair i = images 2i and 2i + 1."""
     try:
-        bins, same = map(items, ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load())
-        if not all(isinstance(item, bytes) for item in bins) or not all(item in (True, False) for item in same):
+        bins, same = map(items, ArraysOnly(path.read_bytes()).load())
+        bytes_only = all(isinstance(item, bytes) or isinstance(item, np.ndarray) and item.dtype == np.uint8 for item in bins)
+        if not bytes_only or not all(item in (True, False) for item in same):
             raise ValueError("it holds other things than encoded images and booleans")
     except Exception as error:                          # a pickle can end in any of Python's errors
-        raise UserError(f"{path} is not a verification file ({error}); expected a pickle of (encoded images, "
+        said = f"opcode {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise UserError(f"{path} is not a verification file ({said}); expected a pickle of (encoded images, "
                         f"same or not)") from error
     if len(bins) != 2 * len(same) or not 10 <= len(same) <= PAIRS:
         raise UserError(f"{path} has {len(bins)} images for {len(same)} pairs; expected two each, and {PAIRS} pairs at most, "
@@ -119,7 +130,7 @@ def load_bin(path: Path, image_size: int) -> tuple[Tensor, np.ndarray]:
 def items(value) -> list:
     """The items of a list, a tuple or an array, arrays among them as what they hold."""
     value = value.data if isinstance(value, Array) else value
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple, np.ndarray)):
         raise ValueError(f"it holds {type(value).__name__} instead of a list")
     return [item.data if isinstance(item, Array) else item for item in value]
 

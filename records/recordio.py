@@ -7,6 +7,7 @@ and the word is dropped.  The .idx has a line "key<TAB>offset" for each record.
 
 import hashlib
 import mmap
+import os
 import struct
 import warnings
 from contextlib import suppress
@@ -206,6 +207,8 @@ class RecordReader:
                 break
         behind = np.searchsorted(self.starts, start, side="right")
         following = self.starts[behind] if behind < len(self.starts) else self.size
+        if offset > self.size:
+            self.fail(key, start, "runs past the end of the file")
         if following < offset:
             self.fail(key, start, f"ends at byte {offset}, inside the one at byte {following}")
         if following > offset and not self.begins(offset):      # there may be records that the index leaves out
@@ -298,14 +301,26 @@ class RecordWriter:
                 self.rec.close()
                 self.idx.close()
                 if kind is None:
-                    for part in self.parts:
-                        to_disk(part)
-                    self.targets[1].unlink(missing_ok=True)     # never a new .rec beside an old .idx
-                    for part, target in zip(self.parts, self.targets, strict=True):
-                        put_in_place(part, target)
+                    self.give_names()
         finally:
             for part in self.parts:
                 part.unlink(missing_ok=True)
+
+    def give_names(self) -> None:
+        """Never a new .rec beside an old .idx: until the new .rec is there, the old index waits beside as .idx.old."""
+        (rec, idx), old = self.targets, self.targets[1].with_suffix(".idx.old")
+        for part in self.parts:
+            to_disk(part)
+        with suppress(FileNotFoundError):
+            os.replace(idx, old)
+        try:
+            put_in_place(self.parts[0], rec)
+            put_in_place(self.parts[1], idx)
+        except BaseException:
+            if self.parts[0].is_file() and old.is_file():       # the .rec is the old one
+                os.replace(old, idx)
+            raise
+        old.unlink(missing_ok=True)
 
 
 def split_at_magic(payload: bytes) -> list[bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-PACKED = 20                 # a member of an .npz may unpack to so many times its size in the file
+PACKED, SMALL = 20, 1 << 24 # a member of an .npz may unpack to so many times its size in the file, or to so many bytes
 
 
 def open_npy(path: Path, mode: str = "r") -> np.ndarray:
@@ -45,7 +45,7 @@ def read_npz(path: Path, names) -> dict[str, np.ndarray]:
 
 
 def read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    if info.file_size > PACKED * info.compress_size:
+    if info.file_size > max(PACKED * info.compress_size, SMALL):
         raise ValueError(f"{info.filename} unpacks from {info.compress_size} to {info.file_size} bytes")
     with file.open(info) as member:
         version = np.lib.format.read_magic(member)

@@ -1,5 +1,6 @@
 """Files of results: written beside and renamed, so that a name always means a whole file; checksums of what is read later."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,6 +13,8 @@ import numpy as np
 
 from utils.errors import UserError
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
+        errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 BLOCK, BLOCKS = 64 * 1024, 256      # bytes and number of the blocks that enter the quick checksum: 16 MiB in all
 
 
@@ -22,6 +25,7 @@ def whole_file(path: Path, mark: str = "") -> Iterator[Path]:
     Until then ``path`` is what it was before; after an error nothing of the new file is left.  mark: part of the name,
     where several processes may write at once.
     """
+    path = Path(os.path.realpath(path))         # where a link points
     part = path.with_name(f"{path.name}{mark}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -51,9 +55,13 @@ def put_in_place(part: Path, path: Path) -> None:
 
 
 def to_disk(path: Path) -> None:
+    """The bytes of a file, or the names in a folder, where its file system can do that with folders."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(number)
 
@@ -64,6 +72,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in (None, *DISK):            # numpy's own error of writing has none
+            raise
         raise UserError(f"cannot write {path}: {error.strerror or error} ({free_space(path)} free there); make room or choose "
                         f"another folder, and run it again") from error
 
@@ -98,7 +108,7 @@ def file_hash(files: list) -> str:
 def quick_hash(path: Path) -> str:
     """sha256 over the size and 256 blocks of 64 KiB, evenly spread with the first and the last: all of a file up to 16 MiB.
 
-    Reads the same 16 MiB of a file of any size; sees each damage that is longer than a 256th of it.
+    Reads the same 16 MiB of a file of any size; sees each damage that is longer than a 250th of it.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}".encode())

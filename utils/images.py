@@ -1,6 +1,8 @@
 """Images: from an encoded file to pixels, whoever wrote it, and from pixels to network input on its device."""
 
+import re
 import struct
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -9,6 +11,9 @@ from torch import Tensor
 
 LARGEST = 1 << 25           # pixels of an image that is decoded: 33 million, 100 MB
 SCANS = 100                 # of a JPEG: a few bytes each can mean a pass over all pixels; encoders write about ten
+HARMLESS = 1 << 28          # pixels times bytes of a file whose scans need not be counted: a second at most
+MARKERS = 10_000            # segments of a JPEG that are looked at
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")   # what stands between is skipped, as libjpeg does; and restarts in a scan
 
 
 def decode(data, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
@@ -23,9 +28,8 @@ def decode(data, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
         raise ValueError("no whole JPEG, PNG, BMP or WebP with a size")
     if size[0] * size[1] > LARGEST:
         raise ValueError(f"it claims {size[0]}x{size[1]} pixels, more than {LARGEST:,}")
-    scans = data.count(b"\xff\xda") if data[:2] == b"\xff\xd8" else 0
-    if scans > SCANS:
-        raise ValueError(f"a JPEG of {scans} scans, more than {SCANS}")
+    if size[0] * size[1] * len(data) > HARMLESS and data[:2] == b"\xff\xd8" and scans(data) > SCANS:
+        raise ValueError(f"a JPEG of more than {SCANS} scans")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), colours)
     except cv2.error as error:
@@ -53,21 +57,39 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """From the first frame header, found as libjpeg finds it: segment by segment, whatever lies between is skipped."""
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, first byte behind it) of each segment up to the end of the image, MARKERS at most."""
     at = 2
-    while (at := data.find(b"\xff", at)) >= 0:
-        while data[at] == 0xff:
-            at += 1
-        marker, at = data[at], at + 1
+    for _ in range(MARKERS):
+        found = MARKER.search(data, at)
+        if found is None or found[1] == b"\xd9":
+            return
+        marker, at = found[1][0], found.end()
+        yield marker, at
+        if marker > 1:
+            at += struct.unpack_from(">H", data, at)[0]
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """From the first frame header; None where the pixels come without one."""
+    for marker, at in jpeg_segments(data):
         if 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):
             height, width = struct.unpack_from(">HH", data, at + 3)
             return width, height
-        if marker in (0xd9, 0xda):          # the end, or pixels without a frame
+        if marker == 0xda:
             return None
-        if marker > 1 and not 0xd0 <= marker <= 0xd7:
-            at += struct.unpack_from(">H", data, at)[0]
     return None
+
+
+def scans(data: bytes) -> int:
+    """Scans of a JPEG, or MARKERS where it has so many segments that nobody has looked at all."""
+    found = segments = 0
+    try:
+        for marker, _ in jpeg_segments(data):
+            found, segments = found + (marker == 0xda), segments + 1
+    except struct.error:        # cut short
+        pass
+    return found if segments < MARKERS else MARKERS
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:

@@ -57,9 +57,12 @@ def save_array(path: Path, array: np.ndarray, origin: dict) -> None:
     save_origin(path, origin)       # after the array: a stop in between leaves a mismatch, never a false match
 
 
-def save_origin(path: Path, origin: dict) -> None:
-    """Write the .json beside ``path``: what it was computed from, and the checksums of the file as it is now."""
-    write_text(path.with_suffix(".json"), json.dumps(origin | checksums(path), indent=1) + "\n")
+def save_origin(path: Path, origin: dict, part: Path | None = None) -> None:
+    """Write the .json beside ``path``: what it was computed from, and the checksums of the file as it is now.
+
+    part: the file that will get this name next.
+    """
+    write_text(path.with_suffix(".json"), json.dumps(origin | checksums(part or path), indent=1) + "\n")
 
 
 def load_array(path: Path, made_by: str, whole: bool = False) -> np.ndarray:
@@ -97,6 +100,14 @@ def load_origin(path: Path) -> dict:
         raise UserError(f"{file} is no description of {path.name} ({error}); make {path.name} again or remove "
                         f"{file.name}") from error
     return origin
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the .json beside ``path`` is one of these; in other people's folders it may be anything."""
+    try:
+        return "sha256" in load_origin(path)
+    except UserError:
+        return False
 
 
 def check_origin(path: Path, made_by: str, **expected) -> None:
@@ -233,20 +244,25 @@ def whole_classifier(folder: Path) -> dict[str, Tensor]:
     if not files:
         raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the folder that a training left, for example "
                         f"work_dirs/f128_r18_softmax_class30")
-    shards = []
+    shards, classes = [], 0
     for file in files:
         try:
             shard = load_pt(file)
             held = {name: shard[name] for name in ("weight", "bias") if name in shard}
             if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in held.values()):
                 raise ValueError("it promises more numbers than it holds")
-            shards.append(held)
-            whole = {name: torch.cat([held[name] for held in shards]) for name in ("weight", *shards[0])}
-            expected = shard.get("num_classes", len(whole["weight"]))
+            if held["weight"].dim() != 2 or {len(t) for t in held.values()} != {len(held["weight"])}:
+                raise ValueError(f"it holds {describe(held['weight'].numpy())} instead of [classes, d]")
+            first, expected = shard.get("class_start", classes), shard.get("num_classes")
         except Exception as error:      # torn files, other tensors: torch has an exception for each
             raise UserError(f"{file} is no shard of a classifier ({one_line(error)}); copy it again or train that model "
                             f"again") from error
-    if whole["weight"].dim() != 2 or len(whole["weight"]) != expected:
-        raise UserError(f"{len(files)} shards in {folder} hold {describe(whole['weight'].numpy())}, expected {expected} classes; "
-                        f"copy all shards of one training")
-    return whole
+        shards.append((held, expected, held["weight"].shape[1]))
+        if first != classes or shards[-1][1:] != shards[0][1:]:
+            raise UserError(f"{file} is a shard of another training than the ones before it, or one is missing: it begins with "
+                            f"class {first}, expected {classes}; copy all shards of one training")
+        classes += len(held["weight"])
+    if classes != (expected or classes):
+        raise UserError(f"{len(files)} shards in {folder} hold {classes} classes, expected {expected}; copy all shards of one "
+                        f"training")
+    return {name: torch.cat([held[name] for held, _, _ in shards]) for name in shards[0][0]}

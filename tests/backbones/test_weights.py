@@ -104,6 +104,16 @@ def test_one_wrong_bit_is_seen(file, r18):
         load_state(file)
 
 
+def test_tied_weights_and_other_dicts(file, r18):
+    state = r18.state_dict()
+    torch.save(state | {"again": state["fc.weight"], "and_again": state["fc.weight"]}, file)
+    assert "again" in load_state(file)
+    for wrong in ({1: torch.ones(2)}, {"fc.weight": torch.ones(2, dtype=torch.complex64)}):
+        torch.save(wrong, file)
+        with pytest.raises(UserError, match="holds no state dict of a backbone"):
+            load_state(file)
+
+
 def test_packed_files_are_not_unpacked(file, r18):
     torch.save(r18.state_dict(), file)
     with zipfile.ZipFile(file) as plain:

@@ -181,8 +181,13 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     assert torch.equal(of_checkpoint(tmp_path / "best")["bias"], whole["bias"])
     (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"somebody's")
     assert len(whole_classifier(tmp_path)["weight"]) == CLASSES
+    for wrong in ({"class_start": 0}, {"num_classes": 99}, {"weight": torch.ones(5, DIM + 1)}):
+        torch.save({"weight": parts[1]["head/weight"], "class_start": 6, "num_classes": CLASSES} | wrong,
+                   tmp_path / "softmax_fc_gpu_1.pt")
+        with pytest.raises(UserError, match="softmax_fc_gpu_1.pt is a shard of another training"):
+            main()
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
-    with pytest.raises(UserError, match=r"1 shards in .* hold float32 \[6, .*expected 11 classes; copy all shards"):
+    with pytest.raises(UserError, match="1 shards in .* hold 6 classes, expected 11; copy all shards"):
         main()
     (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match="no shard of a classifier"):

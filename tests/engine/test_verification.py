@@ -57,7 +57,8 @@ def test_every_protocol_and_kind_of_list(tmp_path, protocol):
     path.write_bytes(pickle.dumps((data, same), protocol))
     expected = load_bin(path, 32)[0]
     for items in (arrays, [array[:, None] for array in arrays], np.array(data, object), tuple(data)):
-        for marks in (same, np.array(same), list(np.array(same)), [int(mark) for mark in same]):
+        for marks in (same, np.array(same), list(np.array(same)), [int(mark) for mark in same], np.array(same, int),
+                      list(np.array(same, int)), [float(mark) for mark in same], np.array(same, np.uint8)):
             path.write_bytes(pickle.dumps((items, marks), protocol))
             images, found = load_bin(path, 32)
             assert torch.equal(images, expected) and found.dtype == bool and found.tolist() == same
@@ -77,6 +78,11 @@ def absurd() -> bytes:
     return bytes(data)
 
 
+def again_and_again(opcodes: str) -> bytes:
+    """1 MB of text that becomes bytes a thousand times: a gigabyte."""
+    return b"(V" + b"x" * 10**6 + b"\nq\0" + opcodes.encode() * 1000 + b"l."
+
+
 class Harm:
     def __reduce__(self):
         return os.system, ("touch harmed",)
@@ -89,7 +95,9 @@ class Harm:
     (pickle.dumps([1, 2]), "int instead of a list"),
     (pickle.dumps((jpegs(20), [0.5] * 10)), "is not a verification file"),
     (pickle.dumps((jpegs(20), ["same"] * 10)), "other things than encoded images and booleans"),
-    (pickle.dumps(([np.zeros(9, np.float32)] * 20, [True] * 10)), "an array of 'f4'"),
+    (pickle.dumps(([np.zeros(9, np.float32)] * 20, [True] * 10)), "other things than encoded"),
+    (pickle.dumps(([np.zeros(9, np.complex64)] * 20, [True] * 10)), "an array of 'c8'"),
+    (again_and_again("c_codecs\nencode\n(h\0Vlatin1\ntR"), "makes more bytes than it has"),
     (pickle.dumps((jpegs(1) * (1 << 17), [True] * (1 << 16))), "32768 pairs at most"),
     (pickle.dumps((jpegs(19) + [absurd()], [True] * 10)), "item 19 is no image .*60000x60000"),
     (b"(c_codecs\nencode\n(Vx\nVhex\ntRl.", "asks for '_codecs.encode'"),

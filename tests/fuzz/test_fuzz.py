@@ -3,7 +3,6 @@
 bash test.sh -m slow runs 20,000 per reader here, without coverage.
 """
 
-import resource
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from records.recordio import RecordReader
 from utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
+from memory import less_than
 from targets import TARGETS, record_seeds, slow_record
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -43,23 +43,18 @@ def damaged(data: bytes, edits: list[tuple]) -> bytes:
     return data
 
 
-def memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 def attack(name: str, folder: Path, how: settings) -> None:
     target, seeds = TARGETS[name]
     valid = seeds(folder)
     assert all([target(data, folder) for data in valid])
-    before = memory()
 
     @how
     @given(st.sampled_from(valid), EDITS)
     def one(data, edits):
         target(damaged(data, edits), folder)
 
-    one()
-    assert memory() - before < GROWTH
+    with less_than(GROWTH):
+        one()
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -75,9 +70,8 @@ def test_many_damaged_files(name, tmp_path):
 
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*/*")), ids=lambda file: f"{file.parent.name}-{file.name}")
 def test_files_that_once_broke_a_reader(file, tmp_path):
-    before = memory()
-    TARGETS[file.parent.name][0](file.read_bytes(), tmp_path)
-    assert memory() - before < GROWTH
+    with less_than(GROWTH):
+        TARGETS[file.parent.name][0](file.read_bytes(), tmp_path)
 
 
 @QUICK

@@ -1,5 +1,6 @@
 """The record container against bytes built by hand from the specification, mxnet's own file, and hostile files."""
 
+import os
 import pickle
 import struct
 from multiprocessing import get_context
@@ -107,6 +108,25 @@ def test_an_interrupted_writer_leaves_the_former_file(tmp_path):
         raise KeyboardInterrupt
     assert bytes(RecordReader(tmp_path / "a").read(0)) == b"former"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.rec"]
+
+
+@pytest.mark.parametrize("name, left", [(".idx", b"former"), (".rec.part", b"former"), (".idx.part", None)])
+def test_an_end_between_the_two_names(tmp_path, monkeypatch, name, left):
+    """Of the three renames, the one of this file fails: the former pair is there again, or the new .rec waits for its index."""
+    write(tmp_path / "a", [b"former"])
+    replace = os.replace
+
+    def broken(source, target):
+        if str(source).endswith(f"a{name}") and not str(target).endswith("part"):
+            raise KeyboardInterrupt
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", [b"new"])
+    if left is None:
+        assert not (tmp_path / "a.idx").is_file() and (tmp_path / "a.idx.old").is_file()
+    else:
+        assert bytes(RecordReader(tmp_path / "a").read(0)) == left and not (tmp_path / "a.idx.old").is_file()
 
 
 def test_fingerprint_sees_lengths_ends_and_index(tmp_path):

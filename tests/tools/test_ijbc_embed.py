@@ -205,11 +205,16 @@ def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
         weight = model.graph.node[0].attribute[0].t
     weight.data_location = TensorProto.EXTERNAL
     prints = set()
-    for location in ("w.bin", "../w.bin", str(tmp_path / "w.bin"), "..", "absent.bin"):
+    (folder / "sub").mkdir()
+    (folder / "sub/w.bin").write_bytes((folder / "w.bin").read_bytes())
+    for location in ("./sub/w.bin", "w.bin", "../w.bin", "sub/../../w.bin", str(tmp_path / "w.bin"), "..", "absent.bin"):
         del weight.external_data[:]
         weight.external_data.add(key="location", value=location)
         (folder / "b.onnx").write_bytes(model.SerializeToString())
-        if location == "w.bin":
+        if location == "./sub/w.bin":
+            np.testing.assert_allclose(open_model(str(folder / "b.onnx"), "", CPU, False, 127.5).replicas()[0](FACES), expected,
+                                       atol=1e-5)
+        elif location == "w.bin":
             for _ in range(2):
                 opened = open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
                 prints.add(opened.fingerprint)

@@ -1,5 +1,6 @@
 """Files written beside and renamed: a full disk, an error in between, and what the checksums see."""
 
+import errno
 import hashlib
 import json
 import os
@@ -105,6 +106,31 @@ def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     order.clear()
     write_records(tmp_path / "train", [3])
     assert order[:2] == ["train.rec.part", "train.idx.part"] and len(RecordReader(tmp_path / "train")) == 4
+
+
+def test_a_file_system_that_cannot_sync_a_folder(tmp_path, monkeypatch):
+    whole = os.fsync
+
+    def fsync(number):
+        if os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        whole(number)
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "there")
+    write_records(tmp_path / "train", [3])
+    assert (tmp_path / "a.txt").read_text() == "there" and len(RecordReader(tmp_path / "train")) == 4
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "a.txt").symlink_to(tmp_path / "large/a.txt")
+    write_text(tmp_path / "a.txt", "there")
+    assert (tmp_path / "a.txt").is_symlink() and (tmp_path / "large/a.txt").read_text() == "there"
+
+
+def test_not_every_error_is_the_disks(tmp_path):
+    with pytest.raises(OSError, match="Too many open files"), written_beside(tmp_path / "a.txt"):
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_a_mapped_file_has_its_room(tmp_path):

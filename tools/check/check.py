@@ -14,7 +14,6 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -30,19 +29,26 @@ sys.path.insert(0, str(ROOT))
 import engine.loop
 from backbones import builder
 from backbones.weights import fingerprint, load_state
-from engine.loop import check_settings, open_dataset
+from engine.checkpoint import found_in
+from engine.loop import check_settings, open_dataset, schedule_of
 from engine.method import Method
+from engine.schedule import learning_rate
 from engine.trainer import make_optimizer
 from engine.verification import load_bin
 from losses import PartialFC
-from records.faces import CHUNK, FaceRecords
+from records.faces import CHUNK, IN_A_ROW, FaceRecords
 from records.loader import SHARE, ShuffledBatches
 from tools.check.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
 from utils.command_line import at_least
 from utils.config import load_config, locate
 from utils.errors import UserError, run
+from utils.files import disk_errors
 from utils.old_features import OldFeatures, check_whole, describe, load_credible, load_origin, load_prototypes, old_side, sd_of
 
+WHOLE, NUMBER = (int,), (int, float)
+# setting: (least, kind)
+NUMBERS = {**dict.fromkeys(("batch_size", "num_epoch", "gradient_acc", "frequent", "verbose", "keep_checkpoints"), (1, WHOLE)),
+           **dict.fromkeys(("workers", "seed", "save_every", "warmup_epoch"), (0, WHOLE)), "timeout": (0.01, NUMBER)}
 OK, WARNING, MISSING, WRONG = "ok", "warning", "missing", "wrong"
 SAMPLE = 2000           # images that are decoded, and rows that are looked at for NaN, without --all
 SHOWN = 3               # records that are named of many
@@ -141,11 +147,27 @@ def look_at_settings(cfg, report: Report) -> None:
     report.attempt("settings", lambda: void(new_margin(cfg)))
     weight = torch.nn.Linear(1, 1)
     report.attempt("settings", lambda: void(make_optimizer(cfg, weight, torch.nn.Module(), torch.nn.Module())))
-    for key in ("batch_size", "num_epoch", "gradient_acc", "frequent", "verbose"):
-        if not (isinstance(cfg[key], int) and cfg[key] >= 1):
-            report.add("settings", f"config.{key} = {cfg[key]}: expected a whole number from 1 up", WRONG)
-    if not 0 < cfg.sample_rate <= 1:
-        report.add("settings", f"config.sample_rate = {cfg.sample_rate}: expected a share in (0, 1]", WRONG)
+    report.attempt("settings", lambda: void(learning_rate(1, **schedule_of(cfg, 100))))
+    for key, (least, kind) in NUMBERS.items():
+        if type(cfg[key]) not in kind or not cfg[key] >= least:
+            report.add("settings", f"config.{key} = {cfg[key]!r}: expected a {'whole ' * (kind == WHOLE)}number from {least} up",
+                       WRONG)
+    if type(cfg.sample_rate) not in NUMBER or not 0 < cfg.sample_rate <= 1:
+        report.add("settings", f"config.sample_rate = {cfg.sample_rate!r}: expected a share in (0, 1]", WRONG)
+    if not isinstance(cfg.val_targets, (list, tuple)):
+        report.add("settings", f"config.val_targets = {cfg.val_targets!r}: expected a list of names", WRONG)
+
+
+def look_at_output(cfg) -> tuple[str, str] | str:
+    """The folder of the run: whether it can be written to, and what an earlier run has left in it."""
+    folder = Path(cfg.output)
+    with disk_errors(folder / "model.pt"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    found = found_in(folder / "checkpoints")
+    if found and not cfg.resume:
+        return f"{folder} holds a checkpoint (newest: {max(found, key=int)}): give resume=True to go on from it", WRONG
+    return f"{folder}: " + (f"goes on from a checkpoint ({max(found, key=int)} images seen)" if found else "a new run")
 
 
 def look_at_records(cfg, ranks: int, every: bool, report: Report):
@@ -176,16 +198,18 @@ def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
         wrong = np.flatnonzero(~right)
         named = ", ".join(f"record {faces.keys[i]} has {found[i]:g}" for i in wrong[:SHOWN])
         return (f"{right.sum():,} of {len(faces):,} are whole numbers from 0 to {faces.num_classes} - 1; {named}: correct "
-                f"config.num_classes or make the file again", how_bad(faces, len(wrong), len(found)))
+                f"config.num_classes or make the file again", how_bad(faces, wrong, len(found)))
     counts = np.bincount(found.astype(np.int64), minlength=faces.num_classes)
     empty = np.count_nonzero(counts == 0)
     return (f"all in range; images per class: {counts.min()} to {counts.max()}, median {np.median(counts):g}"
             + f"; {empty} classes have no image" * bool(empty), WARNING if empty else OK)
 
 
-def how_bad(faces: FaceRecords, bad: int, count: int) -> str:
-    """The verdict on bad records: what the training does with them."""
-    return WARNING if faces.bad_records == "skip" and bad <= SHARE * count else WRONG
+def how_bad(faces: FaceRecords, bad: np.ndarray, count: int) -> str:
+    """The verdict on the records ``bad`` out of ``count``: what the training does with them."""
+    bad = np.sort(bad)
+    in_a_row = len(bad) >= IN_A_ROW and (bad[IN_A_ROW - 1:] - bad[:1 - IN_A_ROW] < IN_A_ROW).any()
+    return WARNING if faces.bad_records == "skip" and len(bad) <= SHARE * count / 2 and not in_a_row else WRONG
 
 
 def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
@@ -193,31 +217,38 @@ def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:
     rows = np.arange(len(faces)) if every else spread(len(faces))
     blocks = np.array_split(rows, -(-len(rows) // 256))
     processes = min(len(os.sched_getaffinity(0)), 16) if every else 1
-    sizes, bad = {}, []
-    with Pool(processes) as pool, tqdm(total=len(rows), desc="images", unit=" images", delay=1, disable=None) as bar:
-        for found, wrong in pool.imap(partial(decode, faces), blocks):
+    sizes, bad = {}, {}
+    with Pool(processes, begin_decoding, (faces,)) as pool, tqdm(total=len(rows), desc="images", unit=" images", delay=1,
+                                                                disable=None) as bar:
+        for found, wrong in pool.imap(decode, blocks):
             bar.update(sum(found.values()) + len(wrong))
-            bad += wrong
+            bad |= wrong
             for size, count in found.items():
                 sizes[size] = sizes.get(size, 0) + count
     if bad:
-        return f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(bad[:SHOWN]), how_bad(faces, len(bad), len(rows))
+        return (f"{len(bad):,} of {len(rows):,} cannot be read: " + "; ".join(list(bad.values())[:SHOWN]),
+                how_bad(faces, np.array(list(bad)), len(rows)))
     other = sum(count for size, count in sizes.items() if size != (faces.image_size,) * 2)
     return (f"{len(rows):,} of {len(faces):,} decoded"
             + f"; {other:,} are not {faces.image_size}x{faces.image_size} and are resized, which takes time" * bool(other),
             WARNING if other else OK)
 
 
-def decode(faces: FaceRecords, rows: np.ndarray) -> tuple[dict, list[str]]:
-    """({size: images}, sentences about those that cannot be read)."""
+def begin_decoding(faces: FaceRecords) -> None:
+    """In each process, once: the index of a large file has 100 MB, too much to send with each block."""
     cv2.setNumThreads(0)
-    sizes, bad = {}, []
+    decode.faces = faces
+
+
+def decode(rows: np.ndarray) -> tuple[dict, dict[int, str]]:
+    """({size: images}, {image: what is wrong with it} of those that cannot be read)."""
+    sizes, bad = {}, {}
     for i in rows.tolist():
         try:
-            size = faces.decode(i).shape[:2]
+            size = decode.faces.decode(i).shape[:2]
             sizes[size] = sizes.get(size, 0) + 1
         except UserError as error:
-            bad.append(str(error))
+            bad[i] = str(error)
     return sizes, bad
 
 
@@ -299,7 +330,8 @@ def look_at_disk(cfg, ranks: int, method: Method | None) -> tuple[str, str]:
     """Room for the files of a training, while the last checkpoint is written beside those that are kept."""
     _, files = training_bytes(cfg, cfg.num_classes, ranks, 0 if method is None else held(method))
     need = files + log_bytes(cfg, cfg.num_image, ranks)
-    folder, size, free = disks({Path(cfg.output): need})[0]
+    there = sum(file.stat().st_size for file in Path(cfg.output).rglob("*") if file.is_file())     # of the run that goes on
+    folder, size, free = disks({Path(cfg.output): need - there})[0]
     text = f"{1e-9 * size:.2f} GB for the model, checkpoints and logs in {cfg.output}, {1e-9 * free:.2f} GB free"
     return (text, OK) if free >= ROOM * size else (f"{text}; free some, or choose another config.output", WRONG)
 
@@ -331,8 +363,9 @@ def check(args: argparse.Namespace) -> Report:
     method_class, head_class = classes[0] if classes else (Method, PartialFC)
     look_at_settings(cfg, report)
     settings_right = not report.problems()
+    report.attempt("output", lambda: look_at_output(cfg))
     faces = look_at_records(cfg, args.ranks, args.all, report)
-    look_at_verification(cfg, report)
+    report.attempt("verification", lambda: look_at_verification(cfg, report))
     with pretended_ranks(args.ranks):
         method = None
         if faces is not None:

@@ -10,6 +10,7 @@ Killed and started again it goes on where it stopped; any number of ranks writes
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,9 +28,9 @@ from records.loader import ordered_loader
 from utils.arrays import open_npy
 from utils.config import load_config, locate
 from utils.errors import UserError, run
-from utils.files import disk_errors, new_array, put_in_place, write_text
+from utils.files import damage, disk_errors, new_array, put_in_place, write_text
 from utils.images import to_input
-from utils.old_features import artefact, part_of, save_origin
+from utils.old_features import artefact, load_origin, part_of, save_origin
 
 SYNC = 10.0         # seconds between two times that rows are put on the disk and marked
 
@@ -68,9 +69,14 @@ class PartialFile:
     def goes_on(self, plan: dict, shapes: dict[str, tuple]) -> bool:
         """Whether an earlier run with this plan has left all of its files, each whole."""
         try:
-            return (json.loads(self.plan_file.read_text()) == plan
-                    and all(open_npy(self.names[kind]).shape == shape for kind, shape in shapes.items()))
-        except (OSError, ValueError, RecursionError):
+            if json.loads(self.plan_file.read_text()) != plan:
+                return False
+            for kind, target in self.targets.items():       # an end between two names: this one has it already
+                kept = load_origin(target)
+                if not self.names[kind].is_file() and "quick" in kept and not damage(target, kept, whole=False):
+                    os.replace(target, self.names[kind])
+            return all(open_npy(self.names[kind]).shape == shape for kind, shape in shapes.items())
+        except (OSError, ValueError, RecursionError, UserError):
             return False
 
     def write(self, batch: int, rows: slice, features: np.ndarray, labels: np.ndarray) -> None:
@@ -87,13 +93,18 @@ class PartialFile:
         self.done[self.waiting] = True
         self.waiting, self.synced = [], time.monotonic()
 
-    def finish(self) -> None:
-        """Give the arrays their names; called by one rank, when all have written."""
+    def finish(self, origin: dict) -> None:
+        """Give the arrays their names; called by one rank, when all have written.
+
+        Each after the .json that describes it: an end in between leaves no array that seems to belong to anything.
+        """
+        for kind, target in self.targets.items():
+            save_origin(target, origin, self.names[kind])
         for kind, target in self.targets.items():
             with disk_errors(target):
                 put_in_place(self.names[kind], target)
-        self.names["done"].unlink()
         self.plan_file.unlink()
+        self.names["done"].unlink()
 
 
 @torch.inference_mode()
@@ -153,9 +164,7 @@ def main() -> None:
     extract(model, dataset, file, ranks, args.batch, cfg.workers)
     dist.barrier()
     if ranks.rank == 0:
-        file.finish()
-        for path in (target, label_target):
-            save_origin(path, origin)
+        file.finish(origin)
         print(f"{target}: {len(dataset)} features of {cfg.embedding_size} dimensions")
     dist.barrier()
     dist.destroy_process_group()

@@ -6,6 +6,7 @@ A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precis
 """
 
 import copy
+import os
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def files_beside(file: str, model) -> list[str]:
         found |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     for name in sorted(found):
         path = Path(file).parent / name
-        if name != Path(name).name or name == "..":
+        if os.path.isabs(name) or os.path.normpath(name).split("/")[0] in ("..", "."):
             raise UserError(f"{file} takes weights from {name[:255]!r}; expected a file in its own folder")
         if not path.is_file():
             raise UserError(f"{file} takes weights from {name[:255]!r}, and there is no {path}; copy both files")

@@ -12,6 +12,7 @@ IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its 
 import hashlib
 import os
 import re
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +114,14 @@ def read_images(data: str | Path, subset: str) -> Images:
     template, media = read_numbers(belongs, np.int64, (1, 2), "NAME TEMPLATE MEDIUM").T
     numbers = read_numbers(faces, np.float32, tuple(range(1, 12)), "NAME, ten coordinates and SCORE")
     text = faces.read_bytes()
-    names, same = (read_names(file, len(table)) for file, table in ((faces, numbers), (belongs, template)))
+    names, listed = (read_names(file, len(table)) for file, table in ((faces, numbers), (belongs, template)))
     if len(template) != len(names):
         raise UserError(f"{faces} has {len(names)} rows, {belongs.name} has {len(template)}; "
                         f"expected the same images in the same order in both")
-    other = np.flatnonzero(names != same)
-    if len(other):
-        raise UserError(f"row {other[0] + 1} is {names[other[0]]} in {faces}, {same[other[0]]} in {belongs.name}; "
-                        f"expected the same images in the same order in both")
+    for i in np.flatnonzero(names != listed):
+        if Path(names[i]).name != Path(listed[i]).name:         # a folder before it may differ: the first says where it lies
+            raise UserError(f"row {i + 1} is {names[i]} in {faces}, {listed[i]} in {belongs.name}; expected the same images in "
+                            f"the same order in both")
     if not np.isfinite(numbers).all():
         raise UserError(f"{faces} row {np.flatnonzero(~np.isfinite(numbers).all(1))[0] + 1}: "
                         f"expected finite landmarks and score")
@@ -134,7 +135,7 @@ def read_images(data: str | Path, subset: str) -> Images:
 
 def read_names(file: Path, rows: int) -> np.ndarray:
     """The first column of a table of ``rows`` rows, str [rows]: files inside the images' folder."""
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8-sig") as lines:             # Windows' editors begin with a mark
         names = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     if len(names) != rows:
         raise UserError(f"{file} has {len(names)} lines with a name, {rows} with numbers; write it again, a line for a row")
@@ -217,7 +218,7 @@ def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout
         raise UserError(f"{file} is empty; expected rows of {row}")
     with open(file, "rb") as text:
         text.seek(-1, os.SEEK_END)
-        if text.read() != b"\n":
+        if text.read().strip():
             raise UserError(f"{file} does not end with the end of a line: it is cut short, perhaps within a number; copy it "
-                            f"again (if it is whole: echo >> {file})")
+                            f"again (if it is whole: echo >> {shlex.quote(str(file))})")
     return table
