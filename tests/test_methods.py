@@ -588,7 +588,7 @@ def test_refusals(name, more, words, old_side, one_rank):
 def test_a_torn_classifier_is_refused(old_side, one_rank, tmp_path):
     write_classifier(tmp_path, torch.randn(6, DIM))
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
-    with pytest.raises(UserError, match=r"1 shards in .* hold float32 \[3, 16\], expected 6 classes"):
+    with pytest.raises(UserError, match=r"1 shards in .* hold 3 classes, expected 6"):
         rows_of_this_rank(old_side, tmp_path)
     torch.save({"weight": torch.ones(1).expand(10**6, DIM), "num_classes": 10**6}, tmp_path / "softmax_fc_gpu_1.pt")
     with pytest.raises(UserError, match="gpu_1.pt is no shard of a classifier .*it promises more numbers than it holds"):
