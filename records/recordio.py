@@ -181,8 +181,8 @@ class RecordReader:
 
     def record(self, key: int) -> tuple[bytes, int]:
         """(payload of record ``key``, byte of the .rec behind it)."""
-        data = self.mapped()
-        start = offset = int(self.offsets[self.row(key)])
+        data, row = self.mapped(), self.row(key)
+        start = offset = int(self.offsets[row])
         parts, total = [], 0
         while True:
             if offset + 8 > self.size:
@@ -201,12 +201,12 @@ class RecordReader:
             end = offset + 8 + length
             parts.append(data[offset + 8:end])
             offset += 8 + (length + 3) // 4 * 4
-            if data[end:offset].strip(b"\0"):
+            if end < offset and data[end:offset].strip(b"\0"):
                 self.fail(key, start, f"has something other than zeros behind its {length} bytes")
             if flag in (0, 3):
                 break
-        behind = np.searchsorted(self.starts, start, side="right")
-        following = self.starts[behind] if behind < len(self.starts) else self.size
+        behind = row + 1 if self.starts is self.offsets else int(np.searchsorted(self.starts, start, side="right"))
+        following = int(self.starts[behind]) if behind < len(self.starts) else self.size
         if offset > self.size:
             self.fail(key, start, "runs past the end of the file")
         if following < offset:
