@@ -1,7 +1,6 @@
 """Weights from files: of this project, of insightface, of the public code; read without running what is in them."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import torch
@@ -9,9 +8,11 @@ from torch import Tensor
 
 from backbones import NETWORKS, builder, get_model
 from backbones.backbone import Backbone
+from utils.arrays import load_pt, one_line
 from utils.errors import UserError
 
 WRAPPERS = ("state_dict_backbone", "backbone", "state_dict")        # keys under which a checkpoint keeps the backbone
+SHARED = 8                  # tensors may use each number of the file so often; a view can repeat one a million times
 HEADS = ("cls_fc.", "BCT_FC.", "discriminator.", "eboundary.")      # what the public code saves with it
 
 
@@ -25,14 +26,19 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no model file {path}; train the model first or name another file")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        data = load_pt(path)
     except Exception as error:      # torn zip, foreign bytes, code in a pickle: torch.load has an exception for each
         raise UserError(f"{path} is not a whole file of tensors as torch.save writes it "
-                        f"({type(error).__name__}); copy it again or save it as a state_dict") from error
+                        f"({one_line(error)}); copy it again or save it as a state_dict") from error
     state = next((data[key] for key in WRAPPERS if isinstance(data, dict) and isinstance(data.get(key), dict)), data)
-    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
+    if not (isinstance(state, dict) and state
+            and all(isinstance(name, str) and isinstance(value, Tensor) and not value.is_complex()
+                    for name, value in state.items())):
         raise UserError(f"{path} holds no state dict of a backbone; expected tensors by name, by themselves or "
                         f"under one of {' '.join(WRAPPERS)}")
+    if any(value.device.type != "cpu" or value.layout != torch.strided for value in state.values()) \
+            or sum(value.nbytes for value in state.values()) > SHARED * path.stat().st_size:
+        raise UserError(f"{path} promises more numbers than it holds; save the model again as a state_dict of plain tensors")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return {key: value for key, value in state.items() if not key.startswith(HEADS)}
 

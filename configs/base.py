@@ -17,6 +17,7 @@ config.rec = "train"            # record file: name in `dataset`, path with or w
 config.num_classes = None       # classes of the head; None = as the record file's header says
 config.num_image = None         # images per epoch; known from the record file, only compared with it
 config.workers = 2              # loader processes per rank (one decodes about 10,000 images/s)
+config.bad_records = "stop"     # or "skip": log and count them, the next readable image takes the place; not above 1 %
 config.image_size = 112         # pixels, a multiple of 16; records of another size are resized
 config.val_targets = ["lfw", "cfp_fp", "agedb_30"]          # verification sets <dataset>/<name>.bin
 
@@ -46,10 +47,13 @@ config.clip = 5.0               # largest gradient norm of the backbone
 # Run
 config.output = None            # folder of model.pt, log and TensorBoard; None = work_dirs/<config name>
 config.seed = 666
-config.deterministic = False    # bitwise repeatable on CUDA too; slower
+config.deterministic = False    # bitwise repeatable on CUDA too, and resumed on three ranks or more; slower
 config.frequent = 50            # steps between log lines
 config.verbose = 2000           # steps between verifications; there is one after each epoch, too
-config.resume = False           # continue after the last whole epoch in `output`, on the same number of ranks
+config.resume = False           # go on from the newest checkpoint in `output`, on any number of ranks; anew if there is none
+config.save_every = 0           # steps between checkpoints; there is one after each epoch, too; 0 = only these
+config.keep_checkpoints = 2     # newest checkpoints that are kept
+config.timeout = 30             # minutes that a rank waits for the others before the run ends with an error
 config.dali = False             # answered with a sentence: cv2 in loader processes is faster and keeps the index
 
 # What the old model left for the new one: names in `feature_save` (BCT_Methods/scenarios.py fills them in).

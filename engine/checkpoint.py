@@ -1,59 +1,384 @@
-"""Files of a run: written beside and renamed, so that a name always means a whole file."""
+"""Checkpoints of a run: whole or not there, checked before they are used, for any number of ranks.
 
-import os
+    <output>/checkpoints/<images seen>/rank_<r>.pt      what rank r had
+                                       complete.json    written last; a folder without it is no checkpoint
+    <output>/model.pt, softmax_fc_gpu_<rank>.pt         the plain backbone and each rank's classes, after each epoch
+
+A folder is named by the images that were seen, which means the same for any batch size and number of ranks.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from engine.distributed import Ranks
+from engine.distributed import Ranks, gathered, in_short
+from engine.signals import AGAIN, StopSignal
+from engine.trainer import Trainer
+from losses.shards import shard_of
 from utils.errors import UserError
+from utils.files import damage, to_disk, whole_file
+from utils.old_features import classifier_shards
+
+FIXED = {"records", "method", "head", "optimizer", "seed"}      # another one would be another training
+FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
+WAIT = 5                # seconds that a run waits for one that is ending and still has its folder
 
 
-def save_whole(data, path: Path) -> None:
-    """torch.save(data) to ``path``, which holds either the former file or all of the new one."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.  epoch: 0-based; images: those of the epoch that all ranks together have seen."""
+
+    epoch: int = 0
+    images: int = 0
 
 
-def save_epoch(folder: Path, ranks: Ranks, epoch: int, backbone: nn.Module, head: nn.Module, method: nn.Module,
-               optimizer: torch.optim.Optimizer, scaler) -> None:
-    """After an epoch: model.pt (the plain backbone), every rank's classes, and what resume needs.
+class Hashed:
+    """A file that knows the sha256 of what was written to it, and what kept it from being written."""
 
-    backbone: not wrapped.  softmax_fc_gpu_<rank>.pt holds weight [C_local, d] (and bias) of the classes
-    class_start .. class_start + C_local - 1.
+    def __init__(self, file):
+        self.file, self.sha256, self.bytes, self.error = file, hashlib.sha256(), 0, None
+
+    def write(self, data) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:        # torch's writer would say something else
+            self.error = error
+            raise
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_whole(data, path: Path) -> dict:
+    """torch.save(data) to ``path``, which holds either the former file or all of the new one: {bytes, sha256}.
+
+    OSError where it cannot be written, a full disk above all; then nothing is left of the new one.
     """
+    with whole_file(path) as part, open(part, "wb") as file:
+        hashed = Hashed(file)
+        try:
+            torch.save(data, hashed)
+        except RuntimeError:
+            if hashed.error is not None:
+                raise hashed.error from None
+            raise
+    return {"bytes": hashed.bytes, "sha256": hashed.sha256.hexdigest()}
+
+
+def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module) -> None:
+    """model.pt (the plain backbone) and softmax_fc_gpu_<rank>.pt: weight [C_local, d] (and bias) of the classes
+    class_start .. class_start + C_local - 1."""
     if ranks.rank == 0:
         save_whole({name: t.cpu().contiguous() for name, t in backbone.state_dict().items()}, folder / "model.pt")
     rows = {name: t.cpu() for name, t in head.state_dict().items() if name in ("weight", "bias")}
     save_whole(rows | {"class_start": head.class_start, "num_classes": head.num_classes},
                folder / f"softmax_fc_gpu_{ranks.rank}.pt")
-    save_whole({"epoch": epoch + 1, "world_size": ranks.world_size, "backbone": backbone.state_dict(),
-                "head": head.state_dict(), "method": method.state_dict(), "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict()}, folder / f"checkpoint_gpu_{ranks.rank}.pt")
+    if ranks.rank == 0:                 # of a run on more ranks: its classes would be counted twice
+        for rank, file in classifier_shards(folder).items():
+            if rank >= ranks.world_size:
+                file.unlink()
 
 
-def load_epoch(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module, method: nn.Module,
-               optimizer: torch.optim.Optimizer, scaler) -> int:
-    """Put everything back as :func:`save_epoch` found it; the number of whole epochs done."""
-    path = folder / f"checkpoint_gpu_{ranks.rank}.pt"
-    if not path.is_file():
-        raise UserError(f"config.resume is set but there is no {path}; set config.resume = False to start anew")
+# What a rank has, as tensors by name: "backbone/fc.weight", "optimizer/backbone/fc.weight/momentum_buffer", "head/weight"
+
+def parts_of(trainer: Trainer) -> dict[str, nn.Module]:
+    return {"backbone": trainer.plain_backbone, "method": trainer.plain_method, "head": trainer.head}
+
+
+def sharded_by_class(module: nn.Module) -> dict[str, int]:
+    """{name in the state: dimension} of what each rank holds for its own classes only.
+
+    Every module says so of its own tensors in its attribute ``sharded``.
+    """
+    return {f"{path}.{name}" if path else name: dim for path, part in module.named_modules()
+            for name, dim in getattr(part, "sharded", {}).items()}
+
+
+def rank_state(trainer: Trainer) -> dict:
+    """All that this rank needs to go on, but for the position."""
+    tensors, sharded = {}, {}
+    for part, module in parts_of(trainer).items():
+        dims, learnt = sharded_by_class(module), dict(module.named_parameters())
+        for name, value in module.state_dict().items():
+            moments = trainer.optimizer.state.get(learnt.get(name), {}).items()
+            named = {f"{part}/{name}": value} | {f"optimizer/{part}/{name}/{what}": moment for what, moment in moments
+                                                 if moment is not None}
+            tensors |= named
+            if name in dims:
+                sharded |= {key: dims[name] for key, moment in named.items() if moment.shape == value.shape}
+    random = {"cpu": torch.get_rng_state()}
+    if trainer.ranks.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(trainer.ranks.device)
+    return {"tensors": tensors, "sharded": sharded, "scaler": trainer.scaler.state_dict(), "random": random}
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds a number that is none."""
+    real = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    good = torch.stack([value.isfinite().all() for value in real.values()]).tolist()
+    return None if all(good) else list(real)[good.index(False)]
+
+
+def put_back(trainer: Trainer, tensors: dict[str, Tensor], scaler: dict, random: dict) -> None:
+    """Make everything what it was when :func:`rank_state` looked; the random states last."""
+    for part, module in parts_of(trainer).items():
+        start = f"{part}/"
+        module.load_state_dict({key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)})
+        for name, parameter in module.named_parameters():
+            start = f"optimizer/{part}/{name}/"
+            moments = {key.removeprefix(start): value.to(parameter.device, copy=True)
+                       for key, value in tensors.items() if key.startswith(start)}
+            if moments:
+                trainer.optimizer.state[parameter] = moments
+    if scaler:
+        trainer.scaler.load_state_dict(scaler)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and trainer.ranks.device.type == "cuda":
+        torch.cuda.set_rng_state(random["cuda"], trainer.ranks.device)
+
+
+def own_tensors(saved: list[dict], ranks: Ranks) -> dict[str, Tensor]:
+    """This rank's tensors out of those of all ranks of a run on another number of ranks.
+
+    What is sharded by class is divided anew; the rest comes from rank r % number of saved ones.
+    """
+    own = saved[ranks.rank % len(saved)]
+    return {key: own_shard([rank["tensors"][key] for rank in saved], own["sharded"][key])
+            if key in own["sharded"] else value for key, value in own["tensors"].items()}
+
+
+def own_shard(parts: list[Tensor], dim: int) -> Tensor:
+    """This rank's classes of a tensor whose ``parts`` lay on other ranks; what is not needed is not read."""
+    start, count = shard_of(sum(part.shape[dim] for part in parts))
+    pieces, first = [], 0
+    for part in parts:
+        low, high = max(start, first), min(start + count, first + part.shape[dim])
+        if low < high:
+            pieces.append(part.narrow(dim, low - first, high - low))
+        first += part.shape[dim]
+    return torch.cat(pieces, dim)
+
+
+class Checkpoints:
+    """Saves the run when it is due, keeps the last config.keep_checkpoints, and goes on from the newest whole one."""
+
+    def __init__(self, cfg, ranks: Ranks, trainer: Trainer, settings: dict[str, str], stop: StopSignal, log):
+        """settings: what the run is, by name; it is kept, and differences are named when a run goes on."""
+        self.cfg, self.ranks, self.trainer, self.settings = cfg, ranks, trainer, settings
+        self.stop, self.log = stop, log
+        self.output, self.folder = Path(cfg.output), Path(cfg.output) / "checkpoints"
+        self.wanted, self.last = False, None
+
+    def resume(self) -> Position:
+        """Put everything back as the newest whole checkpoint has it; the start where there is none.
+
+        Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, one of another training.
+        """
+        taken, found = gathered((self.take_folder(), found_in(self.folder)) if self.ranks.rank == 0 else None)[0]
+        if taken:
+            raise UserError(taken)
+        if found and not self.cfg.resume:
+            raise UserError(f"{self.folder} holds a checkpoint (newest: {max(found, key=int)}): add resume=True to go on from "
+                            f"it, give another output=FOLDER, or remove {self.folder} to start anew")
+        for name in sorted(found, key=int, reverse=True):
+            problem = self.problem(name, found[name])
+            if problem is None:
+                at = self.load(self.folder / name, found[name])
+                self.set_aside([bad for bad in found if int(bad) > int(name)])
+                return at
+            self.log.warning("%s is not used: %s", self.folder / name, problem)
+        if found:
+            raise UserError(f"no checkpoint in {self.folder} is whole (see above); copy one back, or remove {self.folder} to "
+                            f"start anew")
+        if self.cfg.resume:
+            self.log.info("no checkpoint in %s: the run starts anew", self.folder)
+        return Position()
+
+    def take_folder(self) -> str | None:
+        """Make the folder this process's until it ends; why not, where another run has it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.output / "lock", "w")
+        for left in reversed(range(WAIT + 1)):
+            try:
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                if not left:
+                    return (f"another training, or what a killed one left running, still writes to {self.output}; wait for its "
+                            f"end, or end it, and start again; or give another output=FOLDER")
+                time.sleep(1)
+            except OSError:             # a file system without locks
+                return None
+
+    def problem(self, name: str, about: dict | str) -> str | None:
+        """Why a checkpoint cannot be used, the same answer on all ranks; each rank reads its share of the files."""
+        if isinstance(about, str):
+            return about
+        folder, world_size = self.folder / name, about["world_size"]
+        mine = [f"rank_{r}.pt" for r in range(self.ranks.rank, world_size, self.ranks.world_size)]
+        wrong = filter(None, (why_not(folder / file, about["files"][file]) for file in mine))
+        return next(filter(None, gathered(next(wrong, None))), None)
+
+    def load(self, folder: Path, about: dict) -> Position:
+        world_size, position = about["world_size"], Position(about["epoch"], about["images"])
+        changed = {key: (about["settings"].get(key), value) for key, value in self.settings.items()
+                   if key not in FREE and about["settings"].get(key) != value}
+        if FIXED & changed.keys():
+            differ = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items() if key in FIXED)
+            raise UserError(f"{folder} comes from another training ({differ}); give what it was saved with, or another "
+                            f"output=FOLDER")
+        same = world_size == self.ranks.world_size
+        try:
+            saved = [torch.load(folder / f"rank_{r}.pt", map_location="cpu", mmap=True, weights_only=True)
+                     for r in ([self.ranks.rank] if same else range(world_size))]
+            own = saved[0 if same else self.ranks.rank % world_size]
+            put_back(self.trainer, own["tensors"] if same else own_tensors(saved, self.ranks), own["scaler"], own["random"])
+        except Exception as error:      # tensors of other names and shapes: torch has an exception for each
+            raise UserError(f"{folder} does not fit this config ({in_short(error)}; settings that differ: "
+                            f"{', '.join(changed) or 'none'}); give the settings it was saved with, or another "
+                            f"output=FOLDER") from error
+        self.last = position
+        self.log.info("resumed from %s: epoch %d, %d images of it seen, saved by %d ranks%s", folder, position.epoch + 1,
+                      position.images, world_size, "".join(f"; config.{k} was {a}, is {b}" for k, (a, b) in changed.items()))
+        return position
+
+    def set_aside(self, names: list[str]) -> None:
+        """Give what is not whole another name, so that it is neither counted nor named as one to go on from; on every rank:
+        each may have its own disk."""
+        for name in names:
+            with suppress(OSError):             # another rank was first
+                (self.folder / name).rename(self.folder / f"{name}_damaged")
+
+    def due(self, step: int, update: bool) -> bool:
+        """Whether to save after ``step`` steps, every config.save_every or because the run is asked to end.
+
+        A checkpoint waits for the next update of the weights: gradients that are half added up are not in it.
+        """
+        self.wanted |= self.stop.asked() is not None or self.cfg.save_every > 0 and step % self.cfg.save_every == 0
+        return self.wanted and update
+
+    def epoch_ends(self, position: Position, update: bool) -> None:
+        """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
+        self.stop.asked()               # once after each step, on all ranks; ``due`` is not called after an epoch's last one
+        self.check_weights()
+        try:
+            save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
+        except OSError as error:
+            raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
+                            f"{last_words(self.output)}; mend that and go on with resume=True") from error
+        self.wanted = True
+        if update or position.epoch == self.cfg.num_epoch:
+            self.save(position)
+
+    def save(self, position: Position) -> None:
+        """All ranks write, then rank 0 says that it is whole; only then an old one goes.
+
+        Ends the process (exit code 75) where a signal asked for it.
+        """
+        self.wanted = False
+        if position != self.last:
+            self.check_weights()
+            self.write(position)
+        if self.stop.heard and position.epoch < self.cfg.num_epoch:
+            self.log.info("stopped by %s: %s; the same command with resume=True goes on", self.stop.heard,
+                          last_words(self.output))
+            raise SystemExit(AGAIN)
+
+    def check_weights(self) -> None:
+        """End the run rather than save numbers that are none."""
+        wrong = next(filter(None, gathered(not_finite(rank_state(self.trainer)["tensors"]))), None)
+        if wrong:
+            raise UserError(f"{wrong} is not finite, which is not saved, and the run ends; {last_words(self.output)}; lower "
+                            f"config.lr or set config.fp16 = False and go on with resume=True")
+
+    def write(self, position: Position) -> None:
+        folder = self.folder / str(position.epoch * self.cfg.num_image + position.images)
+        self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
+        file, error = None, None
+        try:
+            file = save_whole(rank_state(self.trainer), folder / f"rank_{self.ranks.rank}.pt")
+        except OSError as problem:
+            error = f"rank {self.ranks.rank}: {problem.strerror or problem}"
+        results = gathered((file, error))
+        errors = [error for _, error in results if error]
+        if not errors and self.ranks.rank == 0:
+            about = {"epoch": position.epoch, "images": position.images, "world_size": self.ranks.world_size,
+                     "files": {f"rank_{r}.pt": file for r, (file, _) in enumerate(results)}, "settings": self.settings}
+            try:
+                with whole_file(folder / "complete.json") as part:
+                    part.write_text(json.dumps(about, indent=1) + "\n")
+            except OSError as problem:
+                errors.append(f"rank 0: {problem.strerror or problem}")
+        errors = gathered(errors)[0]
+        if errors:
+            self.remove({folder.name})
+            raise UserError(f"the checkpoint {folder} was not written ({'; '.join(errors)}) and the run ends; "
+                            f"{last_words(self.output)}; mend that and go on with resume=True")
+        self.last = position
+        to_disk(self.folder)                # the new folder's name, before an old one goes
+        older = [name for name in found_in(self.folder) if int(name) <= int(folder.name)]
+        self.remove(set(sorted(older, key=int)[:-self.cfg.keep_checkpoints]))
+
+    def remove(self, names: set[str]) -> None:
+        """Take those that rank 0 names away, complete.json first: one that is half gone is no checkpoint.
+
+        On every rank: each may have its own disk.
+        """
+        for name in gathered(names)[0]:
+            (self.folder / name / "complete.json").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+
+
+def last_words(output: Path) -> str:
+    """Which checkpoint of a run can be gone on from."""
+    found = [name for name, about in found_in(output / "checkpoints").items() if not isinstance(about, str)]
+    return (f"{output / 'checkpoints' / max(found, key=int)} is the last good checkpoint" if found
+            else "there was no checkpoint yet")
+
+
+def found_in(folder: Path) -> dict[str, dict | str]:
+    """{name: what complete.json says, or what is wrong with it} of the checkpoints in ``folder``."""
+    return {name: about_checkpoint(folder / name) for name in names_in(folder) if (folder / name / "complete.json").is_file()}
+
+
+def about_checkpoint(folder: Path) -> dict | str:
+    """What complete.json in ``folder`` says, or what is wrong with it."""
+    path = folder / "complete.json"
     try:
-        saved = torch.load(path, map_location=ranks.device, weights_only=True)
-        if saved["world_size"] != ranks.world_size:
-            raise UserError(f"{path} was written by {saved['world_size']} ranks, this run has {ranks.world_size}; "
-                            f"resume on as many as before")
-        for part, name in ((backbone, "backbone"), (head, "head"), (method, "method"), (optimizer, "optimizer"),
-                           (scaler, "scaler")):
-            part.load_state_dict(saved[name])
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} does not fit this config ({str(error).splitlines()[0]}); set config.resume = False "
-                        f"to start anew") from error
-    return saved["epoch"]
+        about = json.loads(path.read_text())
+        good = is_complete(about)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        good = False
+    return about if good else f"{path} is torn or comes from elsewhere"
+
+
+def is_complete(about: dict) -> bool:
+    numbers = [about[key] for key in ("epoch", "images", "world_size")]
+    ranks = enumerate(about["files"].items())
+    return (all(isinstance(number, int) for number in numbers) and len(about["files"]) == about["world_size"] > 0
+            and all(name == f"rank_{r}.pt" and {"bytes", "sha256"} <= file.keys() for r, (name, file) in ranks)
+            and isinstance(about["settings"], dict))
+
+
+def why_not(path: Path, kept: dict) -> str | None:
+    """What is wrong with a file of a checkpoint; None if it is the one that was written.  kept: as :func:`save_whole` gave it."""
+    try:
+        found = damage(path, kept, whole=True)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return f"{path} is not the file that was written ({found})" if found else None

@@ -1,14 +1,25 @@
 """Process group and device: the same code for one process, torchrun, torch.distributed.launch and several nodes."""
 
+import logging
 import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import UserError
 from utils.memory import keep_freed_memory
+
+LOST = ("/gloo/", "Application timeout", "NCCL")       # in what torch says when a collective lost another rank
+PATIENCE = 3            # seconds that a rank that lost the others waits: the launcher shall see first who failed first
 
 
 @dataclass(frozen=True)
@@ -18,11 +29,12 @@ class Ranks:
     device: torch.device
 
 
-def start_ranks() -> Ranks:
+def start_ranks(timeout: float = 30) -> Ranks:
     """Join the process group that the launcher describes in the environment; alone, a group of one.
 
     CUDA: one GPU per process, LOCAL_RANK says which, nccl for tensors there and gloo for those on the CPU.
     Without CUDA: gloo, and freed memory is kept.  A group of one is a group too: nothing has to ask whether there is one.
+    timeout: minutes that a rank waits for the others before it ends with an error.
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -32,7 +44,11 @@ def start_ranks() -> Ranks:
     else:
         keep_freed_memory()
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        try:
+            dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+        except (dist.DistError, ValueError) as error:
+            raise UserError(f"rank {os.environ['RANK']} cannot meet the others ({in_short(error)}); start it with torchrun or "
+                            f"torch.distributed.launch, and with another --master_port where this one is taken") from error
     elif not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
@@ -48,4 +64,60 @@ def replicate(module: nn.Module) -> nn.Module:
         return module
     buffers = [name for name, _ in module.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
-    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    # After its first step DDP orders its buckets anew, but for find_unused_parameters; then three or more ranks would sum the
+    # first step of a run that goes on in another order than the straight run did.
+    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True,
+                                   find_unused_parameters=torch.are_deterministic_algorithms_enabled()
+                                   and dist.get_world_size() > 2)
+
+
+def gathered(value) -> list:
+    """[value of rank 0, of rank 1, ...] on every rank; small picklable values only."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def check_same(settings: dict[str, str]) -> None:
+    """Refuse a start in which the ranks run with different settings or data: they would wait for each other for ever."""
+    everyone = gathered(settings)
+    differ = {key: [rank.get(key) for rank in everyone] for key in sorted(set().union(*everyone))}
+    differ = [f"{key}: {', '.join(f'{value} on rank {r}' for r, value in enumerate(values))}"
+              for key, values in differ.items() if len(set(values)) > 1]
+    if differ:
+        raise UserError(f"the ranks differ in {'; '.join(differ)}; start all of them with the same config, KEY=VALUE and "
+                        f"files")
+
+
+@contextmanager
+def lost_ranks_explained() -> Iterator[None]:
+    """A collective that fails because another rank has ended says so; that one's own error is what counts."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
+            raise
+        time.sleep(PATIENCE)
+        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({in_short(error)}): one of them has ended, and says "
+                        f"why, or was silent for config.timeout minutes; start all again with resume=True") from error
+
+
+@contextmanager
+def others_not_waited_for() -> Iterator[None]:
+    """A rank that ends with an error ends at once: Python's own end would wait until the others have done their part of a
+    collective that is on its way, and they may be the ones that hang."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        logging.shutdown()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(error.code if isinstance(error, SystemExit) else 1)
+
+
+def in_short(error: Exception) -> str:
+    """The words of an error on one line; NCCL says the reason in the last of several."""
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -13,19 +13,22 @@ import torch
 import torch.distributed as dist
 
 from backbones import get_model
-from engine.checkpoint import load_epoch, save_epoch
-from engine.distributed import Ranks, start_ranks
+from engine.checkpoint import Checkpoints, Position
+from engine.distributed import Ranks, check_same, lost_ranks_explained, others_not_waited_for, start_ranks
 from engine.method import Clock, Method
 from engine.progress import Progress
 from engine.schedule import learning_rate
+from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
 from losses import CombinedMarginLoss, PartialFC
 from records.faces import FaceRecords, SyntheticFaces
 from records.loader import train_loader
-from utils.config import load_config, locate
+from utils.config import ROOT, load_config, locate
 from utils.errors import UserError, run
+from utils.files import quick_hash
 from utils.logging import start_logging
+from utils.old_features import classifier_shards, sd_of
 from utils.seed import generator
 
 
@@ -36,66 +39,115 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
     args = parser.parse_intermixed_args()
-    run(lambda: train(load_config(args.config, args.overrides), method, head))
+
+    def start() -> None:
+        with StopSignal() as stop, lost_ranks_explained():
+            train(load_config(args.config, args.overrides), method, head, stop)
+    with others_not_waited_for():
+        run(start)
 
 
-def train(cfg, method_class: type[Method] = Method, head_class: type[PartialFC] = PartialFC) -> None:
+def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> None:
     """Train by the settings ``cfg``; leaves model.pt, classifier shards, log and TensorBoard in cfg.output."""
-    ranks = start_ranks()
+    ranks = start_ranks(cfg.timeout)
     log = start_logging(ranks.rank, cfg.output)
-    check_settings(cfg, head_class)
+    check_settings(cfg)
     make_repeatable(cfg)
     dataset = open_dataset(cfg, log)
+    settings = settings_of(cfg, method_class, head_class)
+    check_same(settings)
     loader = train_loader(dataset, cfg.batch_size, ranks.rank, ranks.world_size, cfg.seed, cfg.workers)
     trainer = build(cfg, ranks, method_class, head_class)
     verify = Verifier(cfg, ranks, log)
-    state = (trainer.plain_backbone, trainer.head, trainer.plain_method, trainer.optimizer, trainer.scaler)
-    folder = Path(cfg.output)
-    first_epoch = load_epoch(folder, ranks, *state) if cfg.resume else 0
 
-    total = len(loader) * cfg.num_epoch
-    schedule = dict(lr=cfg.lr, total_steps=max(total // cfg.gradient_acc, 1), power=cfg.lr_power,
-                    warmup_steps=len(loader) * cfg.warmup_epoch // cfg.gradient_acc,
-                    decay_steps=tuple(len(loader) * e // cfg.gradient_acc for e in cfg.decay_epoch))
+    checkpoints = Checkpoints(cfg, ranks, trainer, settings, stop, log)
+    schedule = schedule_of(cfg, len(loader))
+    total, batch = len(loader) * cfg.num_epoch, ranks.world_size * cfg.batch_size
     log.info("%s: %d images, %d classes, %d steps of %d x %d images; %s, %d dimensions, on %d x %s", cfg.name,
              len(dataset), cfg.num_classes, total, ranks.world_size, cfg.batch_size, cfg.network,
              cfg.embedding_size, ranks.world_size, ranks.device.type)
-    progress = Progress(cfg, ranks, log, first_epoch * len(loader), total)
+    at = checkpoints.resume()           # the last before the loop: it puts the random states back, too
+    progress = Progress(cfg, ranks, log, at, total, trainer)
 
-    step = first_epoch * len(loader)
-    for epoch in range(first_epoch, cfg.num_epoch):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator(cfg.seed, "epoch", epoch, ranks.rank))))
-        with progress.pause():
-            trainer.plain_method.start_epoch(epoch, trainer.plain_backbone, dataset)
+    while at.epoch < cfg.num_epoch:
+        if at.images == 0:
+            begin_epoch(cfg, ranks, trainer, progress, at.epoch, dataset)
         trainer.plain_backbone.train()
-        loader.set_epoch(epoch)
+        loader.set_epoch(at.epoch, at.images)
+        step = at.epoch * len(loader) + at.images // batch
         for images, labels, index in loader:
-            clock = Clock(epoch, step, step / total)
+            clock = Clock(at.epoch, step, step / total)
             lr = learning_rate(step // cfg.gradient_acc, **schedule)
             update = (step + 1) % cfg.gradient_acc == 0
             terms = trainer.step(images, labels, index, flips(cfg, ranks, step), clock, lr, update)
             progress.step(terms, clock, lr)
-            step += 1
-            if step % cfg.verbose == 0 and step % len(loader):
-                verify_and_report(verify, trainer, progress, step)
-        verify_and_report(verify, trainer, progress, step)
-        save_epoch(folder, ranks, epoch, *state)
+            step, at = step + 1, Position(at.epoch, at.images + batch)
+            if step % len(loader):
+                if checkpoints.due(step, update):
+                    progress.check_finite()
+                    with progress.pause():
+                        checkpoints.save(at)
+                if step % cfg.verbose == 0:
+                    verify_and_report(verify, trainer, progress, step)
+        at = Position(at.epoch + 1)
+        progress.check_finite()
+        report_bad_records(cfg, loader, ranks, progress)
+        with progress.pause():
+            checkpoints.epoch_ends(at, step % cfg.gradient_acc == 0)
+        verify_and_report(verify, trainer, progress, step)      # after the save: it takes long, and changes nothing
     progress.close()
     dist.barrier()
-    log.info("%s holds the model", folder / "model.pt")
+    log.info("%s holds the model", Path(cfg.output) / "model.pt")
     dist.destroy_process_group()
 
 
-def check_settings(cfg, head_class: type[PartialFC]) -> None:
+def schedule_of(cfg, steps: int) -> dict:
+    """What :func:`learning_rate` takes, counted in updates of the weights; steps: of an epoch."""
+    return dict(lr=cfg.lr, total_steps=max(steps * cfg.num_epoch // cfg.gradient_acc, 1), power=cfg.lr_power,
+                warmup_steps=steps * cfg.warmup_epoch // cfg.gradient_acc,
+                decay_steps=tuple(steps * epoch // cfg.gradient_acc for epoch in cfg.decay_epoch))
+
+
+def begin_epoch(cfg, ranks: Ranks, trainer: Trainer, progress: Progress, epoch: int, dataset) -> None:
+    torch.manual_seed(int(torch.randint(2**62, (), generator=generator(cfg.seed, "epoch", epoch, ranks.rank))))
+    with progress.pause():
+        trainer.plain_method.start_epoch(epoch, trainer.plain_backbone, dataset)
+
+
+PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
+
+
+def settings_of(cfg, method_class: type[Method], head_class: type[PartialFC]) -> dict[str, str]:
+    """What this run is, by name: every setting, and of files what is in them; their places differ from machine to machine."""
+    return ({key: repr(value) for key, value in sorted(cfg.items()) if key not in PLACES}
+            | {f"{name} (contents)": quick_hash(path)[:12] if path.is_file() else "no file"
+               for name, path in files_of(cfg).items()}
+            | {"method": method_class.__name__, "head": head_class.__name__})
+
+
+def files_of(cfg) -> dict[str, Path]:
+    """What a run may read beside its records, by name: what the old model left, and the verification sets."""
+    files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
+    if "old_feature" in files:
+        files["labels"] = files["old_feature"].with_name(f"{sd_of(files['old_feature'])}_label.npy")
+    if cfg.old_classifier:
+        shards = classifier_shards(locate(cfg.old_classifier, ROOT))
+        files |= {f"old_classifier {rank}": path for rank, path in shards.items()}
+    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
+
+
+def check_settings(cfg) -> None:
     """Refuse at once what would fail, or mean nothing, hours later."""
     if cfg.dali:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
+    if cfg.bad_records not in ("stop", "skip"):
+        raise UserError(f'config.bad_records must be "stop" or "skip", found "{cfg.bad_records}"')
     if cfg.sample_rate < 1 and cfg.gradient_acc > 1:
         raise UserError(f"config.sample_rate = {cfg.sample_rate} samples classes for one batch, "
                         f"config.gradient_acc = {cfg.gradient_acc} adds up several: set one of them to 1")
-    if cfg.sample_rate < 1 and cfg.resume:
-        raise UserError("config.resume needs config.sample_rate = 1: a sampled head's state is not in the checkpoint")
+    if cfg.keep_checkpoints < 1:
+        raise UserError(f"config.keep_checkpoints must be 1 or more, found {cfg.keep_checkpoints}")
 
 
 def make_repeatable(cfg) -> None:
@@ -112,7 +164,7 @@ def open_dataset(cfg, log):
         cfg.num_image, cfg.num_classes = cfg.num_image or 100_000, cfg.num_classes or 10_000
         cfg.records = None
         return SyntheticFaces(cfg.num_image, cfg.num_classes, cfg.image_size)
-    dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes)
+    dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes, cfg.bad_records)
     if cfg.num_image not in (None, len(dataset)):
         log.warning("config.num_image = %d, but %s holds %d images; all are used", cfg.num_image, cfg.rec, len(dataset))
     cfg.num_image, cfg.num_classes, cfg.records = len(dataset), dataset.num_classes, dataset.fingerprint()
@@ -133,6 +185,15 @@ def flips(cfg, ranks: Ranks, step: int) -> torch.Tensor:
     """bool [B], True = mirror: this rank's rows of one draw for the global batch."""
     drawn = torch.rand(ranks.world_size, cfg.batch_size, generator=generator(cfg.seed, "flip", step))
     return drawn[ranks.rank] < 0.5
+
+
+def report_bad_records(cfg, loader, ranks: Ranks, progress: Progress) -> None:
+    """What all ranks met since this start, in the log of the first; a collective."""
+    if cfg.bad_records == "skip":
+        counts = torch.tensor([loader.bad_records.replaced, loader.bad_records.seen], device=ranks.device)
+        dist.all_reduce(counts)
+        replaced, seen = counts.tolist()
+        progress.say(f"{replaced} of {seen} images had a bad record and were replaced (config.bad_records)")
 
 
 def verify_and_report(verify: Verifier, trainer: Trainer, progress: Progress, step: int) -> None:

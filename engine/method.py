@@ -17,7 +17,8 @@ class Clock:
 class Method(nn.Module):
     """Plain training, and the base of every method; it owns an equation, never optimiser, backbone or head.
 
-    The old models are trained with it as it stands.
+    The old models are trained with it as it stands.  Buffers and parameters are in the checkpoints.  A module whose
+    buffers hold this rank's classes only says so, {name: dimension of the classes}: ``sharded = {"prototypes": 0}``.
     """
 
     def __init__(self, cfg):
@@ -28,7 +29,8 @@ class Method(nn.Module):
     def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
         """Called on all ranks before each epoch (0-based) with the new backbone, not wrapped, and the training images.
 
-        Does nothing here.  A method may leave the backbone in eval mode.
+        Does nothing here.  A method may leave the backbone in eval mode.  What it computes belongs into buffers: a run
+        that goes on inside an epoch finds them in its checkpoint and does not call this again.
         """
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:

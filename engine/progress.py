@@ -12,8 +12,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from engine.checkpoint import Position, last_words
 from engine.distributed import Ranks
+from engine.finite import Statistics
 from engine.method import Clock
+from engine.trainer import Trainer
+from records.loader import ShuffledBatches
 from utils.errors import UserError
 
 
@@ -29,12 +33,17 @@ def duration(seconds: float) -> str:
 class Progress:
     """Sums the terms on the device and reads them at log intervals only: a read makes the host wait for the GPU."""
 
-    def __init__(self, cfg, ranks: Ranks, log, first_step: int, total_steps: int):
-        self.cfg, self.ranks, self.log = cfg, ranks, log
-        self.first_step, self.total_steps = first_step, total_steps
-        self.sums, self.steps, self.broken = {}, 0, 0
+    def __init__(self, cfg, ranks: Ranks, log, start: Position, total_steps: int, trainer: Trainer):
+        """start: where this run begins or goes on."""
+        self.cfg, self.ranks, self.log, self.start, self.total_steps = cfg, ranks, log, start, total_steps
+        self.bad_steps, self.statistics, self.skipped = trainer.bad_steps, Statistics(trainer.plain_backbone), 0
+        batch = cfg.batch_size * ranks.world_size
+        self.first_step = first_step = start.epoch * (cfg.num_image // batch) + start.images // batch
+        self.sums, self.steps = {}, 0
         self.begin = self.since = time.monotonic()
-        self.writer = SummaryWriter(Path(cfg.output) / "tensorboard") if ranks.rank == 0 else None
+        self.writer = None
+        if ranks.rank == 0:     # points of steps that are done again make room
+            self.writer = SummaryWriter(Path(cfg.output) / "tensorboard", purge_step=first_step + 1)
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps",
                         disable=not (ranks.rank == 0 and sys.stderr.isatty()))
 
@@ -54,29 +63,45 @@ class Progress:
         speed = self.cfg.batch_size * self.ranks.world_size * self.steps / (now - self.since)
         done = clock.step + 1 - self.first_step
         left = (now - self.begin) / done * (self.total_steps - clock.step - 1)
-        loss = sum(terms.values())
+        loss, bad = sum(terms.values()), self.check_finite()
         named = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         with tqdm.external_write_mode(sys.stderr):
-            self.log.info("epoch %d/%d  step %d/%d  loss %.4f  %s  lr %.5f  %.0f images/s  %s left", clock.epoch + 1,
-                          self.cfg.num_epoch, clock.step + 1, self.total_steps, loss, named, lr, speed, duration(left))
+            self.log.info("epoch %d/%d  step %d/%d  loss %.4f  %s  lr %.5f  %.0f images/s  %s left%s", clock.epoch + 1,
+                          self.cfg.num_epoch, clock.step + 1, self.total_steps, loss, named, lr, speed, duration(left),
+                          f"  {bad - self.skipped} updates skipped: not finite" if bad > self.skipped else "")
         self.scalars({"loss": loss, "lr": lr, "images per second": speed}
                      | {f"terms/{name}": value for name, value in terms.items()}, clock.step + 1)
-        self.sums, self.steps, self.since = {}, 0, now
-        self.check_finite(terms)
+        self.sums, self.steps, self.since, self.skipped = {}, 0, now, bad
+
+    def check_finite(self) -> int:
+        """Updates so far that were not finite; ends the run where it is broken."""
+        bad, since = self.bad_steps.read()
+        if since >= 0:
+            self.fail(since)
+        if self.statistics.mend():
+            self.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are again those "
+                             "of the last log line")
+        return bad
+
+    def fail(self, since: int) -> None:
+        """Say which terms are no numbers, which images were in the first such step, and what is left."""
+        terms = self.mean_terms() if self.sums else {}
+        broken = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+        cfg, world_size = self.cfg, self.ranks.world_size
+        batches = ShuffledBatches(cfg.num_image, cfg.batch_size, 0, world_size, cfg.seed)
+        batches.epoch, number = divmod(since, len(batches))
+        if batches.epoch == self.start.epoch:       # which may have been left in the middle by other ranks
+            batches.seen, number = self.start.images, since - self.first_step
+        self.say(f"images of step {since + 1}: {batches.left()[number].ravel().tolist()}")
+        raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {since + 1}, whose "
+                        f"{cfg.batch_size * world_size} images the line before names; {last_words(Path(cfg.output))}; look at "
+                        f"these images, lower config.lr or set config.fp16 = False, and go on with resume=True")
 
     def mean_terms(self) -> dict[str, float]:
         """Means since the last report, over the ranks and the steps that had the term."""
         mean = torch.stack([total.detach().float() / count for total, count in self.sums.values()])
         dist.all_reduce(mean)
         return dict(zip(self.sums, (mean / self.ranks.world_size).tolist(), strict=True))
-
-    def check_finite(self, terms: dict[str, float]) -> None:
-        """A loss that is no number ends the run; under a GradScaler, which skips bad steps, at the second report."""
-        self.broken = 0 if all(map(math.isfinite, terms.values())) else self.broken + 1
-        if self.broken > (self.cfg.fp16 and self.ranks.device.type == "cuda"):
-            raise UserError(f"the loss is not finite ({', '.join(f'{n} = {v}' for n, v in terms.items())}); "
-                            f"{Path(self.cfg.output) / 'model.pt'} is that of the last whole epoch, if there was one; "
-                            f"lower config.lr or set config.fp16 = False")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         if self.writer is not None:

@@ -3,13 +3,14 @@
 from contextlib import ExitStack
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import group
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from engine.distributed import Ranks, replicate
+from engine.finite import BadSteps
 from engine.method import Clock, Method
 from utils.errors import UserError
 from utils.images import to_input
@@ -20,10 +21,30 @@ def make_optimizer(cfg, backbone: nn.Module, method: nn.Module, head: nn.Module)
     parts = [[p for p in part.parameters() if p.requires_grad] for part in (backbone, method, head)]
     groups = [{"params": part} for part in parts if part]
     if cfg.optimizer == "sgd":
-        return torch.optim.SGD(groups, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+        sgd = torch.optim.SGD(groups, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
+        if cfg.momentum:        # from the start: a first step that a GradScaler skips would leave memory as it was found
+            sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for group in groups for p in group["params"]})
+        return sgd
     if cfg.optimizer == "adamw":
         return torch.optim.AdamW(groups, cfg.lr, weight_decay=cfg.weight_decay, fused=True)
     raise UserError(f'config.optimizer must be "sgd" or "adamw", found "{cfg.optimizer}"')
+
+
+class SharedScaler(GradScaler):
+    """A GradScaler under which all ranks skip an update or none.
+
+    A shard of the head can overflow on one rank alone; the backbones would drift apart.  The ranks' marks are not added up, as
+    in torch's ShardedGradScaler: a fused optimiser skips only where the mark is exactly 1.
+    """
+
+    skips: bool | Tensor = False        # whether the update at hand is skipped, on the device
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        super().unscale_(optimizer)
+        if self.is_enabled():
+            found, = self._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values()
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+            self.skips = found > 0
 
 
 class Trainer:
@@ -35,10 +56,8 @@ class Trainer:
         self.backbone, self.method = replicate(backbone), replicate(method)
         self.optimizer = make_optimizer(cfg, backbone, method, head)
         head.bind(self.optimizer)
-        # A shard of the head can overflow on one rank alone; all ranks must skip that step or none, else
-        # their backbones drift apart.  This scaler shares what it finds.  Disabled, it is a no-op.
-        self.scaler = ShardedGradScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda",
-                                        process_group=group.WORLD)
+        self.scaler = SharedScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda")     # else a no-op
+        self.bad_steps = BadSteps(ranks.device, self.scaler.is_enabled(), cfg.gradient_acc)
 
     def step(self, images: Tensor, labels: Tensor, index: Tensor, flip: Tensor, clock: Clock, lr: float,
              update: bool = True) -> dict[str, Tensor]:
@@ -55,16 +74,20 @@ class Trainer:
                         stack.enter_context(part.no_sync())
             new = self.backbone(to_input(images, device, flip))
             terms = self.method(self.head, new, labels.to(device, non_blocking=True), index, clock)
-            self.scaler.scale(sum(terms.values()) / self.cfg.gradient_acc).backward()
+            loss = sum(terms.values())
+            self.scaler.scale(loss / self.cfg.gradient_acc).backward()
+        self.bad_steps.step(loss)
         if update:
-            self.update(lr)
+            self.bad_steps.update(self.update(lr), clock.step)
         return {name: value.detach() for name, value in terms.items()}
 
-    def update(self, lr: float) -> None:
+    def update(self, lr: float) -> Tensor:
+        """Change the weights; bool, on the device: the gradient was not finite (the scaler then has changed nothing)."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.unscale_(self.optimizer)
-        clip_grad_norm_(self.plain_backbone.parameters(), self.cfg.clip)
+        bad = ~clip_grad_norm_(self.plain_backbone.parameters(), self.cfg.clip).isfinite()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        return bad | self.scaler.skips          # the head's gradient, too, can overflow

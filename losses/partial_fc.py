@@ -62,6 +62,8 @@ class PartialFC(nn.Module):
     weights is that of the value.
     """
 
+    sharded = {"weight": 0, "bias": 0}      # dimension of the classes, for checkpoints of other numbers of ranks
+
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
                  fp16: bool = False, seed: int = 0):
         super().__init__()
@@ -119,7 +121,8 @@ class PartialFC(nn.Module):
 class RowSampler(nn.Module):
     """A sample of a weight's rows as the parameter of the step; rows and their optimiser state go home after it.
 
-    The rows that a step leaves out keep weight, momentum and (AdamW) moments untouched.
+    The rows that a step leaves out keep weight, momentum and (AdamW) moments untouched.  Its state is the step, which
+    the sample is a function of, and the optimiser state of all rows; the step's rows themselves are copies.
     """
 
     def __init__(self, count: int, weight: Tensor, seed: int):
@@ -131,7 +134,24 @@ class RowSampler(nn.Module):
     def bind(self, optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
         self.optimizer = optimizer
         self.group = next(g for g in optimizer.param_groups if any(p is self.active for p in g["params"]))
+        self.state = {name: torch.zeros_like(weight) for name in optimizer.state.get(self.active, {})}
         optimizer.register_step_post_hook(lambda *_: self.take_back(weight))
+
+    @property
+    def sharded(self) -> dict[str, int]:
+        return {name: 0 for name, value in self.state.items() if value.dim()}
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        destination[f"{prefix}drawn"] = torch.tensor(self.step)
+        destination.update({prefix + name: value for name, value in self.state.items()})
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        state = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        if "drawn" not in state:
+            missing_keys.append(f"{prefix}drawn")
+            return
+        self.step = int(state.pop("drawn"))
+        self.state = {name: value.to(self.active.device, copy=True) for name, value in state.items()}
 
     def scores(self, rows: int) -> Tensor:
         """Uniform numbers [rows]; the highest are sampled."""

@@ -17,6 +17,8 @@ class PrototypeLoss(nn.Module):
     this rank; the gradient that reaches ``new`` is that of :class:`losses.PartialFC`.
     """
 
+    sharded = {"prototypes": 0}
+
     def __init__(self, dim: int, num_classes: int, scale: float, fp16: bool | torch.dtype = False):
         super().__init__()
         self.scale, self.fp16 = scale, fp16

@@ -1,7 +1,9 @@
 """Face records as a data set: (image, label, index); index i is the i-th image in record order."""
 
 import logging
-import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -12,9 +14,22 @@ from tqdm import tqdm
 
 from records.recordio import RecordReader
 from utils.errors import UserError
+from utils.images import decode
 
 Batch = tuple[Tensor, Tensor, Tensor]
+T = TypeVar("T")
 CHUNK = 1 << 16             # records per step of a pass over all labels
+EXACT = 1 << 24             # whole numbers below it are labels: they are float32 in the file
+MANY, LABELS = 1 << 20, 100 # classes of a file without header, at all and for each image: each needs memory in the head
+IN_A_ROW = 100              # bad records that one replacement may step over
+
+
+class Filled(NamedTuple):
+    """What is in a batch.  labels, index: int64 [B], of the images that are there; bad: {asked for: what is wrong with it}."""
+
+    labels: np.ndarray
+    index: np.ndarray
+    bad: dict[int, str]
 
 
 class Faces(Dataset):
@@ -26,15 +41,20 @@ class Faces(Dataset):
         """Put the images ``rows`` into ``images`` uint8 [B, S, S, 3], RGB; their labels, int64 [B]."""
         raise NotImplementedError
 
+    def take(self, images: np.ndarray, rows) -> Filled:
+        """As :meth:`fill`, but a set may put others in the place of those that it cannot read."""
+        return Filled(self.fill(images, rows), np.array(rows, np.int64), {})
+
     def __getitems__(self, rows) -> Batch:
         """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""
         images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
-        labels = self.fill(images, rows)
-        return torch.from_numpy(images), torch.from_numpy(labels), torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+        labels, index, _ = self.take(images, rows)
+        return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(index)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
         image = np.empty((1, self.image_size, self.image_size, 3), np.uint8)
-        return image[0], int(self.fill(image, [i])[0]), i
+        labels, index, _ = self.take(image, [i])
+        return image[0], int(labels[0]), int(index[0])
 
 
 class FaceRecords(Faces):
@@ -42,10 +62,13 @@ class FaceRecords(Faces):
 
     image_size: pixels; images of another size are resized (None = the size of the first image).
     num_classes: wins over the file's own count, with a warning; None = header, or largest label + 1.
+    bad_records: a record that is no image of a class is refused ("stop"), or ("skip") the next image in record order that
+    is one takes its place, after the last image the first; labels and index of a batch are those of what is in it.
     """
 
-    def __init__(self, path, image_size: int | None = None, num_classes: int | None = None):
-        self.records = RecordReader(path)
+    def __init__(self, path, image_size: int | None = None, num_classes: int | None = None, bad_records: str = "stop"):
+        self.bad_records = bad_records
+        self.records = RecordReader(path, whole=bad_records == "stop")
         self.path = self.records.path
         first = int(self.records.keys.min())
         header, image = self.records.unpack(first)
@@ -53,21 +76,28 @@ class FaceRecords(Faces):
         if header.flag > 0 and len(image) == 0:
             # insightface: [images + 1, images + 1 + classes], the classes' identity records follow the images;
             # the parts of a split: [images + 1, classes], images only.  Neither has more classes than images.
-            if not np.isfinite(header.label).all():
-                raise UserError(f"{self.path}: its header holds {header.label.tolist()} instead of two counts; copy or "
+            if len(header.label) != 2 or not all(float(number).is_integer() for number in header.label):
+                raise UserError(f"{self.path}: its header holds {header.label[:5].tolist()} instead of two counts; copy or "
                                 f"make the file again")
-            images, second = int(header.label[0]) - 1, int(header.label[-1])
+            images, second = int(header.label[0]) - 1, int(header.label[1])
             classes = second - images - 1 if second > images else second
-            self.keys = np.arange(1, images + 1)
             found = np.count_nonzero((self.records.keys >= 1) & (self.records.keys <= images))
             if found < max(images, 1):
                 raise UserError(f"{self.path}: its header promises {images} images, the index has {found} of the keys "
                                 f"1 to {images}; copy or make both files again")
+            if not 0 < classes <= images:
+                raise UserError(f"{self.path}: its header promises {classes} classes for {images} images; copy or make the "
+                                f"file again")
+            self.keys = np.arange(1, images + 1)
         else:
+            self.records.check_end()
             self.keys = self.records.keys
-        self.num_classes = math.inf if classes is None else classes
+        self.num_classes = EXACT if classes is None else classes
         if classes is None:
             classes = int(self.labels().max()) + 1
+            if num_classes is None and classes > max(MANY, LABELS * len(self)):
+                raise UserError(f"{self.path}: its largest label is {classes - 1}, for {len(self)} images; number the classes "
+                                f"from 0, with tools/make_rec")
         if num_classes is not None and num_classes != classes:
             logging.getLogger("bct").warning(
                 "config.num_classes = %d, but %s has %d classes: %d %s", num_classes, self.path, classes,
@@ -90,17 +120,35 @@ class FaceRecords(Faces):
         return int(value)
 
     def labels(self) -> np.ndarray:
-        """int64 [N]; one pass over the record headers, nothing is decoded."""
+        """int64 [N]; one pass over the record headers, nothing is decoded.
+
+        With bad_records = "skip" a header without a class counts as the next one that has one.
+        """
         labels = np.empty(len(self), np.int64)
         with tqdm(total=len(self), desc=f"labels of {self.path.name}", unit=" images", delay=3, disable=None) as bar:
             for start in range(0, len(self), CHUNK):
-                found = self.records.first_labels(self.keys[start:start + CHUNK])
+                found = self.records.first_labels(self.keys[start:start + CHUNK], self.bad_records == "skip")
                 good = (found >= 0) & (found < self.num_classes) & (found == np.floor(found))
-                if not good.all():
-                    self.checked(start + int(np.argmin(good)), float(found[np.argmin(good)]))
+                for row in np.flatnonzero(~good):
+                    i = start + int(row)
+                    found[row] = self.next_label(i) if self.bad_records == "skip" else self.checked(i, float(found[row]))
                 labels[start:start + CHUNK] = found
                 bar.update(len(found))
         return labels
+
+    def next_label(self, i: int) -> int:
+        """The label of the image that takes the place of image i as far as headers tell."""
+        return self.first_good(i, lambda j: self.checked(j, float(self.records.first_labels([self.keys[j]])[0])))[0]
+
+    def first_good(self, i: int, read: Callable[[int], T]) -> tuple[T, int, str]:
+        """(read(j), j, what is wrong with image i or "") for the first j of i, i + 1, ..., 0, ... that can be read."""
+        said = ""
+        for j in range(i, i + 1 + min(IN_A_ROW, len(self) - 1)):
+            try:
+                return read(j % len(self)), j % len(self), said
+            except UserError as error:
+                said = said or str(error)
+        raise UserError(f"{said}; config.bad_records = \"skip\" found none among the next {j - i} that could take its place")
 
     def jpeg(self, i: int) -> bytes:
         """The encoded image i as it is in the file."""
@@ -108,12 +156,12 @@ class FaceRecords(Faces):
 
     def decode(self, i: int, data=None) -> np.ndarray:
         """Image i, uint8 [H, W, 3] RGB in its own size."""
-        data = self.jpeg(i) if data is None else data
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if len(data) else None
-        if image is None:
+        try:
+            return decode(self.jpeg(i) if data is None else data)
+        except ValueError as error:
             key = int(self.keys[i])
-            self.records.fail(key, int(self.records.offsets[self.records.row(key)]), "is no image that cv2 can decode")
-        return image
+            self.records.fail(key, int(self.records.offsets[self.records.row(key)]),
+                              f"is no image that OpenCV can decode ({error})")
 
     def read_into(self, target: np.ndarray, i: int) -> int:
         """Decode image i as RGB into ``target`` uint8 [S, S, 3]; its label."""
@@ -127,6 +175,17 @@ class FaceRecords(Faces):
     def fill(self, images: np.ndarray, rows) -> np.ndarray:
         self.records.prefetch(self.keys[rows])
         return np.array([self.read_into(target, int(i)) for target, i in zip(images, rows, strict=True)])
+
+    def take(self, images: np.ndarray, rows) -> Filled:
+        if self.bad_records == "stop":
+            return super().take(images, rows)
+        self.records.prefetch(self.keys[rows])
+        labels, index, bad = np.empty(len(rows), np.int64), np.array(rows, np.int64), {}
+        for k, i in enumerate(index.tolist()):
+            labels[k], index[k], said = self.first_good(i, partial(self.read_into, images[k]))
+            if said:
+                bad[i] = said
+        return Filled(labels, index, bad)
 
     def fingerprint(self) -> str:
         return self.records.fingerprint()

@@ -1,29 +1,38 @@
 """Batches of a data set for one rank, the same whatever the number of workers."""
 
+import logging
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from multiprocessing import parent_process
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from records.faces import Faces
+from records.faces import Faces, Filled
 from utils.errors import UserError
 from utils.memory import give_back_freed_memory
 from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for
+SHARE, FEW = 0.01, 10       # of the images seen so far may be bad records, or so many of a short run
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)     # those that engine/signals.py listens to
+NAMED = 5          # bad records that are named in the log; then every power of two
 
 
 class ShuffledBatches(Sampler):
     """Index arrays of this rank's batches: global batch s is rows s*W*B ... of one permutation for all ranks.
 
-    One rank with batches of 2B therefore sees the same global batches as two ranks with B.
+    One rank with batches of 2B therefore sees the same global batches as two ranks with B.  An epoch that was left in
+    the middle goes on after the ``seen`` first images of the permutation, whatever ranks and batch size saw them.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int, seed: int):
         self.images, self.batch_size, self.rank, self.world_size, self.seed = images, batch_size, rank, world_size, seed
-        self.epoch = 0
+        self.epoch = self.seen = 0
         if len(self) == 0:
             raise UserError(f"the training set has {images} images, a step needs {batch_size * world_size} "
                             f"({world_size} x config.batch_size = {batch_size}); lower config.batch_size")
@@ -31,10 +40,14 @@ class ShuffledBatches(Sampler):
     def __len__(self) -> int:
         return self.images // (self.batch_size * self.world_size)
 
+    def left(self) -> np.ndarray:
+        """[steps, ranks, batch_size]: the images of all ranks in the steps that are left of the epoch."""
+        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()[self.seen:]
+        steps = len(order) // (self.world_size * self.batch_size)
+        return order[:steps * self.world_size * self.batch_size].reshape(steps, self.world_size, self.batch_size)
+
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()
-        whole = order[:len(self) * self.world_size * self.batch_size]
-        yield from whole.reshape(len(self), self.world_size, self.batch_size)[:, self.rank]
+        yield from self.left()[:, self.rank]
 
 
 class OrderedBatches(Sampler):
@@ -64,10 +77,10 @@ class Slots(Dataset):
         if shared:
             self.images.share_memory_()
 
-    def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
-        """(slot, labels int64 [B], index int64 [B]); the images are in the slot."""
+    def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
+        """(slot, labels, index and bad records); the images are in the slot."""
         slot, rows = item
-        return slot, self.faces.fill(self.images[slot, :len(rows)].numpy(), rows), np.asarray(rows, np.int64)
+        return slot, self.faces.take(self.images[slot, :len(rows)].numpy(), rows)
 
 
 class Numbered:
@@ -83,16 +96,39 @@ class Numbered:
         return ((number % self.slots, rows) for number, rows in enumerate(self.batches))
 
 
+class BadRecords:
+    """What this rank's loader met: images seen, and those among them whose record was bad and was replaced."""
+
+    def __init__(self):
+        self.seen, self.replaced, self.known = 0, 0, set()
+
+    def add(self, images: int, bad: dict[int, str]) -> None:
+        """Count a batch; UserError when more than SHARE of the images so far, and more than FEW, were bad."""
+        self.seen += images
+        self.replaced += len(bad)
+        log = logging.getLogger("bct")
+        for i, said in bad.items():
+            if i not in self.known:
+                self.known.add(i)
+                if len(self.known) <= NAMED:
+                    log.warning("%s; another image takes its place (config.bad_records)", said)
+                elif len(self.known).bit_count() == 1:
+                    log.warning("%d bad records so far, the last: %s", len(self.known), said)
+        if self.replaced > max(FEW, SHARE * self.seen):
+            raise UserError(f"{self.replaced} of {self.seen} images so far had a bad record, more than {100 * SHARE:g} % (and "
+                            f"more than {FEW}); the last: {said}")
+
+
 class Loader:
     """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
 
-    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  Without CUDA the images are
-    those in the slot, which is filled again when the next batch but one is asked for, or the next epoch begins: clone what
-    is kept longer.
+    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad_records`` counts the records
+    that the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
+    when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
-        self.batches = batches
+        self.batches, self.bad_records = batches, BadRecords()
         if workers:
             give_back_freed_memory()
         ahead = AHEAD * workers
@@ -100,21 +136,29 @@ class Loader:
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
-            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=one_thread,
+            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=begin_worker,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """What the next pass goes over: the images of ``epoch`` but for the first ``seen`` (of all ranks)."""
+        self.batches.epoch, self.batches.seen = epoch, seen
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        for slot, labels, index in self.loader:
+        for slot, (labels, index, bad) in self.filled():
+            self.bad_records.add(len(index), bad)
             images = self.slots.images[slot, :len(index)]
             if torch.cuda.is_available():
                 images = pinned_copy(images)
             yield images, torch.from_numpy(labels), torch.from_numpy(index)
+
+    def filled(self) -> Iterator[tuple[int, Filled]]:
+        try:
+            yield from self.loader
+        except UserError as error:      # torch's frames hold it in a cycle with the workers' queues: they would end 5 s later
+            raise error.with_traceback(None) from None
 
 
 def pinned_copy(images: torch.Tensor) -> torch.Tensor:
@@ -128,8 +172,19 @@ def as_it_is(batch):
     return batch
 
 
-def one_thread(_worker: int) -> None:
+def begin_worker(_worker: int) -> None:
+    """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=end_with_parent, args=(parent_process().pid,), daemon=True).start()
+
+
+def end_with_parent(parent: int) -> None:
+    """A SIGTERM of the process that started this one ends it: so Python ends what is left of a run that has failed."""
+    while True:
+        told = signal.sigwaitinfo(SIGNALS)
+        if told.si_pid == parent and told.si_signo == signal.SIGTERM:
+            os._exit(0)
 
 
 def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:

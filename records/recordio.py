@@ -10,20 +10,22 @@ import mmap
 import os
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import disk_errors, put_in_place, to_disk
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 LENGTH_BITS = 29
 HEADER = struct.Struct("<IfQQ")         # flag, label, id, id2
 AHEAD = 64 * 1024                       # bytes of a record that are fetched ahead
+LARGEST = 1 << 27                       # bytes of a record; no face has more
+LINE = 64                               # bytes of a line of the .idx, two numbers of 20 digits at most
 EDGE = 64 * 1024                        # bytes of the .rec's start and end that enter its fingerprint
 
 
@@ -65,11 +67,15 @@ def rec_path(path) -> Path:
 
 def read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(keys, offsets) int64 of an .idx, checked against the .rec's ``size`` in bytes."""
+    if path.stat().st_size > LINE * (size // 8):
+        raise UserError(f"{path} has {path.stat().st_size} bytes, far more than {path.with_suffix('.rec')} with its {size} can "
+                        f"need; the two files do not belong together: copy both again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)                # an empty file
+            warnings.simplefilter("error", DeprecationWarning)          # 1.5 for a key
             lines = np.loadtxt(path, np.int64, comments=None, delimiter="\t", ndmin=2, encoding="ascii")
-    except ValueError as error:
+    except (ValueError, DeprecationWarning) as error:
         raise UserError(f"{path} is not an index ({error}); expected lines of key<TAB>offset") from error
     if lines.size == 0 or lines.shape[1] != 2:
         raise UserError(f"{path} holds {lines.size} numbers in {len(lines)} lines; expected lines of key<TAB>offset")
@@ -87,9 +93,10 @@ class RecordReader:
 
     Safe for any number of workers and ranks: reads of a map have no file position, and each process maps the
     file for itself when it first reads (fork, spawn and pickle are all fine).
+    whole: refuse a file that ends inside its last record at once; else it is refused when that record is read.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, whole: bool = True):
         self.path = rec_path(path)
         index = self.path.with_suffix(".idx")
         for file in (self.path, index):
@@ -102,8 +109,12 @@ class RecordReader:
         self._order = None if ascending else np.argsort(self.keys)
         if not ascending and not np.all(np.diff(self.keys[self._order])):
             raise UserError(f"{index} names a key twice; make the index again")
+        self.starts = self.offsets if np.all(self.offsets[1:] > self.offsets[:-1]) else np.sort(self.offsets)
+        if not np.all(self.starts[1:] > self.starts[:-1]):
+            raise UserError(f"{index} names a byte twice; make the index again")
         self._map = None
-        self.read(int(self.keys[np.argmax(self.offsets)]))     # a file that ends inside its last record
+        if whole:
+            self.read(int(self.keys[np.argmax(self.offsets)]))
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_map": None}
@@ -130,6 +141,9 @@ class RecordReader:
         if self._map is None:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(self._map) != self.size:
+                found, self._map = len(self._map), None
+                raise UserError(f"{self.path} has {found} bytes now and had {self.size} when it was opened; start again")
         return self._map
 
     def prefetch(self, keys) -> None:
@@ -148,10 +162,28 @@ class RecordReader:
                 data.madvise(mmap.MADV_WILLNEED, at, size)
 
     def read(self, key: int) -> bytes:
-        """The payload of record ``key``; parts of a split record are put together again."""
-        data = self.mapped()
-        start = offset = int(self.offsets[self.row(key)])
-        parts = []
+        """The payload of record ``key``; parts of a split record are put together again.
+
+        A record ends where another begins: a length that was damaged does not cut an image short in silence.
+        """
+        return self.record(key)[0]
+
+    def check_end(self) -> None:
+        """Refuse an index that ends before the .rec: where no header counts the records, nothing else tells that it was cut."""
+        last = int(self.keys[np.argmax(self.offsets)])
+        try:
+            end = self.record(last)[1]
+        except UserError:               # allowed unless ``whole``: said when that record is read
+            return
+        if self.begins(end):
+            raise UserError(f"{self.path.with_suffix('.idx')} ends with record {last}, but {self.path} goes on behind it (byte "
+                            f"{end} of {self.size}): the index is cut short; copy or make both files again")
+
+    def record(self, key: int) -> tuple[bytes, int]:
+        """(payload of record ``key``, byte of the .rec behind it)."""
+        data, row = self.mapped(), self.row(key)
+        start = offset = int(self.offsets[row])
+        parts, total = [], 0
         while True:
             if offset + 8 > self.size:
                 self.fail(key, start, "runs past the end of the file")
@@ -163,10 +195,32 @@ class RecordReader:
                 self.fail(key, start, f"has {length} bytes, which runs past the end of the file")
             if flag not in ((2, 3) if parts else (0, 1)):
                 self.fail(key, start, f"has parts out of order (part flag {flag} at byte {offset})")
-            parts.append(data[offset + 8:offset + 8 + length])
-            if flag in (0, 3):
-                return MAGIC_BYTES.join(parts)
+            total += length + 8
+            if total > LARGEST:
+                self.fail(key, start, f"has more than {LARGEST:,} bytes")
+            end = offset + 8 + length
+            parts.append(data[offset + 8:end])
             offset += 8 + (length + 3) // 4 * 4
+            if end < offset and data[end:offset].strip(b"\0"):
+                self.fail(key, start, f"has something other than zeros behind its {length} bytes")
+            if flag in (0, 3):
+                break
+        behind = row + 1 if self.starts is self.offsets else int(np.searchsorted(self.starts, start, side="right"))
+        following = int(self.starts[behind]) if behind < len(self.starts) else self.size
+        if offset > self.size:
+            self.fail(key, start, "runs past the end of the file")
+        if following < offset:
+            self.fail(key, start, f"ends at byte {offset}, inside the one at byte {following}")
+        if following > offset and not self.begins(offset):      # there may be records that the index leaves out
+            self.fail(key, start, f"ends at byte {offset}, where no other begins")
+        return MAGIC_BYTES.join(parts), offset
+
+    def begins(self, offset: int) -> bool:
+        """Whether a record begins there, as far as its first 8 bytes tell."""
+        if offset + 8 > self.size:
+            return False
+        magic, word = struct.unpack_from("<II", self.mapped(), offset)
+        return magic == MAGIC and word >> LENGTH_BITS in (0, 1)
 
     def unpack(self, key: int) -> tuple[Header, memoryview]:
         """(header, image bytes) of record ``key``."""
@@ -175,16 +229,26 @@ class RecordReader:
         except ValueError as error:
             self.fail(key, int(self.offsets[self.row(key)]), f"has no valid header ({error})")
 
-    def first_labels(self, keys) -> np.ndarray:
-        """float32 [K]: the first label of each of these records; touches nothing but their headers."""
+    def first_labels(self, keys, forgive: bool = False) -> np.ndarray:
+        """float32 [K]: the first label of each of these records; touches nothing but their headers.
+
+        forgive: a damaged record has the label NaN instead of being refused.
+        """
         words = np.frombuffer(self.mapped(), "<u4", self.size // 4)
         at = self.offsets[[self.row(int(key)) for key in keys]] // 4
         magic, word, flag, label, behind = (words.take(at + k, mode="clip") for k in (0, 1, 2, 3, 8))
         labels = np.where(flag == 0, label, behind).view(np.float32)
         plain = ((at + 9 <= len(words)) & (magic == MAGIC) & (word >> LENGTH_BITS == 0)
                  & (word >= HEADER.size + 4 * flag.astype(np.int64)))
+        end = at + 2 + (word.astype(np.int64) + 3) // 4
+        plain &= (end < len(words)) & (words.take(end, mode="clip") == MAGIC)
         for k in np.flatnonzero(~plain):            # in parts, at the file's end, or damaged
-            labels[k] = self.unpack(int(keys[k]))[0].label[0]
+            try:
+                labels[k] = self.unpack(int(keys[k]))[0].label[0]
+            except UserError:
+                if not forgive:
+                    raise
+                labels[k] = np.nan
         return labels
 
     def fingerprint(self) -> str:
@@ -220,9 +284,9 @@ class RecordWriter:
         line = f"{key}\t{self.offset}\n"
         record = bytearray()
         pieces = split_at_magic(bytes(payload))
+        if len(payload) + 8 * len(pieces) > LARGEST:
+            raise UserError(f"{self.targets[0]}: record {key} has {len(payload)} bytes; the readers here take {LARGEST:,}")
         for i, piece in enumerate(pieces):
-            if len(piece) >= 1 << LENGTH_BITS:
-                raise UserError(f"{self.targets[0]}: record {key} has {len(piece)} bytes; a part holds less than 2^29")
             flag = 0 if len(pieces) == 1 else 1 if i == 0 else 3 if i == len(pieces) - 1 else 2
             padding = -len(piece) % 4
             record += struct.pack("<II", MAGIC, flag << LENGTH_BITS | len(piece)) + piece + bytes(padding)
@@ -237,21 +301,26 @@ class RecordWriter:
                 self.rec.close()
                 self.idx.close()
                 if kind is None:
-                    self.targets[1].unlink(missing_ok=True)     # never a new .rec beside an old .idx
-                    for part, target in zip(self.parts, self.targets, strict=True):
-                        os.replace(part, target)
+                    self.give_names()
         finally:
             for part in self.parts:
                 part.unlink(missing_ok=True)
 
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk or a folder without write permission is the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    def give_names(self) -> None:
+        """Never a new .rec beside an old .idx: until the new .rec is there, the old index waits beside as .idx.old."""
+        (rec, idx), old = self.targets, self.targets[1].with_suffix(".idx.old")
+        for part in self.parts:
+            to_disk(part)
+        with suppress(FileNotFoundError):
+            os.replace(idx, old)
+        try:
+            put_in_place(self.parts[0], rec)
+            put_in_place(self.parts[1], idx)
+        except BaseException:
+            if self.parts[0].is_file() and old.is_file():       # the .rec is the old one
+                os.replace(old, idx)
+            raise
+        old.unlink(missing_ok=True)
 
 
 def split_at_magic(payload: bytes) -> list[bytes]:

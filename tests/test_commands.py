@@ -71,8 +71,7 @@ def test_the_readmes_commands_in_their_order(project):
     mask = np.load(project / "feature_save/OPclass/f128_r18_softmax_class70_credible_ratio_90_feature.npy")
     assert mask.shape == (28,) and mask.dtype == bool
     files = sorted(p.name for p in (project / "work_dirs" / METHOD).glob("*.pt"))
-    assert files == ["checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt", "model.pt", "softmax_fc_gpu_0.pt",
-                     "softmax_fc_gpu_1.pt"]
+    assert files == ["model.pt", "softmax_fc_gpu_0.pt", "softmax_fc_gpu_1.pt"]
 
 
 def test_the_comparison_and_the_reproduction(project):
@@ -102,7 +101,7 @@ def test_torchrun_and_one_process(project):
     folder = project / "BCT_methods/MixBCT"          # the other spelling
     train = f"train.py configs/{METHOD}.py {SMALL}"
     for start in (f"torchrun --nproc_per_node=2 --master_port={free_port()}", "python"):
-        done = shell(f"{start} {train} output={project}/work_dirs/again", folder)
+        done = shell(f"{start} {train} output={project}/work_dirs/{start.split()[0]}", folder)
         assert done.returncode == 0, done.stderr
         assert re.search(r"step \d+/\d+  loss \d", done.stderr) and "images/s" in done.stderr
 
@@ -121,7 +120,11 @@ def test_two_nodes(project):
 def test_features_of_another_model_are_refused(project):
     """The old model is trained again: the features that the method would read are no longer its own."""
     output = project / "work_dirs/f128_r18_softmax_class30"
-    again = shell(f"python train_old_softmax.py configs/f128_r18_softmax_class30.py {SMALL} seed=1", project)
+    command = f"python train_old_softmax.py configs/f128_r18_softmax_class30.py {SMALL} seed=1"
+    refused = shell(command, project)
+    assert refused.returncode == 1 and "add resume=True to go on from it" in refused.stderr
+    shutil.rmtree(output / "checkpoints")
+    again = shell(command, project)
     assert again.returncode == 0 and (output / "model.pt").is_file()
     done = shell(f"python train.py configs/{METHOD}.py {SMALL}", project / "BCT_Methods/MixBCT")
     assert done.returncode == 1 and "another model" in done.stderr and "Traceback" not in done.stderr

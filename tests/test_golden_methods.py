@@ -128,7 +128,7 @@ def nccl_steps_of_this_rank(g: dict) -> dict:
                                             ("old_emb", "new_emb", "old_logits", "new_logits"))
         labels = torch.from_numpy(g["nccl_labels"][step])
         new.requires_grad_(), new_logits.requires_grad_()
-        queue.push(old, old_logits, labels, step)
+        queue.push(old, old_logits, labels)
         pairs = dict(weight=(1 + old @ queue.features.T) / 2, positive=labels[:, None] == queue.labels, rows=rows,
                      entries=torch.ones(32, dtype=torch.bool))
         l1 = contrast(F.normalize(new) @ queue.features.T, **pairs)

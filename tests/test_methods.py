@@ -25,7 +25,7 @@ from engine.distributed import Ranks, replicate
 from engine.method import Clock
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC
-from records.faces import Faces
+from records.faces import Faces, Filled
 from utils.config import load_config
 from utils.errors import UserError
 
@@ -326,16 +326,16 @@ def test_ddp_leaves_shards_alone(two_ranks):
 
 
 def test_the_queue_forgets_the_oldest(one_rank):
-    """Three pushes of four into a ring of ten: the last ten remain, and a batch that does not fit is refused."""
+    """Twelve entries into a ring of ten, in batches of any size (a run that goes on with fewer ranks has smaller ones): the
+    last ten remain, and a batch that does not fit is refused."""
     queue = Queue(10, DIM, CLASSES)
     rows = torch.arange(12.0)[:, None].expand(-1, DIM)
-    for step in range(3):
-        own = slice(4 * step, 4 * step + 4)
-        queue.push(rows[own], rows[own, :CLASSES], torch.arange(12)[own], step)
+    for own in (slice(0, 4), slice(4, 7), slice(7, 12)):
+        queue.push(rows[own], rows[own, :CLASSES], torch.arange(12)[own])
     assert queue.labels.tolist() == [10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
     assert torch.equal(queue.features[:, 0], queue.labels.float()) and torch.equal(queue.logits[:, 3], queue.labels.float())
     with pytest.raises(UserError, match="config.queue_size = 10 does not hold a step of 12 images"):
-        queue.push(rows, rows[:, :CLASSES], torch.arange(12), 0)
+        queue.push(rows, rows[:, :CLASSES], torch.arange(12))
 
 
 def test_gradcheck():
@@ -476,6 +476,26 @@ def test_refinement_with_lambda_0_is_the_class_means(one_rank):
     torch.testing.assert_close(found.double(), prototypes(), rtol=0, atol=1e-5)         # lambda 0: class means
 
 
+class TornPictures(Pictures):
+    """Images 5 and 40 cannot be read: the next ones, here of other classes, take their places."""
+
+    def take(self, images, rows):
+        index = np.array([row + (row in (5, 40)) for row in rows], np.int64)
+        return Filled(self.fill(images, index), index, {})
+
+
+def test_refinement_leaves_out_images_that_were_replaced(one_rank):
+    features, labels = toy_features()
+    assert labels[5] != labels[6] and labels[40] != labels[41]
+    found = torch.zeros(CLASSES, DIM)
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM))
+    refine(found, slice(0, CLASSES), backbone, TornPictures(), features, batch_size=13, workers=0, lamb=0.0, tau=0.05,
+           as_published=False)
+    good = np.delete(np.arange(IMAGES), [5, 40])
+    means = np.stack([features[good][labels[good] == c].mean(0) for c in range(CLASSES)]).astype(np.float64)
+    np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
+
+
 # AdvBCT's balls, NCCL's filter, BCT's old classifier
 
 def test_class_balls():
@@ -568,7 +588,10 @@ def test_refusals(name, more, words, old_side, one_rank):
 def test_a_torn_classifier_is_refused(old_side, one_rank, tmp_path):
     write_classifier(tmp_path, torch.randn(6, DIM))
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
-    with pytest.raises(UserError, match=r"\[3, 16\] rows in 1 shards, expected \[6, 16\]"):
+    with pytest.raises(UserError, match=r"1 shards in .* hold 3 classes, expected 6"):
+        rows_of_this_rank(old_side, tmp_path)
+    torch.save({"weight": torch.ones(1).expand(10**6, DIM), "num_classes": 10**6}, tmp_path / "softmax_fc_gpu_1.pt")
+    with pytest.raises(UserError, match="gpu_1.pt is no shard of a classifier .*it promises more numbers than it holds"):
         rows_of_this_rank(old_side, tmp_path)
     (tmp_path / "softmax_fc_gpu_1.pt").write_bytes(b"no zip")
     with pytest.raises(UserError, match="no shard of a classifier"):

@@ -17,12 +17,13 @@ def class_counts(labels: np.ndarray, source) -> np.ndarray:
     """Images per class, int64 [C] with C = largest label + 1; a class without image is refused."""
     if len(labels) == 0 or labels.min() < 0:
         raise UserError(f"{source} must hold labels from 0 up, found " + (f"{labels.min()}" if len(labels) else "none"))
-    counts = np.bincount(labels)
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        raise UserError(f"{source}: class {empty[0]} has no image ({len(empty)} of {len(counts)} classes are empty); "
-                        f"labels must run from 0 to classes - 1 without a gap")
-    return counts
+    found = np.unique(labels)           # a label of 10^12 must not become counts of 10^12 classes
+    classes = int(found[-1]) + 1
+    if classes > len(found):
+        raise UserError(f"{source}: class {np.argmax(found != np.arange(len(found)))} has no image "
+                        f"({classes - len(found)} of {classes} classes are empty); labels must run from 0 to classes - 1 "
+                        f"without a gap")
+    return np.bincount(labels)
 
 
 def class_blocks(labels: np.ndarray, counts: np.ndarray, rows: int = ROWS) -> Iterator[tuple]:

@@ -1,5 +1,7 @@
 """Mistakes that a user can mend end a script with one sentence instead of a traceback."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,9 +15,23 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's ``main``; a :class:`UserError` is printed on stderr and ends the process with code 1."""
+    """Call a script's ``main``; a :class:`UserError` is printed on stderr and ends the process with code 1.
+
+    A full disk is one, too.  Whatever ends it is left for torchrun, which then shows the error of the rank that failed first.
+    """
     try:
-        main()
-    except UserError as error:
+        try:
+            main()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"no room on the disk{f' for {error.filename}' if error.filename else ''} ({error.strerror}); "
+                            f"what was whole before still is: make room and start again") from error
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+            get_error_handler().record_exception(error)
+        if not isinstance(error, UserError):
+            raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

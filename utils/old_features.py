@@ -1,11 +1,10 @@
 """What the old model leaves for the new one: files in feature_save, and whether they belong to this run.
 
 Row i of every per-image array belongs to image i of the record file.  Beside each .npy stands a .json that
-says which model and which records it was computed from; whoever reads the array compares.
+says which model and which records it was computed from, and keeps its checksums; whoever reads the array compares.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.weights import fingerprint, load_state
+from utils.arrays import load_pt, one_line, open_npy
 from utils.config import locate
 from utils.errors import UserError
+from utils.files import checksums, damage, write_text, written_beside
 
 FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
 
@@ -51,40 +52,62 @@ def credible_kind(share: float) -> str:
 
 def save_array(path: Path, array: np.ndarray, origin: dict) -> None:
     """Write ``array`` and its origin beside, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with written_beside(path) as part, open(part, "wb") as file:
         np.save(file, array)
-    os.replace(part, path)
     save_origin(path, origin)       # after the array: a stop in between leaves a mismatch, never a false match
 
 
-def save_origin(path: Path, origin: dict) -> None:
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(origin, indent=1) + "\n")
-    os.replace(part, path.with_suffix(".json"))
+def save_origin(path: Path, origin: dict, part: Path | None = None) -> None:
+    """Write the .json beside ``path``: what it was computed from, and the checksums of the file as it is now.
+
+    part: the file that will get this name next.
+    """
+    write_text(path.with_suffix(".json"), json.dumps(origin | checksums(part or path), indent=1) + "\n")
 
 
-def load_array(path: Path, made_by: str) -> np.ndarray:
+def load_array(path: Path, made_by: str, whole: bool = False) -> np.ndarray:
     """The array of a .npy, memory-mapped: its rows are shared by all processes of a machine and read on demand.
 
-    ``made_by``: the command that makes the file, for the message when it is missing or torn.
+    ``made_by``: the command that makes the file, for the message when it is missing or torn.  whole: compare the checksum
+    of every byte (0.6 s per GB), not only that of 16 MiB.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; make it with: {made_by}")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = open_npy(path)
+    except ValueError as error:
         raise UserError(f"{path} is not a whole .npy file ({error}); make it again with: {made_by}") from error
+    check_whole(path, made_by, whole)
+    return array
+
+
+def check_whole(path: Path, made_by: str, whole: bool) -> None:
+    """Refuse ``path`` when it is not the file whose checksums are kept beside it."""
+    found = damage(path, load_origin(path), whole)
+    if found:
+        raise UserError(f"{path} is damaged, or not the file that {path.with_suffix('.json').name} beside it describes "
+                        f"({found}); make it again with: {made_by}")
 
 
 def load_origin(path: Path) -> dict:
-    """The origin beside a .npy: model, records, images, dim; empty when there is none (a file made elsewhere)."""
+    """The origin beside a .npy: model, records, images, dim, checksums; empty when there is none (a file made elsewhere)."""
     file = path.with_suffix(".json")
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); make {path.name} again or remove {file.name}") from error
+        origin = json.loads(file.read_text()) if file.is_file() else {}
+        if not isinstance(origin, dict):
+            raise ValueError(f"{type(origin).__name__} instead of names and values")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no description of {path.name} ({error}); make {path.name} again or remove "
+                        f"{file.name}") from error
+    return origin
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the .json beside ``path`` is one of these; in other people's folders it may be anything."""
+    try:
+        return "sha256" in load_origin(path)
+    except UserError:
+        return False
 
 
 def check_origin(path: Path, made_by: str, **expected) -> None:
@@ -98,10 +121,13 @@ def check_origin(path: Path, made_by: str, **expected) -> None:
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
-    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name."""
+    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name; every byte checked."""
     command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
     file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
-    features, labels = load_array(file, command), load_array(label_file, command)
+    features, labels = (load_array(path, command, whole=True) for path in (file, label_file))
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or features.ndim != 2:
+        raise UserError(f"{file} holds {describe(features)}, {label_file} {describe(labels)}; expected [images, d] and int "
+                        f"[images]; make both again: {command}")
     if len(features) != len(labels):
         raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again: {command}")
     return features, np.asarray(labels), file
@@ -198,19 +224,45 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
 
 
 def load_classifier(folder: Path, dim: int) -> Tensor:
-    """Unit rows float32 [C_old, dim]: the old model's class vectors, from the shards that its training left."""
-    files = sorted(folder.glob("softmax_fc_gpu_*.pt"), key=lambda file: int(file.stem.rpartition("_")[2]))
-    if not files:
-        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; config.old_classifier must be the folder that the old "
-                        f"model's training left, for example work_dirs/f128_r18_softmax_class30")
-    try:
-        shards = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
-        rows = torch.cat([shard["weight"] for shard in shards])
-        expected = shards[0].get("num_classes", len(rows))
-    except Exception as error:      # torn files, other tensors: torch has an exception for each
-        raise UserError(f"{folder} holds a softmax_fc_gpu_*.pt that is no shard of a classifier "
-                        f"({str(error).splitlines()[0]}); train the old model again") from error
-    if rows.shape != (expected, dim):
-        raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows in {len(files)} shards, expected "
-                        f"[{expected}, {dim}]; copy all shards of one training")
+    """Unit rows float32 [C_old, dim]: the old model's class vectors."""
+    rows = whole_classifier(folder)["weight"]
+    if rows.shape[1] != dim:
+        raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows, expected {dim} dimensions; give the "
+                        f"folder of an old model with config.embedding_size = {dim}")
     return F.normalize(rows.float())
+
+
+def classifier_shards(folder: Path) -> dict[int, Path]:
+    """{rank: softmax_fc_gpu_<rank>.pt} in ``folder``, in the order of the ranks."""
+    named = {re.fullmatch(r"softmax_fc_gpu_(\d+)\.pt", path.name): path for path in folder.glob("softmax_fc_gpu_*.pt")}
+    return dict(sorted((int(found[1]), path) for found, path in named.items() if found))
+
+
+def whole_classifier(folder: Path) -> dict[str, Tensor]:
+    """{"weight": [C, d]} and of a softmax head {"bias": [C]}, from the shards of all ranks that a training left in ``folder``."""
+    files = list(classifier_shards(folder).values())
+    if not files:
+        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the folder that a training left, for example "
+                        f"work_dirs/f128_r18_softmax_class30")
+    shards, classes = [], 0
+    for file in files:
+        try:
+            shard = load_pt(file)
+            held = {name: shard[name] for name in ("weight", "bias") if name in shard}
+            if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in held.values()):
+                raise ValueError("it promises more numbers than it holds")
+            if held["weight"].dim() != 2 or {len(t) for t in held.values()} != {len(held["weight"])}:
+                raise ValueError(f"it holds {describe(held['weight'].numpy())} instead of [classes, d]")
+            first, expected = shard.get("class_start", classes), shard.get("num_classes")
+        except Exception as error:      # torn files, other tensors: torch has an exception for each
+            raise UserError(f"{file} is no shard of a classifier ({one_line(error)}); copy it again or train that model "
+                            f"again") from error
+        shards.append((held, expected, held["weight"].shape[1]))
+        if first != classes or shards[-1][1:] != shards[0][1:]:
+            raise UserError(f"{file} is a shard of another training than the ones before it, or one is missing: it begins with "
+                            f"class {first}, expected {classes}; copy all shards of one training")
+        classes += len(held["weight"])
+    if classes != (expected or classes):
+        raise UserError(f"{len(files)} shards in {folder} hold {classes} classes, expected {expected}; copy all shards of one "
+                        f"training")
+    return {name: torch.cat([held[name] for held, _, _ in shards]) for name in shards[0][0]}

@@ -20,22 +20,26 @@ class Queue(nn.Module):
     Buffers, so that a checkpoint holds them.
     """
 
+    sharded = {"logits": 1}
+
     def __init__(self, size: int, dim: int, num_classes: int, fp16: bool = False):
         super().__init__()
         self.size, self.fp16 = size, fp16
         half = half_precision("cuda" if torch.cuda.is_available() else "cpu") if fp16 else None
         self.register_buffer("features", torch.zeros(size, dim))
         self.register_buffer("labels", torch.full((size,), -1))
+        self.register_buffer("pushed", torch.tensor(0))         # entries since the beginning: the next place in the ring
         self.register_buffer("logits", torch.zeros(size, shard_of(num_classes)[1], dtype=half))
 
     @torch.no_grad()
-    def push(self, features: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
-        """Put the global batch of ``step`` (0-based) in the place of the oldest entries; label -1 = not credible."""
+    def push(self, features: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Put a global batch in the place of the oldest entries; label -1 = not credible."""
         count = len(labels)
         if count > self.size:
             raise UserError(f"config.queue_size = {self.size} does not hold a step of {count} images "
                             f"({dist.get_world_size()} x config.batch_size); raise it to {count} or more")
-        place = (step * count + torch.arange(count, device=labels.device)) % self.size
+        place = (self.pushed + torch.arange(count, device=labels.device)) % self.size
+        self.pushed += count
         self.features[place], self.labels[place] = features, labels
         self.logits[place] = logits.to(self.logits.dtype)
 

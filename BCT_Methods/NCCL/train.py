@@ -74,7 +74,7 @@ class NCCL(Method):
         with torch.no_grad():
             old_logits = self.logits(head, head.product(old, head.weight), local)
         queue = self.queue
-        queue.push(old, old_logits, torch.where(credible, all_labels, -1), clock.step)
+        queue.push(old, old_logits, torch.where(credible, all_labels, -1))
         # Each rank multiplies its own classes: a matrix [N, Q] is summed over the ranks, the logits are never gathered.
         near = GatherForAll.apply(F.normalize(new)) @ queue.features.T / cfg.tau
         alike = SumOfShards.apply(queue.product(self.logits(head, cos, local))) / cfg.tau

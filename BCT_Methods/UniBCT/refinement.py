@@ -33,13 +33,18 @@ def refine(prototypes: Tensor, classes: slice, backbone: nn.Module, dataset, old
     with tqdm(total=len(own), desc="refining prototypes", unit=" images",
               disable=None if dist.get_rank() == 0 else True) as bar:
         for block, rows in blocks:
-            new = []
+            new, found = [], []
             for _ in range(0, len(rows), batch_size):
-                images = next(loader)[0]
+                images, _, index = next(loader)
                 new.append(backbone(to_input(images, prototypes.device)))
+                found.append(index)
                 bar.update(len(images))
+            good = torch.cat(found).numpy() == rows         # another took the place of a bad record; it may be of another class
+            rows = rows[good]
             of_old = torch.from_numpy(old[rows]).to(prototypes.device)
-            prototypes[block] = refined(torch.cat(new), of_old, counts[block], **how)
+            of_new = torch.cat(new)[torch.from_numpy(good).to(prototypes.device)]
+            left = np.bincount(labels[rows] - classes.start - block.start, minlength=block.stop - block.start)
+            prototypes[block] = refined(of_new, of_old, left, **how)
 
 
 def refined(new: Tensor, old: Tensor, counts: np.ndarray, *, lamb: float, tau: float, as_published: bool) -> Tensor:

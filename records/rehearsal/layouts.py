@@ -16,6 +16,7 @@ from records.recordio import RecordWriter, pack
 from records.rehearsal.identity import LAYOUT, draws, identity
 from records.rehearsal.render import Difficulty, Picture, render
 from utils.errors import UserError
+from utils.files import disk_errors, write_text, written_beside
 
 # Identity numbers of the three sets never meet.
 TRAIN, VERIFY, EVALUATE = 0, 1_000_000, 2_000_000
@@ -70,7 +71,7 @@ def write_training_set(folder: Path, people: int, mean_images: float, **settings
                 key += 1
         for number, span in enumerate(ranges):
             writer.write(key + number, pack(span, b"", key + number, 0))
-    (folder / "property").write_text(f"{people},{settings['size']},{settings['size']}\n")
+    write_text(folder / "property", f"{people},{settings['size']},{settings['size']}\n")
     return total
 
 
@@ -85,9 +86,8 @@ def write_bin(file: Path, pairs: int, **settings) -> int:
     bins = []
     for number, (first, second, third) in enumerate(people):
         bins += [first, second, third, people[(number + 1) % len(people)][1]]
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(pickle.dumps((bins[:2 * pairs], [i % 2 == 0 for i in range(pairs)])))
-    os.replace(part, file)
+    with written_beside(file) as part:
+        part.write_bytes(pickle.dumps((bins[:2 * pairs], [i % 2 == 0 for i in range(pairs)])))
     return 3 * len(people)
 
 
@@ -102,8 +102,9 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
     target, part = folder / "IJBC", folder / "IJBC.part"
     shutil.rmtree(part, ignore_errors=True)
     crops, meta = part / "loose_crop", part / "meta"
-    crops.mkdir(parents=True)
-    meta.mkdir()
+    with disk_errors(target):
+        crops.mkdir(parents=True)
+        meta.mkdir()
     jobs, rows, owner, medium = [], [], [], 0
     for person in range(people):
         pictures, image = [], 0
@@ -118,15 +119,19 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
         jobs.append((EVALUATE + person, pictures))
 
     lines, number = [], 0
-    for pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
-        for jpeg, picture in pictures:
-            number += 1
-            (crops / f"{number}.jpg").write_bytes(jpeg)
-            points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
-            lines.append(f"{number}.jpg {points} {np.clip(picture.quality, 0.05, 0.999):.3f}")
-    write_meta(meta, rows, lines, np.array(owner), impostors, rng)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    try:
+        with disk_errors(target):
+            for pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
+                for jpeg, picture in pictures:
+                    number += 1
+                    (crops / f"{number}.jpg").write_bytes(jpeg)
+                    points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
+                    lines.append(f"{number}.jpg {points} {np.clip(picture.quality, 0.05, 0.999):.3f}")
+            write_meta(meta, rows, lines, np.array(owner), impostors, rng)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return number
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -94,6 +95,36 @@ def test_code_in_a_file_is_not_run(file, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_one_wrong_bit_is_seen(file, r18):
+    torch.save(r18.state_dict(), file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"model.pt is not a whole file of tensors.*the checksum of a tensor differs"):
+        load_state(file)
+
+
+def test_tied_weights_and_other_dicts(file, r18):
+    state = r18.state_dict()
+    torch.save(state | {"again": state["fc.weight"], "and_again": state["fc.weight"]}, file)
+    assert "again" in load_state(file)
+    for wrong in ({1: torch.ones(2)}, {"fc.weight": torch.ones(2, dtype=torch.complex64)}):
+        torch.save(wrong, file)
+        with pytest.raises(UserError, match="holds no state dict of a backbone"):
+            load_state(file)
+
+
+def test_packed_files_are_not_unpacked(file, r18):
+    torch.save(r18.state_dict(), file)
+    with zipfile.ZipFile(file) as plain:
+        members = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    with pytest.raises(UserError, match="model.pt is not a whole file of tensors.*it is packed"):
+        load_state(file)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 def test_truncated(file, r18, share, legacy):
@@ -115,6 +146,15 @@ def test_foreign_bytes(file, content):
 def test_no_state_dict(file, data):
     torch.save(data, file)
     with pytest.raises(UserError, match="model.pt holds no state dict"):
+        load_state(file)
+
+
+@pytest.mark.parametrize("value", [torch.ones(1).expand(10**6, 10**6), torch.ones(10**9, device="meta"),
+                                   torch.sparse_coo_tensor([[0]], [1.0], (10**12,))], ids=["view", "meta", "sparse"])
+def test_tensors_that_are_larger_than_their_file(file, value):
+    """The first has 4 bytes in the file, and 4 TB once its fingerprint is taken."""
+    torch.save({"weight": value}, file)
+    with pytest.raises(UserError, match="model.pt promises more numbers than it holds"):
         load_state(file)
 
 

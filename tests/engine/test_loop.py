@@ -12,6 +12,7 @@ from toy import write_records
 
 from engine.loop import main
 from losses import PartialFC, SoftmaxHead
+from records.recordio import RecordReader
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = [9, 12, 7, 10, 11]
@@ -60,8 +61,8 @@ def test_it_learns_and_leaves_its_files(straight):
     output, loss = straight
     assert len(loss) == 4 * (sum(COUNTS) // 8)
     assert sum(loss[-6:]) < 0.6 * sum(loss[:6])
-    assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoint_gpu_0.pt",
-                                                  "training.log", "tensorboard"}
+    assert {p.name for p in output.iterdir()} == {"model.pt", "softmax_fc_gpu_0.pt", "checkpoints",
+                                                  "training.log", "tensorboard", "lock"}
     head = torch.load(output / "softmax_fc_gpu_0.pt", weights_only=True)
     assert head["weight"].shape == (5, 128) and head["bias"].shape == (5,) and head["num_classes"] == 5
     assert all(key.split(".")[0] in ("conv1", "bn1", "prelu", "layer1", "layer2", "layer3", "layer4", "bn2", "fc",
@@ -83,6 +84,29 @@ def test_resume_equals_the_straight_run(data, tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path / "half").items())
 
 
+def test_a_run_that_skips_bad_records(straight, data, tmp_path):
+    """Every epoch has its batches, any number of workers gives the same bits, and the log counts."""
+    for end in (".idx", ".rec"):
+        content = bytearray((data / f"train_part_30_class{end}").read_bytes())
+        if end == ".rec":
+            reader = RecordReader(data / "train_part_30_class")
+            for key in (3, 30):
+                at = int(reader.offsets[reader.row(key)])
+                content[at + 40:at + 60] = bytes(20)
+        (tmp_path / f"train_part_30_class{end}").write_bytes(content)
+    code, said = train(tmp_path, tmp_path / "stop")
+    assert code == 1 and re.search("record (3|30) at byte", said.splitlines()[-1])
+    for workers in (0, 2):
+        loss = losses(train(tmp_path, tmp_path / str(workers), "bad_records=skip", f"workers={workers}"))
+        assert len(loss) == 2 * (sum(COUNTS) // 8)
+    one, two = (weights(tmp_path / workers) for workers in "02")
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    log = (tmp_path / "2/training.log").read_text()
+    assert "record 3 at byte" in log and re.search(r"[1-4] of 96 images had a bad record and were replaced", log)
+    losses(train(data, tmp_path / "good", "bad_records=skip"))
+    assert "0 of 96 images had a bad record" in (tmp_path / "good/training.log").read_text()
+
+
 def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     assert losses(train(data, tmp_path / "a", "gradient_acc=2"))
     assert losses(train(data, tmp_path / "b", "sample_rate=0.5", head=PartialFC))
@@ -94,11 +118,12 @@ def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     (["dali=True"], "config.dali = True is not supported"),
     (["sample_rate=0.5", "gradient_acc=2"], "set one of them to 1"),
     (["network=r19"], "r18"),
+    (["bad_records=ignore"], 'config.bad_records must be "stop" or "skip", found "ignore"'),
     (["optimizer=lion"], 'must be "sgd" or "adamw"'),
     (["rec=train_part_70_class"], "train_part_70_class"),
     (["batch_size=500"], "500"),
     (["lr=1e20"], "the loss is not finite"),
-    (["resume=True"], "config.resume is set but there is no"),
+    (["keep_checkpoints=0"], "must be 1 or more"),
 ])
 def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
     code, said = train(data, tmp_path, *settings)

@@ -9,8 +9,8 @@ import torch
 from toy import jpeg, write_records
 
 from records.faces import FaceRecords, SyntheticFaces
-from records.loader import ordered_loader, train_loader
-from records.recordio import RecordWriter, pack
+from records.loader import BadRecords, ordered_loader, train_loader
+from records.recordio import RecordReader, RecordWriter, pack
 from utils.errors import UserError
 
 COUNTS = [4, 1, 6, 3]
@@ -182,6 +182,69 @@ def test_a_record_that_is_no_image_is_one_sentence_from_any_worker(tmp_path):
         assert sentence.startswith(str(tmp_path / "train.rec")) and "record 2" in sentence and "\n" not in sentence
 
 
+def damage(folder, *images: int, how: str = "pixels") -> None:
+    """Overwrite bytes of the images i (key i + 1) of train.rec: of the JPEG, of the frame, or the label."""
+    reader = RecordReader(folder / "train")
+    data = bytearray(reader.path.read_bytes())
+    for i in images:
+        at = int(reader.offsets[reader.row(i + 1)])
+        at, new = {"pixels": (at + 40, bytes(20)), "frame": (at, bytes(8)), "label": (at + 32, b"\0\0\xc0\x7f")}[how]
+        data[at:at + len(new)] = new
+    reader.path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["pixels", "frame", "label"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_records_are_replaced_by_the_next_readable_image(tmp_path, caplog, how, workers):
+    labels = write_records(tmp_path / "train", [10] * 5)
+    whole = FaceRecords(tmp_path, 16)
+    expected = [whole[i][0] for i in range(50)]
+    damage(tmp_path, 9, 10, 30, 49, how=how)                   # two in a row across a class, one alone, the last
+    with pytest.raises(UserError, match="record (10|50) "):
+        batches(ordered_loader(FaceRecords(tmp_path, 16), 8, 0, 1, workers))
+    taken = {9: 11, 10: 11, 30: 31, 49: 0}
+    loader = ordered_loader(FaceRecords(tmp_path, 16, bad_records="skip"), 8, 0, 1, workers)
+    for k, (images, found, index) in enumerate(batches(loader)):
+        right = [taken.get(i, i) for i in range(8 * k, min(8 * k + 8, 50))]
+        assert index.tolist() == right and found.tolist() == [labels[i] for i in right]
+        assert all(np.array_equal(image, expected[i]) for image, i in zip(images.numpy(), right, strict=True))
+    assert (loader.bad_records.replaced, loader.bad_records.seen) == (4, 50)
+    for key in (10, 11, 31, 50):
+        assert f"{tmp_path / 'train.rec'}: record {key} " in caplog.text
+    image, label, index = FaceRecords(tmp_path, 16, bad_records="skip")[9]
+    assert (label, index) == (labels[11], 11) and np.array_equal(image, expected[11])
+
+
+def test_labels_of_damaged_headers_are_those_of_the_replacement(tmp_path):
+    labels = write_records(tmp_path / "train", [10] * 5)
+    damage(tmp_path, 9, 49, how="frame")
+    assert FaceRecords(tmp_path, 16, bad_records="skip").labels().tolist() == labels[:9] + [1] + labels[10:49] + [0]
+
+
+def test_more_than_a_few_bad_records_end_the_run(tmp_path, caplog):
+    write_records(tmp_path / "train", [150] * 2)
+    damage(tmp_path, *range(0, 22, 2))
+    for batch in (10, 300):
+        with pytest.raises(UserError, match="^11 of .* more than 1 % .and more than 10.; the last: .*record 21 at byte"):
+            batches(ordered_loader(FaceRecords(tmp_path, 16, bad_records="skip"), batch, 0, 1, 0))
+    named = [line for line in caplog.text.splitlines() if "takes its place" in line]
+    assert len(named) == 2 * 5 and caplog.text.count("8 bad records so far") == 2
+    counts = BadRecords()
+    for _ in range(50):                     # 20 of 2,000 is 1 %, one more is more
+        counts.add(100 - 60, {0: "bad"} if counts.replaced < 10 else {})
+    for k in range(10):
+        counts.add(0, {k: "bad"})
+    with pytest.raises(UserError, match="21 of 2000 images"):
+        counts.add(0, {99: "the last"})
+
+
+def test_nothing_to_take_its_place(tmp_path):
+    write_records(tmp_path / "train", [3])
+    damage(tmp_path, 0, 1, 2)
+    with pytest.raises(UserError, match="record 1 .* none among the next 2"):
+        FaceRecords(tmp_path, 16, bad_records="skip")[0]
+
+
 def test_a_header_that_promises_too_much(tmp_path):
     with RecordWriter(tmp_path / "train") as writer:
         writer.write(0, pack([30, 2], b"", 0, 0))
@@ -191,7 +254,11 @@ def test_a_header_that_promises_too_much(tmp_path):
 
 
 @pytest.mark.parametrize("counts, keys, words", [
-    ([3, 1], [5, 6], "has 0 of the keys 1 to 2"), ([float("nan"), 1], [1, 2], "instead of two counts"),
+    ([3, 1], [5, 6], "has 0 of the keys 1 to 2"), ([3e38, 1], [1, 2], "the index has 2 of the keys"),
+    ([2.5, 1], [1, 2], "instead of two counts"), ([3], [1, 2], "instead of two counts"),
+    ([3, 3e38], [1, 2], "classes for 2 images"), ([3, -5], [1, 2], "promises -5 classes"),
+    ([3, 0], [1, 2], "promises 0 classes"), ([3, 3], [1, 2], "promises 0 classes"),
+    ([float("nan"), 1], [1, 2], "instead of two counts"),
     ([float("inf"), 1], [1, 2], "instead of two counts"), ([1, 1], [1, 2], "promises 0 images")])
 def test_headers_that_do_not_fit_their_file(tmp_path, counts, keys, words):
     with RecordWriter(tmp_path / "train") as writer:
@@ -200,6 +267,26 @@ def test_headers_that_do_not_fit_their_file(tmp_path, counts, keys, words):
             writer.write(key, pack([0, 0], jpeg(0, key, 16), key, 0))
     with pytest.raises(UserError, match=words):
         FaceRecords(tmp_path)
+
+
+@pytest.mark.parametrize("label, words", [(3e38, "label 3e.38"), (2**24, "label 1.67772e.07"), (9e6, "largest label is 9000000")])
+def test_labels_that_would_fill_the_memory(tmp_path, label, words):
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack(0, jpeg(0, 1, 16), 0, 0))
+        writer.write(1, pack(label, jpeg(0, 2, 16), 1, 0))
+    with pytest.raises(UserError, match=words):
+        FaceRecords(tmp_path)
+    assert label > 1e7 or FaceRecords(tmp_path, num_classes=9_000_001).num_classes == 9_000_001
+
+
+def test_an_image_of_absurd_size_names_its_record(tmp_path):
+    data = bytearray(jpeg(0, 1, 16))
+    at = data.index(b"\xff\xc0")
+    data[at + 5:at + 9] = b"\xea\x60" * 2
+    with RecordWriter(tmp_path / "train") as writer:
+        writer.write(0, pack(0, bytes(data), 0, 0))
+    with pytest.raises(UserError, match="record 0 at byte 0 is no image .*60000x60000"):
+        FaceRecords(tmp_path, 16)[0]
 
 
 def test_many_batches_pass_through_few_slots(tmp_path):

@@ -1,5 +1,6 @@
 """The record container against bytes built by hand from the specification, mxnet's own file, and hostile files."""
 
+import os
 import pickle
 import struct
 from multiprocessing import get_context
@@ -109,6 +110,25 @@ def test_an_interrupted_writer_leaves_the_former_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.rec"]
 
 
+@pytest.mark.parametrize("name, left", [(".idx", b"former"), (".rec.part", b"former"), (".idx.part", None)])
+def test_an_end_between_the_two_names(tmp_path, monkeypatch, name, left):
+    """Of the three renames, the one of this file fails: the former pair is there again, or the new .rec waits for its index."""
+    write(tmp_path / "a", [b"former"])
+    replace = os.replace
+
+    def broken(source, target):
+        if str(source).endswith(f"a{name}") and not str(target).endswith("part"):
+            raise KeyboardInterrupt
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", [b"new"])
+    if left is None:
+        assert not (tmp_path / "a.idx").is_file() and (tmp_path / "a.idx.old").is_file()
+    else:
+        assert bytes(RecordReader(tmp_path / "a").read(0)) == left and not (tmp_path / "a.idx.old").is_file()
+
+
 def test_fingerprint_sees_lengths_ends_and_index(tmp_path):
     prints = set()
     for name, payloads in (("a", [b"1234", b"5678"]), ("b", [b"1234", b"5679"]), ("c", [b"12345678"]),
@@ -152,6 +172,44 @@ def break_file(folder, what: str) -> None:
         idx.write_text("")
     else:
         (rec if what == "no rec" else idx).unlink()
+
+
+def frame(words: str, rec: bytes, idx: str = "0\t0\n") -> tuple:
+    return pytest.param(rec, idx, words, id=words)
+
+
+@pytest.mark.parametrize("rec, idx, words", [
+    frame("ends at byte 12, where no other begins", part(0, b"1234") + b"junk"),
+    frame("inside the one at byte 16", part(0, b"x" * 8 + part(0, b"1234")), "0\t0\n1\t16\n"),
+    frame("other than zeros behind its 3 bytes", part(0, b"1234")[:4] + struct.pack("<I", 3) + b"1234"),
+    frame("runs past the end", part(1, b"") + 500 * part(2, b"")),
+    frame("names a byte twice", part(0, b"1234"), "0\t0\n1\t0\n"),
+    frame("not an index", part(0, b"1234"), "0\t0.5\n"),
+    frame("not an index", part(0, b"1234"), f"0\t{10**30}\n"),
+    frame("can need", part(0, b"1234"), "0\t0\n" + "\n" * 100)])
+def test_hostile_frames(tmp_path, rec, idx, words):
+    (tmp_path / "a.rec").write_bytes(rec)
+    (tmp_path / "a.idx").write_text(idx)
+    with pytest.raises(UserError, match=words):
+        read_all(RecordReader(tmp_path / "a"))
+
+
+def test_endless_parts_stop_at_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("records.recordio.LARGEST", 1000)
+    (tmp_path / "a.rec").write_bytes(part(1, b"") + 200 * part(2, b"") + part(3, b""))
+    (tmp_path / "a.idx").write_text("0\t0\n")
+    with pytest.raises(UserError, match="record 0 at byte 0 has more than 1,000 bytes"):
+        RecordReader(tmp_path / "a")
+    with pytest.raises(UserError, match="the readers here take 1,000"):
+        write(tmp_path / "b", [bytes(1000)])
+
+
+def test_a_file_that_changed_under_its_reader(tmp_path):
+    write(tmp_path / "a", [b"12345678", b"abcdefgh"])
+    reader = pickle.loads(pickle.dumps(RecordReader(tmp_path / "a")))
+    write(tmp_path / "a", [b"1234"])
+    with pytest.raises(UserError, match="has 12 bytes now and had 32"):
+        reader.read(0)
 
 
 @pytest.mark.parametrize("what, words", [

@@ -225,6 +225,13 @@ def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
     assert "only zeros for probe row 5, probe row 7;" in refused(monkeypatch, copy)
 
 
+def test_a_json_that_is_not_ours_beside_features(copy, monkeypatch):
+    for text in ('["first", "second"]', '{"bytes": 7}', "{}\n{}\n"):
+        (copy / "new/gallery.json").write_text(text)
+        run_compare(monkeypatch, "-d", copy, "--old", f"old={copy / 'old'}", "--new", f"new={copy / 'new'}", "--backfill", 0,
+                    "--draws", 0, "--out", copy / "out")
+
+
 def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
     sentence = refused(monkeypatch, copy, new="six")
     assert "new has 6 dimensions, old has 8" in sentence and "--new-features new=FILE.npy" in sentence

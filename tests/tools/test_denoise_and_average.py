@@ -1,5 +1,6 @@
 """The credible marks and the prototypes against plain loops, in any label order, and through the command line."""
 
+import hashlib
 import json
 import math
 import subprocess
@@ -89,7 +90,8 @@ def test_images_by_class_and_value():
     assert classes.class_order(labels, np.zeros(999)).tolist() == np.argsort(labels, kind="stable").tolist()
 
 
-@pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image"), ([-1, 0], "from 0 up"), ([], "none")])
+@pytest.mark.parametrize("labels, words", [([0, 2], "class 1 has no image .1 of 3"), ([-1, 0], "from 0 up"), ([], "none"),
+                                           ([0, 10**12], "class 1 has no image")])
 def test_labels_with_gaps_are_refused(labels, words):
     with pytest.raises(UserError, match=words):
         class_counts(np.array(labels, int), "label.npy")
@@ -111,7 +113,10 @@ def test_command_line(tmp_path):
     mask = np.load(folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy")
     assert mask.tolist() == slow_credible(rows, labels, 0.29, True)
     origin = json.loads((folder / "f5_r18_arc_class70_credible_ratio_29_feature.json").read_text())
+    sums = {key: origin.pop(key) for key in ("bytes", "quick", "sha256")}
     assert origin == {"model": "m", "records": "r", "T": 0.29, "column_norm": True}
+    written = (folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy").read_bytes()
+    assert (sums["bytes"], sums["sha256"]) == (len(written), hashlib.sha256(written).hexdigest())
     assert command(tmp_path, "get_avg_feature.py", "--SD", "f5_r18_arc_class70").returncode == 0
     prototypes = np.load(folder / "f5_r18_arc_class70_avg_feature.npy")
     assert prototypes.dtype == np.float32 and np.linalg.norm(prototypes, axis=1) == pytest.approx(np.ones(9))

@@ -1,8 +1,10 @@
 """Extraction: 1 rank = 2 ranks bit for bit, goes on where it stopped, refuses what does not belong together."""
 
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ from toy import write_records
 from backbones import get_model
 from backbones.weights import fingerprint
 from records.faces import FaceRecords
+from records.recordio import RecordReader
+from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
 from utils.images import to_input
-from utils.old_features import OldFeatures, load_credible
+from utils.old_features import OldFeatures, load_array, load_credible, load_origin, save_array
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
@@ -48,6 +52,32 @@ def one(setting) -> Path:
     done = extract(setting, "one")
     assert done.returncode == 0, done.stderr
     return setting / "one/OPclass"
+
+
+def test_a_bad_record_stops_whatever_the_config_says(setting, tmp_path):
+    """Row i must be image i."""
+    (tmp_path / "data").mkdir()
+    for end in (".idx", ".rec"):
+        data = bytearray((setting / f"data/train_part_70_class{end}").read_bytes())
+        if end == ".rec":
+            reader = RecordReader(setting / "data/train_part_70_class")
+            at = int(reader.offsets[reader.row(6)])
+            data[at + 40:at + 60] = bytes(20)
+        (tmp_path / f"data/train_part_70_class{end}").write_bytes(data)
+    done = extract(setting, "bad", 1, "bad_records=skip", f"dataset={tmp_path / 'data'}")
+    assert done.returncode == 1 and "record 6 at byte" in done.stderr.strip().splitlines()[-1]
+    assert not (setting / f"bad/OPclass/{SD}_feature.npy").exists()
+
+
+def test_a_part_of_another_shape_starts_anew(setting, tmp_path, one_rank):
+    plan = {"images": 9, "dim": 4, "batch_size": 4}
+    names = [tmp_path / "f.npy", tmp_path / "l.npy"]
+    file = PartialFile(*names, plan, one_rank)
+    file.done[:] = True
+    np.save(tmp_path / "l", np.zeros(3, np.int64))
+    (tmp_path / "l.npy").replace(tmp_path / "l.npy.part")
+    file = PartialFile(*names, plan, one_rank)
+    assert file.labels.shape == (9,) and not file.done.any()
 
 
 def test_features_are_those_of_the_unflipped_images(setting, one):
@@ -94,13 +124,46 @@ def test_it_goes_on_where_it_stopped(setting, one):
     # The broken file had another fingerprint: make the plan that of the good one, as after a kill.
     plan = setting / f"stopped/OPclass/{SD}_feature.npy.plan.part"
     origin = json.loads((one / f"{SD}_feature.json").read_text())
-    plan.write_text(json.dumps(origin | {"batch_size": 4}))
+    kept = {key: value for key, value in origin.items() if key not in ("bytes", "quick", "sha256")}
+    plan.write_text(json.dumps(kept | {"batch_size": 4}))
     rows = np.load(part, mmap_mode="r+")
     rows[0] = 7.0                                # a batch that is marked as done is not computed again
     rows.flush()
     assert extract(setting, "stopped").returncode == 0
     found, expected = np.load(setting / f"stopped/OPclass/{SD}_feature.npy"), np.load(one / f"{SD}_feature.npy")
     assert (found[0] == 7.0).all() and np.array_equal(found[1:], expected[1:])
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_an_end_between_the_names_loses_nothing(renames, tmp_path, one_rank, monkeypatch):
+    """Of two descriptions and two arrays, the first ones have got their names: nothing is computed again, and what has its
+    name belongs to its description."""
+    plan, origin, target = {"images": 40, "dim": 8, "batch_size": 4}, {"model": "m", "images": 40}, tmp_path / "feature.npy"
+    begin = partial(PartialFile, target, tmp_path / "label.npy", plan, one_rank)
+    save_array(target, np.zeros((40, 8), np.float32), {"model": "another"})         # of an earlier extraction
+    file = begin()
+    for batch in range(10):
+        file.write(batch, slice(4 * batch, 4 * batch + 4), np.full((4, 8), batch, np.float32), np.full(4, batch))
+    file.mark()
+    whole, left = os.replace, [renames]
+
+    def replace(*names):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        whole(*names)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", replace)
+        file.finish(origin)
+    try:
+        assert load_array(target, "this").any() == (load_origin(target)["model"] == "m")
+    except UserError as error:
+        assert "is damaged, or not the file that feature.json" in str(error)
+    again = begin()
+    assert again.done.all()
+    again.finish(origin)
+    assert load_array(target, "this", whole=True)[:, 0].tolist() == load_array(tmp_path / "label.npy", "this").tolist()
+    assert load_origin(target)["model"] == "m" and not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize("more, words", [

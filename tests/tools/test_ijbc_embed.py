@@ -96,7 +96,9 @@ def test_kept_embeddings_are_used_until_something_changes(images, tmp_path):
     assert [calls(fingerprint="b" * 64), calls(pixel_scale=128.0), calls(precision="float16")] == [1, 1, 1]
     (images.folder / "1.jpg").write_bytes((images.folder / "9.jpg").read_bytes() + b"\0")
     assert [calls(), calls()] == [1, 0]
-    assert len(list((tmp_path / "kept").iterdir())) == 5        # each under its own name, no .part left
+    arrays = sorted((tmp_path / "kept").glob("*.npy"))
+    assert len(arrays) == 5                                     # each under its own name, with its origin, no .part left
+    assert sorted((tmp_path / "kept").iterdir()) == sorted([*arrays, *(file.with_suffix(".json") for file in arrays)])
 
 
 def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
@@ -104,6 +106,10 @@ def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
     file = next(tmp_path.glob("*.npy"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{file.name} is not a whole .npy file.*-F"):
+        embeddings(MeanColour(), images, tmp_path, 100, 0)
+    embeddings(MeanColour(), images, tmp_path, 100, 0, force=True)
+    np.load(file, mmap_mode="r+")[1, 3] = 0                     # whole, but other numbers
+    with pytest.raises(UserError, match=f"{file.name} is damaged.*checksum differs.*-F"):
         embeddings(MeanColour(), images, tmp_path, 100, 0)
 
     model = MeanColour()
@@ -181,6 +187,44 @@ def test_onnx_file_that_normalises_gets_raw_pixels(tmp_path):
     expected = reference(write_onnx(tmp_path / "a.onnx", "N", normalises=True), scale=128)
     model = open_model(str(tmp_path / "a.onnx"), "", CPU, False, 127.5)
     np.testing.assert_allclose(model.replicas()[0](FACES), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant"])
+def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    expected = reference(write_onnx(folder / "a.onnx", "N"))
+    model = onnx.load(folder / "a.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    for outside in (folder, tmp_path):
+        (outside / "w.bin").write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    if where == "constant":
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+        model.graph.initializer.remove(weight)
+        weight = model.graph.node[0].attribute[0].t
+    weight.data_location = TensorProto.EXTERNAL
+    prints = set()
+    (folder / "sub").mkdir()
+    (folder / "sub/w.bin").write_bytes((folder / "w.bin").read_bytes())
+    for location in ("./sub/w.bin", "w.bin", "../w.bin", "sub/../../w.bin", str(tmp_path / "w.bin"), "..", "absent.bin"):
+        del weight.external_data[:]
+        weight.external_data.add(key="location", value=location)
+        (folder / "b.onnx").write_bytes(model.SerializeToString())
+        if location == "./sub/w.bin":
+            np.testing.assert_allclose(open_model(str(folder / "b.onnx"), "", CPU, False, 127.5).replicas()[0](FACES), expected,
+                                       atol=1e-5)
+        elif location == "w.bin":
+            for _ in range(2):
+                opened = open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+                prints.add(opened.fingerprint)
+                if len(prints) == 1:
+                    np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
+                (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
+        else:
+            with pytest.raises(UserError, match="b.onnx takes weights from"):
+                open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+    assert len(prints) == 2         # the weights beside are part of what the model is
 
 
 def test_mxnet_files(tmp_path):

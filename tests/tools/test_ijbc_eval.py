@@ -155,6 +155,17 @@ def test_result_file_with_embeddings_is_a_source_of_its_own(evaluate, flags, emb
     assert Path("kept/mine.npz").is_file()
 
 
+def test_a_name_in_a_file_does_not_lead_out_of_the_results(evaluate, flags, tmp_path):
+    evaluate(*flags["self"], "-E", "-R", "kept/mine.npz")
+    with np.load("kept/mine.npz") as arrays:
+        kept = dict(arrays)
+    report = json.loads(str(kept["report"]))
+    report["settings"]["name"] = "../../elsewhere"
+    np.savez("kept/mine.npz", **kept | {"report": np.array(json.dumps(report))})
+    evaluate("-R", "kept/mine.npz")
+    assert Path("ijbc_result/elsewhere_IJBC_11.npz").is_file() and not Path("../elsewhere_IJBC_11.npz").exists()
+
+
 def test_a_source_that_is_written_again_keeps_its_embeddings(evaluate, flags):
     evaluate(*flags["self"], "-E")
     file = "ijbc_result/new_IJBC_11.npz"

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from memory import less_than
 from toy import write_ijb
 
 from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
@@ -19,7 +20,7 @@ def data(tmp_path):
 
 def change(data, name: str, edit) -> None:
     file = data / "IJBC/meta" / name
-    file.write_text(edit(file.read_text()))
+    file.write_text(edit(file.read_text()), errors="surrogateescape")
 
 
 def test_everything_is_read(data):
@@ -74,6 +75,11 @@ BROKEN = {
     "one kind of pairs": (PAIRS, lambda t: "1 2 1\n", r"found the labels \[1\]"),
     "probe without images": ("1N_probe_mixed.csv", lambda t: t + "77,1\n", "template 77 has no image"),
     "two subjects": ("1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
+    "one and a half": (TEMPLATES, lambda t: t.replace(" 1 ", " 1.5 ", 1), "tid_mid.txt cannot be read"),
+    "half a label": (PAIRS, lambda t: t + "1 2 0.5\n", "pair_label.txt cannot be read"),
+    "other order": (TEMPLATES, lambda t: t.replace("1.jpg", "x.jpg", 1), "row 1 is 1.jpg in .*x.jpg in"),
+    "no text": (POINTS, lambda t: t.replace("1.jpg", "\udcff.jpg", 1), "5pts_score.txt cannot be read"),
+    "no header": ("1N_gallery_G1.csv", lambda t: t.split("\n", 1)[1], "begins with '1,0'; expected a header"),
     "only a header": ("1N_gallery_G2.csv", lambda t: t.split("\n")[0] + "\n", "G2.csv is empty"),
 }
 
@@ -86,6 +92,39 @@ def test_broken_files_are_named(data, case):
         images = read_images(data, "IJBC")
         read_pairs(data, "IJBC", images)
         read_search(data, "IJBC", images)
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.jpg", "/etc/x.jpg", "a/../../../x", "..", "a\0.jpg", "n" * 300])
+def test_names_that_lead_out_of_the_folder(data, name):
+    for file in (TEMPLATES, POINTS):
+        change(data, f"ijbc_{file}", lambda t: t.replace("7.jpg", name, 1))
+    with pytest.raises(UserError, match="row 7 names .*; expected a file inside the folder loose_crop"):
+        read_images(data, "IJBC")
+
+
+def test_names_may_have_folders_and_dots(data):
+    for file in (TEMPLATES, POINTS):
+        change(data, f"ijbc_{file}", lambda t: t.replace("7.jpg", "a/b..c.jpg", 1))
+    assert read_images(data, "IJBC").names[6] == "a/b..c.jpg"
+
+
+def test_one_huge_id_needs_no_memory(data):
+    change(data, f"ijbc_{TEMPLATES}", lambda t: t.replace(" 18 ", " 99999999 "))
+    change(data, f"ijbc_{PAIRS}", lambda t: "1 99999999 0\n1 2 1\n")
+    change(data, "ijbc_1N_probe_mixed.csv", lambda t: "T,S\n99999999,5\n")
+    images = read_images(data, "IJBC")
+    with less_than(50):
+        assert read_pairs(data, "IJBC", images).verify.tolist() == [17, 1]
+        assert read_search(data, "IJBC", images).probes.templates.tolist() == [17]
+        for wrong in (3_000, 100_000_000):
+            change(data, f"ijbc_{PAIRS}", lambda t, wrong=wrong: f"1 {wrong} 0\n1 2 1\n")
+            with pytest.raises(UserError, match=f"template {wrong} has no image"):
+                read_pairs(data, "IJBC", images)
+
+
+def test_a_mark_before_the_first_name_and_blanks_at_the_end(data):
+    change(data, f"ijbc_{TEMPLATES}", lambda t: "\ufeff" + t.replace("7.jpg", "somewhere/7.jpg", 1) + "  \n ")
+    assert read_images(data, "IJBC").names[[0, 6]].tolist() == ["1.jpg", "7.jpg"]       # the other list says where they lie
 
 
 def test_missing_files_and_folders_are_named(data):

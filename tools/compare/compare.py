@@ -35,6 +35,7 @@ from tools.ijbc_eval.protocol import GALLERIES
 from tools.ijbc_eval.report import tidy
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
+from utils.files import write_text, written_beside
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -163,28 +164,25 @@ def about(name: str, versions: Versions) -> dict:
 
 
 def write_all(report: dict, lists: dict, out: Path) -> None:
-    """Every file of the result, the page last; each whole or not at all.  What an earlier run left under these names goes."""
-    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
-        for file in out.glob(pattern):
-            file.unlink()
-    for name, rows in lists.items():
-        if rows:
-            part = out / f"flips_{name}.csv.part"
-            with open(part, "w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(part, part.with_suffix(""))
+    """Every file of the result, the page last; each whole or not at all.  Then what an earlier run left under such names goes."""
+    flipped = {out / f"flips_{name}.csv": rows for name, rows in lists.items() if rows}
+    for path, rows in flipped.items():
+        with written_beside(path) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
     tables = tables_of(report)
     answers = "\n".join([verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
     texts = [table.text() for table in tables]
     files = {"compare.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
              "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
     for name, content in files.items():
-        (out / f"{name}.part").write_text(content)
-        os.replace(out / f"{name}.part", out / name)
+        write_text(out / name, content)
     pictures = draw_figures(report, out)
     write_page(report, tables, pictures, out / "index.html")
+    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
+        for file in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
+            file.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
     print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
           f"pictures, {sum(map(bool, lists.values()))} lists of flips")

@@ -17,7 +17,9 @@ from scipy.sparse.csgraph import connected_components
 from tools.ijbc_eval.metrics import FARS, FPIRS, RANKS, ROUNDING
 from tools.ijbc_eval.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
 from tools.ijbc_eval.report import rate
+from utils.arrays import open_npy
 from utils.errors import UserError
+from utils.old_features import check_whole, is_ours
 
 RELIABLE = 30       # errors that a figure should rest on: fewer false accepts make TAR@FAR a matter of luck
 FEW = 10            # subjects below which an interval is too narrow to rest a verdict on
@@ -164,7 +166,7 @@ def read_plain(data: Path) -> Evaluation:
 def load_labels(file: Path) -> np.ndarray:
     if not file.is_file():
         raise UserError(f"no file {file}: expected gallery_label.npy and probe_label.npy, an int for whom each feature shows")
-    labels = load_npy(file)
+    labels = load_npy(file, "a list of ints, one per feature")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(f"{file} holds {labels.dtype} {list(labels.shape)}; expected a list of ints, one per feature")
     return np.asarray(labels, np.int64)
@@ -173,7 +175,7 @@ def load_labels(file: Path) -> np.ndarray:
 def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
     if not file.is_file():
         return None
-    table = load_npy(file)
+    table = load_npy(file, "rows of gallery row, probe row, 1 or 0")
     sizes = [len(labels[0]), len(labels[1]), 2]
     if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu" or not len(table) \
             or table.min() < 0 or (table.max(0) >= sizes).any():
@@ -188,9 +190,12 @@ def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 
-def load_npy(file: Path) -> np.ndarray:
-    """A .npy file, memory-mapped; nothing in it is executed."""
+def load_npy(file: Path, expected: str = "features [N, d]") -> np.ndarray:
+    """A .npy file of numbers, memory-mapped; nothing in it is executed.  expected: in words, for the message."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file} is not a whole .npy file of numbers ({error})") from error
+        array = open_npy(file)
+    except ValueError as error:
+        raise UserError(f"{file} is not a whole .npy file of numbers ({error}); expected {expected}") from error
+    if is_ours(file):
+        check_whole(file, "the command that wrote it", whole=False)
+    return array

@@ -1,10 +1,11 @@
 """The report as pictures, one small PNG each: the page puts them side by side where there is room."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from utils.files import written_beside
 
 SIZE = (6, 4.6)         # inches, at a font that stays readable when a phone shrinks it
 MARKS = "osD^v<>PX*dp"
@@ -31,9 +32,8 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
 
 
 def save(figure: Figure, file: Path) -> Path:
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=110)
-    os.replace(part, file)
+    with written_beside(file) as part:
+        figure.savefig(part, format="png", dpi=110)
     return file
 
 

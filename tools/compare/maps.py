@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.compare.evaluation import load_npy
 from tools.ijbc_eval.metrics import unit_rows
 from utils.errors import UserError
+from utils.old_features import load_array, load_origin
 
 ROWS = 65_536
 STRENGTHS = 10.0 ** np.arange(-6, 1)        # l of ridge, relative to the mean square of a row
@@ -43,7 +43,11 @@ def fit_maps(new: Path, old: Path) -> dict[str, tuple[np.ndarray, float]]:
 
     Row i of both is image i.  Held-out images take part in the map that is returned, not in the choice of l.
     """
-    x, y = load_npy(new), load_npy(old)
+    x, y = (load_array(file, "python tools/get_feature/get_feature.py", whole=True) for file in (new, old))
+    records = {load_origin(file).get("records") for file in (new, old)} - {None}
+    if len(records) == 2:
+        raise UserError(f"{new} and {old} are features of the images of different record files; run "
+                        f"tools/get_feature/get_feature.py with both models on one")
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2 * HELD_OUT:
         raise UserError(f"{new} holds {list(x.shape)}, {old} holds {list(y.shape)}; expected features of the same images by "
                         f"both models, at least {2 * HELD_OUT} of them: run tools/get_feature/get_feature.py with both")

@@ -1,12 +1,12 @@
 """The report as one HTML file that needs no other: for a browser, a mail or a phone."""
 
 import base64
-import os
 from html import escape
 from pathlib import Path
 
 from tools.compare.judgement import BETTER, UNCLEAR, WORSE
 from tools.compare.tables import Table, how, reasons
+from utils.files import write_text
 
 STYLE = """
 body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 76rem; padding: 0 1rem 3rem; color: #1c1c1e; }
@@ -28,9 +28,7 @@ MARKED = {BETTER: "better", "compatible": "better", WORSE: "worse", "not compati
 
 def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], file: Path) -> None:
     """Write the page, whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(page(report, tables, pictures), encoding="utf-8")
-    os.replace(part, file)
+    write_text(file, page(report, tables, pictures))
 
 
 def page(report: dict, tables: list[Table], pictures: dict[str, Path]) -> str:

@@ -7,7 +7,6 @@ NAME=FOLDER         for feature files: gallery.npy [G, d] and probe.npy [Q, d] i
 """
 
 import argparse
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tools.compare.maps import fit_maps
 from tools.ijbc_eval.embed import embeddings
 from tools.ijbc_eval.models import open_model
 from tools.ijbc_eval.templates import ROWS, norms, template_features
+from utils.arrays import read_npz
 from utils.errors import UserError
 
 
@@ -175,9 +175,9 @@ def image_embeddings(version: Version, images, args) -> tuple[list[np.ndarray], 
 def kept_views(path: Path) -> list[np.ndarray]:
     """The new model's embeddings in a result of ijbc_eval.py -E."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file["embs"], file["embs_f"]]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, ("embs", "embs_f"))
+        return [arrays["embs"], arrays["embs_f"]]
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path} holds no embeddings ({error}); write it with ijbc_eval.py -E") from error
 
 

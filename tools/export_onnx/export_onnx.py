@@ -8,7 +8,6 @@ normalised.
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.weights import load_model
 from utils.errors import UserError, run
+from utils.files import disk_errors, put_in_place
 
 PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes; a model beyond it keeps its weights in NAME.onnx.data beside
 TOLERANCE = 1e-3                        # of the largest value of the embedding; measured: about 1e-6
@@ -70,8 +70,10 @@ def main() -> None:
         raise UserError(f"-o {output}: expected a name that ends in .onnx")
 
     model = load_model(args.network, args.model_file)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.part") as folder:
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        parts = tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.part")
+    with disk_errors(output), parts as folder:
         export(model, Path(folder) / output.name)
         largest, scale = difference(model, Path(folder) / output.name)
         if not largest <= TOLERANCE * scale:
@@ -79,7 +81,7 @@ def main() -> None:
                             f"(embeddings reach {scale:.2e}); nothing was written, try the versions in "
                             f"requirements.txt")
         for written in sorted(Path(folder).iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
-            os.replace(written, output.parent / written.name)
+            put_in_place(written, output.parent / written.name)
     size = model.image_size
     print(f"wrote {output}: input [N, 3, {size}, {size}], embedding [N, {model.num_features}]")
     print(f"largest difference to PyTorch {largest:.2e}, where embeddings reach {scale:.2e}")

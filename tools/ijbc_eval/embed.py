@@ -17,7 +17,10 @@ from tqdm import tqdm
 from tools.ijbc_eval.align import similarity, warp
 from tools.ijbc_eval.protocol import Images
 from utils.errors import UserError
+from utils.files import new_array, written_beside
+from utils.images import decode
 from utils.memory import give_back_freed_memory
+from utils.old_features import load_array, save_origin
 
 
 class AlignedFaces(Dataset):
@@ -35,8 +38,9 @@ class AlignedFaces(Dataset):
         return len(self.names)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, bool]:
-        image = cv2.imread(f"{self.folder}/{self.names[i]}")
-        if image is None:       # an exception here would reach the user wrapped in the worker's traceback
+        try:
+            image = decode(Path(f"{self.folder}/{self.names[i]}").read_bytes(), cv2.IMREAD_COLOR_BGR)
+        except (OSError, ValueError):       # an exception here would reach the user wrapped in the worker's traceback
             return np.zeros((self.size, self.size, 3), np.uint8), False
         return warp(image, self.matrices[i], self.size), True
 
@@ -55,10 +59,7 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
         write_embeddings(file, model, images, batch_size, workers)
     else:
         print(f"embeddings from {file} (-F computes them again)")
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file} is not a whole .npy file ({error}); run again with -F") from error
+    array = load_array(file, "the same command and -F")
     if array.shape != (2, len(images), model.dim):
         raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; "
                         f"run again with -F")
@@ -70,25 +71,22 @@ def write_embeddings(file: Path, model, images: Images, batch_size: int, workers
     faces = AlignedFaces(images, model.image_size)
     give_back_freed_memory()                # of a former model: the loader's processes are forked
     loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        out = np.lib.format.open_memmap(part, "w+", np.float32, (2, len(images), model.dim))
-        done = 0
-        with tqdm(total=len(images), desc="embedding", unit=" images") as bar:
-            for readable, features in embed_batches(model.replicas(), loader):
-                rows = slice(done, done + len(readable))
-                check_batch(readable, features, images, done)
-                out[:, rows] = features
-                done = rows.stop
-                bar.update(len(readable))
-        out.flush()
-        os.replace(part, file)
+        with written_beside(file, f".{os.getpid()}") as part:
+            out = new_array(part, np.float32, (2, len(images), model.dim))
+            done = 0
+            with tqdm(total=len(images), desc="embedding", unit=" images") as bar:
+                for readable, features in embed_batches(model.replicas(), loader):
+                    rows = slice(done, done + len(readable))
+                    check_batch(readable, features, images, done)
+                    out[:, rows] = features
+                    done = rows.stop
+                    bar.update(len(readable))
+            out.flush()
     except torch.OutOfMemoryError as error:
         raise UserError(f"the GPU has too little memory for {batch_size} images and their mirror images; "
                         f"run with a smaller -b") from error
-    finally:
-        part.unlink(missing_ok=True)
+    save_origin(file, {"model": model.fingerprint, "images": len(images), "dim": model.dim})
 
 
 def one_thread(worker: int) -> None:

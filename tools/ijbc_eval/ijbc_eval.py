@@ -15,7 +15,6 @@ import glob
 import json
 import os
 import sys
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tools.ijbc_eval.models import find_devices, open_model
 from tools.ijbc_eval.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result, tidy
 from tools.ijbc_eval.templates import DEFAULT, MODES, template_features
+from utils.arrays import read_npz
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 
@@ -177,11 +177,10 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     if args.old_model_file is not None or args.save_result is None or not Path(args.save_result).is_file():
         raise UserError("no new model: give one with -m FILE, or with -R FILE.npz a result written with -E")
     try:
-        with np.load(args.save_result, allow_pickle=False) as file:
-            settings = json.loads(str(file["report"]))["settings"] if "report" in file else {}
-            sides = [(file[f"embs{side}"], file[f"embs_f{side}"]) for side in ("", "_old")
-                     if f"embs_f{side}" in file]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(args.save_result, ("report", "embs", "embs_f", "embs_old", "embs_f_old"))
+        settings = dict(json.loads(str(arrays["report"]))["settings"]) if "report" in arrays else {}
+        sides = [(arrays[f"embs{side}"], arrays[f"embs_f{side}"]) for side in ("", "_old") if f"embs_f{side}" in arrays]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{args.save_result} is no result file ({error}); "
                         f"write one with -m FILE -E") from error
     found = {view.shape for side in sides for view in side}
@@ -189,6 +188,7 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
         raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their "
                         f"mirror images, found {sorted(found) or 'none'}; write it with -m FILE -E")
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
+    settings["name"] = Path(str(settings["name"])).name         # it becomes part of the results' file names
     return sides[0], sides[1] if len(sides) == 2 else None, settings
 
 

@@ -6,7 +6,7 @@ A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precis
 """
 
 import copy
-import hashlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from backbones.precision import half_precision
 from backbones.weights import fingerprint, load_model, load_state
 from utils.errors import UserError
+from utils.files import file_hash
 from utils.images import to_input
 from utils.memory import keep_freed_memory
 
@@ -98,8 +99,12 @@ class OnnxModel:
             print("this onnxruntime has no CUDA: the model runs on the CPU (pip install onnxruntime-gpu)")
         self.devices = devices if self.cuda else [torch.device("cpu")]
         try:
-            first = {node.op_type for node in onnx.load(file, load_external_data=False).graph.node[:8]}
+            model = onnx.load(file, load_external_data=False)
+            first = {node.op_type for node in model.graph.node[:8]}
+            beside = files_beside(file, model)
             session = self.session(torch.device("cpu"))
+        except UserError:
+            raise
         except Exception as error:      # protobuf and onnxruntime raise many kinds
             raise UserError(f"{file} is no ONNX model that onnxruntime can load "
                             f"({str(error)[:200]})") from error
@@ -109,7 +114,6 @@ class OnnxModel:
             raise UserError(f"{file} takes input of shape {shape}; expected [N, 3, S, S]")
         self.image_size = shape[2] if isinstance(shape[2], int) else 112
         self.batch = shape[0] if isinstance(shape[0], int) else None
-        beside = [f"{file}.data"] if Path(f"{file}.data").is_file() else []     # the weights of a large model
         self.fingerprint, self.precision = file_hash([file, *beside]), "onnx"
         out = self.embed(session, torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8))
         self.dim = out.shape[2]
@@ -128,6 +132,31 @@ class OnnxModel:
         outputs, name = [session.get_outputs()[0].name], session.get_inputs()[0].name
         out = np.concatenate([session.run(outputs, {name: x[i:i + step]})[0] for i in range(0, len(x), step)])
         return out[:2 * len(images)].astype(np.float32).reshape(2, len(images), -1)
+
+
+def files_beside(file: str, model) -> list[str]:
+    """The files that hold weights of a large ONNX ``model``, each in the model's folder: onnxruntime would read any."""
+    found = set()
+    for tensor in tensors(model):
+        found |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    for name in sorted(found):
+        path = Path(file).parent / name
+        if os.path.isabs(name) or os.path.normpath(name).split("/")[0] in ("..", "."):
+            raise UserError(f"{file} takes weights from {name[:255]!r}; expected a file in its own folder")
+        if not path.is_file():
+            raise UserError(f"{file} takes weights from {name[:255]!r}, and there is no {path}; copy both files")
+    return [str(Path(file).parent / name) for name in sorted(found)]
+
+
+def tensors(message):
+    """All tensors in an ONNX model: weights, constants of nodes, those of subgraphs and functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:     # one, or repeated
+                yield from tensors(part)
 
 
 class MxnetModel:
@@ -179,13 +208,3 @@ def import_mxnet(file: str):
                         f"environment of its own with Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without "
                         f"onnx), or convert the model to ONNX") from error
     return mxnet
-
-
-def file_hash(files: list[str]) -> str:
-    """sha256 over the bytes of the files."""
-    digest = hashlib.sha256()
-    for name in files:
-        with open(name, "rb") as file:
-            for block in iter(partial(file.read, 1 << 24), b""):
-                digest.update(block)
-    return digest.hexdigest()

@@ -11,6 +11,8 @@ IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its 
 
 import hashlib
 import os
+import re
+import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 from utils.errors import UserError
 
 GALLERIES = {"IJBC": ("G1", "G2"), "IJBB": ("S1", "S2")}
-LARGEST_ID = 100_000_000        # template ids index a dense table: 400 MB at most
+LARGEST_ID = 100_000_000        # of templates
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,14 @@ def read_images(data: str | Path, subset: str) -> Images:
     template, media = read_numbers(belongs, np.int64, (1, 2), "NAME TEMPLATE MEDIUM").T
     numbers = read_numbers(faces, np.float32, tuple(range(1, 12)), "NAME, ten coordinates and SCORE")
     text = faces.read_bytes()
-    names = np.array([line.split(maxsplit=1)[0] for line in text.decode().splitlines() if line.strip()])
+    names, listed = (read_names(file, len(table)) for file, table in ((faces, numbers), (belongs, template)))
     if len(template) != len(names):
         raise UserError(f"{faces} has {len(names)} rows, {belongs.name} has {len(template)}; "
                         f"expected the same images in the same order in both")
+    for i in np.flatnonzero(names != listed):
+        if Path(names[i]).name != Path(listed[i]).name:         # a folder before it may differ: the first says where it lies
+            raise UserError(f"row {i + 1} is {names[i]} in {faces}, {listed[i]} in {belongs.name}; expected the same images in "
+                            f"the same order in both")
     if not np.isfinite(numbers).all():
         raise UserError(f"{faces} row {np.flatnonzero(~np.isfinite(numbers).all(1))[0] + 1}: "
                         f"expected finite landmarks and score")
@@ -125,6 +131,18 @@ def read_images(data: str | Path, subset: str) -> Images:
     template_ids, templates = np.unique(template, return_inverse=True)
     return Images(folder / "loose_crop", names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10],
                   templates.astype(np.int32), media, template_ids, hashlib.sha256(text).hexdigest())
+
+
+def read_names(file: Path, rows: int) -> np.ndarray:
+    """The first column of a table of ``rows`` rows, str [rows]: files inside the images' folder."""
+    with open(file, encoding="utf-8-sig") as lines:             # Windows' editors begin with a mark
+        names = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
+    if len(names) != rows:
+        raise UserError(f"{file} has {len(names)} lines with a name, {rows} with numbers; write it again, a line for a row")
+    for i, name in enumerate(names):
+        if name[0] == "/" or "\0" in name or len(name) > 255 or ".." in name and ".." in Path(name).parts:
+            raise UserError(f"{file} row {i + 1} names {name[:255]!r}; expected a file inside the folder loose_crop")
+    return np.array(names)
 
 
 def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
@@ -148,6 +166,10 @@ def read_search(data: str | Path, subset: str, images: Images) -> Search:
 
 def read_people(file: Path, images: Images) -> People:
     """Templates of a 1:N list, each once; the file has a row for each of their images."""
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        header = lines.readline(10_000)
+    if re.match(r"\s*[+-]?\d+\s*,\s*[+-]?\d+\s*(,|$)", header):
+        raise UserError(f"{file} begins with {header.strip()[:80]!r}; expected a header above the rows, which is left out")
     table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",",
                          skiprows=1)
     templates, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
@@ -162,11 +184,16 @@ def read_people(file: Path, images: Images) -> People:
 
 def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
     """Template rows int32 of template ids; an id without an image is refused."""
-    table = np.full(images.template_ids[-1] + 2, -1, np.int32)      # last entry: every larger or negative id
-    table[images.template_ids] = np.arange(len(images.template_ids), dtype=np.int32)
-    rows = table[np.clip(ids, -1, len(table) - 1)]
-    if len(rows) and rows.min() < 0:
-        raise UserError(f"{file}: template {ids[rows.argmin()]} has no image in face_tid_mid.txt")
+    known = images.template_ids
+    if known[-1] < max(len(ids), 16 * len(known)):      # a table where it is no larger than what is read anyway
+        table = np.zeros(known[-1] + 1, np.int32)
+        table[known] = np.arange(len(known), dtype=np.int32)
+        rows = table[np.clip(ids, 0, known[-1])]
+    else:
+        rows = np.minimum(np.searchsorted(known, ids), len(known) - 1).astype(np.int32)
+    wrong = known[rows] != ids
+    if wrong.any():
+        raise UserError(f"{file}: template {ids[wrong.argmax()]} has no image in face_tid_mid.txt")
     return rows
 
 
@@ -183,9 +210,15 @@ def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")         # "input contained no data": said better below
-            table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, **layout)
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+            warnings.simplefilter("error", DeprecationWarning)          # 1.5 for an id
+            table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, encoding="utf-8", **layout)
+    except (ValueError, IndexError, DeprecationWarning) as error:
         raise UserError(f"{file} cannot be read ({error}); expected rows of {row}") from error
     if not len(table):
         raise UserError(f"{file} is empty; expected rows of {row}")
+    with open(file, "rb") as text:
+        text.seek(-1, os.SEEK_END)
+        if text.read().strip():
+            raise UserError(f"{file} does not end with the end of a line: it is cut short, perhaps within a number; copy it "
+                            f"again (if it is whole: echo >> {shlex.quote(str(file))})")
     return table

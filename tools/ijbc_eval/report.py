@@ -1,8 +1,6 @@
 """Results as files (npz for plots and tools, JSON for people and scripts), as tables and as figures."""
 
 import json
-import os
-import zipfile
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
+from utils.arrays import read_npz
 from utils.errors import UserError
+from utils.files import write_text, written_beside
 
 # Curves of each protocol: end of the file's name -> (x and y array of the npz, their labels, their scales).
 CURVES = {
@@ -36,24 +36,20 @@ def tidy(value):
 def save_result(file: Path, report: dict, arrays: dict) -> None:
     """Write <file>.npz with the report in it and the report alone as .json, each whole or not at all."""
     text = json.dumps(report, indent=1)
-    part = file.with_name(file.name + ".part")
-    with open(part, "wb") as handle:
+    with written_beside(file) as part, open(part, "wb") as handle:
         np.savez(handle, report=np.array(text), **arrays)
-    os.replace(part, file)
-    part = file.with_suffix(".json.part")
-    part.write_text(text + "\n")
-    os.replace(part, file.with_suffix(".json"))
+    write_text(file.with_suffix(".json"), text + "\n")
 
 
 def load_result(file: Path) -> tuple[dict, dict]:
     """(report, curves with names) of a result file; its scores and embeddings are left where they are."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            report = json.loads(str(arrays["report"]))
-            curves = CURVES[report["settings"]["protocol"]].values()
-            wanted = {"names"} | {key for curve in curves for key in curve[:2]}
-            return report, {key: arrays[key] for key in wanted}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        report = json.loads(str(read_npz(file, ("report",))["report"]))
+        curves = CURVES[report["settings"]["protocol"]].values()
+        wanted = {"names"} | {key for curve in curves for key in curve[:2]}
+        arrays = read_npz(file, wanted)
+        return report, {key: arrays[key] for key in wanted}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no result file of this evaluator ({type(error).__name__}: {error}); "
                         f"make one with -m MODEL -R {file}") from error
 
@@ -158,6 +154,5 @@ def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, 
         axes.set_ylim(0, 1.02)
     axes.grid(linestyle="--", linewidth=0.5)
     axes.legend(fontsize="x-small")
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, format="png", dpi=150)
-    os.replace(part, file)
+    with written_beside(file) as part:
+        figure.savefig(part, format="png", dpi=150)

@@ -16,7 +16,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.recordio import RecordWriter, pack
+from utils.command_line import make_folder
 from utils.errors import UserError, run
+from utils.files import write_text
+from utils.images import decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 QUALITY = 95        # of JPEGs that are encoded anew
@@ -41,9 +44,10 @@ def people_of(folder: Path) -> dict[str, list[Path]]:
 def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
     """The image as a JPEG of size x size pixels."""
     data = path.read_bytes()
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path} is no image that cv2 can decode; remove or replace it")
+    try:
+        image = decode(data, cv2.IMREAD_COLOR_BGR)
+    except ValueError as error:
+        raise UserError(f"{path} is no image that OpenCV can decode ({error}); remove or replace it") from error
     right = image.shape[:2] == (size, size)
     if right and data[:3] == b"\xff\xd8\xff":
         return data
@@ -57,7 +61,7 @@ def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
 
 
 def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     total = sum(map(len, people.values()))
     with RecordWriter(out / "train") as writer, tqdm(total=total, unit=" images", disable=None) as bar:
         writer.write(0, pack([total + 1, total + 1 + len(people)], b"", 0, 0))
@@ -71,11 +75,8 @@ def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> 
         for span in ranges:
             writer.write(key, pack(span, b"", key, 0))
             key += 1
-    for name, text in (("property", f"{len(people)},{size},{size}\n"),
-                       ("identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))):
-        part = out / f"{name}.part"
-        part.write_text(text)
-        part.replace(out / name)
+    write_text(out / "property", f"{len(people)},{size},{size}\n")
+    write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
     print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
 
 

@@ -19,16 +19,21 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.rehearsal import Difficulty, identity, render
 from records.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
+from utils.command_line import make_folder
 from utils.errors import UserError, run
+from utils.files import write_text, written_beside
 
 
 def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people: int = 8, images: int = 10) -> None:
     """A picture of ``people`` rows with ``images`` pictures each."""
     faces = [identity(seed, number) for number in range(people)]
     rows = [np.hstack([render(who, image, size, difficulty).rgb for image in range(images)]) for who in faces]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(file), np.vstack(rows)[:, :, ::-1]):
-        raise UserError(f"cannot write {file}; give a .png or .jpg name in a folder that can be written")
+    try:
+        data = cv2.imencode(file.suffix, np.vstack(rows)[:, :, ::-1])[1].tobytes()
+    except cv2.error as error:
+        raise UserError(f"cannot write {file}: give a .png or .jpg name") from error
+    with written_beside(file) as part:
+        part.write_bytes(data)
     print(f"wrote {file}")
 
 
@@ -72,12 +77,9 @@ def main() -> None:
     refuse_foreign(args.out)
     settings = dict(seed=args.seed, size=args.size, difficulty=difficulty, workers=args.workers)
     train = args.out / "ms1m-retinaface-t1"
-    try:
-        train.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {train} ({error.strerror}); choose another --out") from error
+    make_folder(train, "--out")
     kept = {name: value for name, value in vars(args).items() if name not in ("out", "workers", "sheet")}
-    (args.out / NOTE).write_text("".join(f"{name} {value}\n" for name, value in kept.items()))
+    write_text(args.out / NOTE, "".join(f"{name} {value}\n" for name, value in kept.items()))
     begin = time.monotonic()
     drawn = write_training_set(train, args.identities, args.images, **settings)
     drawn += write_bin(train / "rehearsal.bin", args.pairs, **settings)

@@ -1,15 +1,14 @@
 """What a reproduction needs and what it will take, before it starts."""
 
-import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from prettytable import PrettyTable
 
-from backbones import get_model
 from BCT_Methods.scenarios import SCENARIOS
 from records.faces import FaceRecords
+from tools.check.cost import disks, new_backbone, new_margin, training_bytes
 from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
 from utils.config import load_config, locate
 from utils.errors import UserError
@@ -51,7 +50,7 @@ def check_inputs(trainings: list[Training], records: Path, ijb: Path, subset: st
 
 
 def check_settings(cfg) -> None:
-    get_model(cfg.network, num_features=cfg.embedding_size, image_size=cfg.image_size)
+    new_backbone(cfg), new_margin(cfg)
 
 
 def check_protocol(ijb: Path, subset: str) -> None:
@@ -82,12 +81,8 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
     for training in trainings:
         cfg = training.load()
         images = image_count(locate(cfg.rec, records).parent, Path(cfg.rec).name)
-        backbone = sum(p.numel() for p in get_model(cfg.network, num_features=cfg.embedding_size,
-                                                    image_size=cfg.image_size).parameters())
-        # Weights and momentum: the backbone's in each rank's checkpoint and model.pt, the classes' sharded, once more as weights.
-        floats = (2 * ranks + 1) * backbone + 3 * classes * cfg.embedding_size
         rows.append((training.name, cfg.network, images, cfg.num_epoch, images // (cfg.batch_size * ranks) * cfg.num_epoch,
-                     4e-9 * floats))
+                     1e-9 * training_bytes(cfg, classes, ranks)[0]))
     return rows
 
 
@@ -124,14 +119,9 @@ def size_of(folders: list[Path]) -> float:
 
 def disk_problems(written: dict[Path, float]) -> list[str]:
     """A sentence for each disk with less than 1.2 times the room for what will be written: GB by folder."""
-    disks = {}
-    for folder, size in written.items():
-        existing = next(above for above in (folder, *folder.resolve().parents) if above.is_dir())
-        first, others = disks.get(existing.stat().st_dev, (existing, 0))
-        disks[existing.stat().st_dev] = first, others + max(size, 0)
     problems = []
-    for folder, size in disks.values():
-        free = shutil.disk_usage(folder).free * 1e-9
+    for folder, size, free in disks(written):
+        free *= 1e-9
         print(f"{free:.0f} GB free in {folder}")
         if free < 1.2 * size:
             problems.append(f"{folder} has {free:.2f} GB free, about {size:.2f} GB will be written; free some, or choose another "

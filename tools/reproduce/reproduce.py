@@ -121,8 +121,7 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
         script, config = Path(by_name[name].script), by_name[name].config
         folder = ROOT / script.parent
         command = [*launcher, script.name, os.path.relpath(ROOT / config, folder), *by_name[name].settings]
-        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True,
-                    resumes=by_name[name].load().sample_rate == 1)      # a sampled head's state is not in the checkpoint
+        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True)
 
     def extract(name: str, model: str, sd: str, *needs: str) -> Step:
         command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, *by_name[model].settings]

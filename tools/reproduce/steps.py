@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import torch
 
+from utils.command_line import make_folder
 from utils.errors import UserError
+from utils.files import disk_errors, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = threading.Lock()
@@ -33,7 +36,6 @@ class Step:
     folder: Path = ROOT
     makes: Path | None = None       # without this file it is not done
     trains: bool = False            # it leaves checkpoints beside what it makes
-    resumes: bool = True            # a training that was stopped goes on after its last epoch, with resume=True
     again: bool = False             # run it even if it is done
 
     @property
@@ -41,8 +43,13 @@ class Step:
         return self.makes is None or self.makes.is_file()
 
     @property
-    def checkpoint(self) -> Path:
-        return self.makes.with_name("checkpoint_gpu_0.pt")
+    def checkpoints(self) -> Path:
+        """The folder of a training's checkpoints."""
+        return self.makes.with_name("checkpoints")
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return any(self.checkpoints.glob("*/complete.json"))
 
 
 def hardware() -> tuple[int, int]:
@@ -77,19 +84,17 @@ class Records:
         return self.begun(step) and "done" in self.read(step.name) and step.made and not step.again
 
     def resumable(self, step: Step) -> bool:
-        """A training that was begun like this and has left a whole epoch."""
-        return step.trains and step.resumes and self.begun(step) and step.made and step.checkpoint.is_file()
+        """A training that was begun like this and has left a checkpoint, and is not beyond its last epoch without model.pt."""
+        return step.trains and self.begun(step) and step.has_checkpoint and (step.made or "done" not in self.read(step.name))
 
     def write(self, step: Step, **more) -> None:
-        part = self.folder / f"{step.name}.json.part"
-        part.write_text(json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
-        os.replace(part, part.with_suffix(""))
+        write_text(self.folder / f"{step.name}.json",
+                   json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Keep other reproductions out of ``folder``; a command that inherits the file number given here keeps them out, too."""
-    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         for left in reversed(range(PATIENCE + 1)):
             try:
@@ -113,6 +118,7 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if not gpus:        # fixed, not what happens to be idle: the bits of a training depend on its threads
         environment["OMP_NUM_THREADS"] = str(cores // jobs)
+    make_folder(records.folder, "--out")
     names, finished, waiting, running = {step.name for step in steps}, set(), list(steps), {}
     with locked(records.folder) as lock, ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
@@ -141,10 +147,10 @@ def refuse_other_settings(steps: list[Step], out: Path) -> None:
     records = Records(out)
     for step in steps:
         before = records.read(step.name).get("command", [])
-        if step.trains and before and not records.same_command(step) and step.checkpoint.is_file():
+        if step.trains and before and not records.same_command(step) and step.has_checkpoint:
             was, now = ([word for word in one if word not in other]
                         for one, other in ((before, step.command), (step.command, before)))
-            raise UserError(f"{step.checkpoint.parent} was trained with other settings (then: {shlex.join(was)}, now: "
+            raise UserError(f"{step.makes.parent} was trained with other settings (then: {shlex.join(was)}, now: "
                             f"{shlex.join(now)}); give another --out, or remove that folder to train it again")
 
 
@@ -154,13 +160,12 @@ def run_step(step: Step, records: Records, environment: dict, lock: int) -> None
     if records.resumable(step):
         command = [*command, "resume=True"]
     elif step.trains:           # anew: if it is stopped before its first epoch, the next start must not go on from these
-        for file in step.makes.parent.glob("checkpoint_gpu_*.pt"):
-            file.unlink()
+        shutil.rmtree(step.checkpoints, ignore_errors=True)
     records.write(step)
     log = records.out / "log" / f"{step.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     prefix = "" if step.again else f"{step.name}  "
-    with open(log, "a", buffering=1) as file:      # line by line: whoever is killed leaves what it said
+    with disk_errors(log), open(log, "a", buffering=1) as file:      # line by line: whoever is killed leaves what it said
         print(f"$ cd {step.folder} && {shlex.join(command)}", file=file)
         process = subprocess.Popen(command, cwd=step.folder, env=environment, text=True, errors="replace",
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[lock])

@@ -20,6 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
+from utils.command_line import make_folder
 from utils.errors import UserError, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ def split(faces: FaceRecords, ratio: float, out: Path) -> None:
         if not members.any():
             raise UserError(f"{faces.path}: with --ratio {ratio} no image is left for train_part_{name}; "
                             f"choose a ratio nearer to 0.5")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     with ExitStack() as stack:
         writers, shift, written = {}, {}, dict.fromkeys(parts, 0)
         for name, members in parts.items():

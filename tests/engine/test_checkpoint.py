@@ -1,0 +1,228 @@
+"""Checkpoints: a run that goes on equals the straight one bit for bit; what is torn or foreign is refused by name."""
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_loop import COUNTS, train
+from toy import write_records
+from trainings import differences
+
+from engine.checkpoint import Checkpoints, Hashed, Position, found_in, last_words, save_whole, why_not
+from engine.signals import StopSignal
+from engine.trainer import Trainer
+from losses import ArcFace, PartialFC, SoftmaxHead
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_records(folder / "train_part_30_class", COUNTS)
+    return folder
+
+
+def newest(output: Path, rank: int = 0) -> dict:
+    name = max(found_in(output / "checkpoints"), key=int)
+    return torch.load(output / "checkpoints" / name / f"rank_{rank}.pt", weights_only=True)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """The training ends before its ``step``-th step."""
+    whole, left = Trainer.step, [step]
+
+    def one(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return whole(*args)
+    patch.setattr(Trainer, "step", one)
+
+
+@pytest.mark.parametrize("settings, head", [
+    (["dropout=0.2"], SoftmaxHead),
+    pytest.param(["optimizer=adamw", "sample_rate=0.5"], PartialFC, marks=pytest.mark.slow),
+    pytest.param(["sample_rate=0.5"], PartialFC, marks=pytest.mark.slow),
+    (["gradient_acc=4"], PartialFC)])
+def test_a_run_that_goes_on_inside_an_epoch_equals_the_straight_one(settings, head, data, tmp_path, monkeypatch):
+    """Six steps an epoch: saved after 2, 4, 6 (the epoch), 8 ...; with four to an update after 4, 8, 12."""
+    settings = [*settings, "network=mbf", "save_every=2", "num_epoch=3"]
+    assert train(data, tmp_path / "whole", *settings, head=head)[0] == 0
+    for kill in (3, 6, 5):                  # before steps 4, 9 (or 11) and so on
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_at(patch, kill)
+            train(data, tmp_path / "half", *settings, "resume=True", head=head)
+        torch.distributed.destroy_process_group()
+        torch.manual_seed(kill)             # another process would have another state
+    code, said = train(data, tmp_path / "half", *settings, "resume=True", head=head)
+    assert code == 0 and "resumed from" in said
+    assert differences(newest(tmp_path / "half"), newest(tmp_path / "whole")) == []
+    assert {p.name for p in (tmp_path / "half/checkpoints").iterdir()} == {
+        p.name for p in (tmp_path / "whole/checkpoints").iterdir()}
+
+
+def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
+    code, said = train(data, tmp_path, "resume=True", "num_epoch=1")
+    assert code == 0 and "no checkpoint in" in said and "starts anew" in said
+    before = (tmp_path / "model.pt").read_bytes()
+    code, said = train(data, tmp_path, "num_epoch=1")
+    assert code == 1 and "add resume=True to go on from it, give another output=FOLDER, or remove" in said.splitlines()[-1]
+    assert (tmp_path / "model.pt").read_bytes() == before
+    code, said = train(data, tmp_path, "num_epoch=2", "lr=0.01", "resume=True")
+    assert code == 0 and "config.lr was 0.02, is 0.01" in said and "config.num_epoch was 1, is 2" in said
+    write_records(tmp_path / "other/train_part_30_class", COUNTS[::-1])
+    code, said = train(tmp_path / "other", tmp_path, "resume=True")
+    assert code == 1 and "comes from another training (records was" in said.splitlines()[-1]
+    code, said = train(data, tmp_path, "optimizer=adamw", "seed=1", "resume=True")
+    assert code == 1 and "(optimizer was 'sgd', is 'adamw'; seed was 666, is 1); give what it was saved with" in said
+    code, said = train(data, tmp_path, "embedding_size=64", "resume=True")
+    assert code == 1 and "does not fit this config" in said and "settings that differ: embedding_size" in said.splitlines()[-1]
+
+
+# Without a training: a small trainer that saves when it is told to
+
+def make(output: Path, ranks, **more) -> tuple[Checkpoints, list[str]]:
+    """(checkpoints of a small trainer, what they said)"""
+    cfg = SimpleNamespace(output=str(output), resume=True, save_every=0, keep_checkpoints=2, num_image=100, num_epoch=9,
+                          optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, fp16=False, clip=5.0, gradient_acc=1)
+    cfg.__dict__.update(more)
+    method = torch.nn.Module()
+    method.register_buffer("note", torch.zeros(3))
+    trainer = Trainer(cfg, ranks, torch.nn.Linear(4, 3), method, PartialFC(ArcFace(), 3, 5))
+    said = []
+    log = SimpleNamespace(info=lambda text, *values: said.append(text % values))
+    log.warning = log.info
+    return Checkpoints(cfg, ranks, trainer, {"seed": "1"}, StopSignal(), log), said
+
+
+def save(checkpoints: Checkpoints, images: int) -> None:
+    checkpoints.trainer.plain_method.note.fill_(images)
+    checkpoints.save(Position(0, images))
+
+
+def test_the_newest_are_kept(one_rank, tmp_path):
+    checkpoints, _ = make(tmp_path, one_rank, keep_checkpoints=2)
+    for images in (8, 16, 100, 24):
+        save(checkpoints, images)
+        torn = tmp_path / "checkpoints/99/rank_0.pt.part"           # of a kill: it goes with the next save
+        torn.parent.mkdir(), torn.touch()
+    torn.parent.rename(tmp_path / "aside")
+    assert found_in(tmp_path / "checkpoints").keys() == {"16", "24", "100"}     # 100: of a run that had got further
+
+
+def test_every_truncation_is_refused_and_the_one_before_is_used(one_rank, tmp_path):
+    checkpoints, _ = make(tmp_path, one_rank)
+    save(checkpoints, 8), save(checkpoints, 16)
+    refused = 0
+    for name in ("rank_0.pt", "complete.json"):
+        path = tmp_path / "checkpoints/16" / name
+        whole = path.read_bytes()
+        for twentieth in range(20):
+            path.write_bytes(whole[:len(whole) * twentieth // 20])
+            again, said = make(tmp_path, one_rank)
+            assert again.resume() == Position(0, 8) and again.trainer.plain_method.note.tolist() == [8, 8, 8]
+            assert f"{tmp_path}/checkpoints/16 is not used" in said[0] and str(path) in said[0], said
+            (tmp_path / "checkpoints/16_damaged").rename(path.parent)
+            refused += 1
+        path.write_bytes(whole)
+    assert refused == 40
+    assert make(tmp_path, one_rank)[0].resume() == Position(0, 16)
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda folder: flip(folder / "rank_0.pt"), "rank_0.pt is not the file that was written"),
+    (lambda folder: (folder / "rank_0.pt").unlink(), "rank_0.pt cannot be read .No such file"),
+    (lambda folder: (folder / "complete.json").write_text("[1]"), "complete.json is torn or comes from elsewhere"),
+    (lambda folder: (folder / "complete.json").write_text(json.dumps({"world_size": 10**9})), "complete.json is torn"),
+])
+def test_a_foreign_file_is_refused(harm, words, one_rank, tmp_path):
+    checkpoints, _ = make(tmp_path, one_rank)
+    save(checkpoints, 8), save(checkpoints, 16)
+    harm(tmp_path / "checkpoints/16")
+    again, said = make(tmp_path, one_rank)
+    assert again.resume() == Position(0, 8)
+    assert re.search(words, said[0])
+    assert last_words(tmp_path) == f"{tmp_path}/checkpoints/8 is the last good checkpoint"
+    save(again, 12)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"8", "12", "16_damaged"}     # two good ones are kept
+    shutil.rmtree(tmp_path / "checkpoints/12")
+    shutil.copy(tmp_path / "checkpoints/16_damaged/complete.json", tmp_path / "checkpoints/8/complete.json")
+    flip(tmp_path / "checkpoints/8/rank_0.pt")
+    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+        make(tmp_path, one_rank)[0].resume()
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    first = save_whole({"weight": torch.ones(3)}, path)
+    assert why_not(path, first) is None and first["bytes"] == path.stat().st_size
+
+    def full(hashed, data):
+        hashed.error = OSError(errno.ENOSPC, "No space left on device")
+        raise hashed.error
+    monkeypatch.setattr(Hashed, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_whole({"weight": torch.zeros(3)}, path)
+    assert why_not(path, first) is None and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a disk of so many bytes; skips where it may not be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int, *how: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join([*how, f"size={size}"]), "tmpfs", folder],
+                              capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        return folder
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], capture_output=True)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path, small_disk):
+    """Room for three checkpoints and a part of the fourth; freed, the run goes on and equals the straight one."""
+    settings = ["network=mbf", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]
+    assert train(data, tmp_path / "whole", *settings)[0] == 0
+    size = {name: sum(file.stat().st_size for file in (tmp_path / "whole").glob(name))
+            for name in ("checkpoints/16/*", "*.pt", "tensorboard/*")}
+    for part in (0.2, 0.9):
+        output = small_disk(int(sum(size.values()) + (2 + part) * size["checkpoints/16/*"]))
+        code, said = train(data, output, *settings)
+        last = said.splitlines()[-1]
+        assert code == 1 and "No space left on device" in last and f"{output}/checkpoints/49 is the last good" in last, said
+        assert {path.name for path in (output / "checkpoints").iterdir()} == {"16", "32", "49"}
+        assert not list(output.rglob("*.part"))
+        small_disk(10**9, "remount")
+        assert train(data, output, *settings, "resume=True")[0] == 0
+        assert differences(newest(output), newest(tmp_path / "whole")) == []
+        subprocess.run(["umount", "--lazy", output], check=True)
+
+
+def test_numbers_that_are_none_are_not_saved(one_rank, tmp_path):
+    checkpoints, _ = make(tmp_path, one_rank)
+    save(checkpoints, 8)
+    with torch.no_grad():
+        checkpoints.trainer.head.weight[3, 1] = torch.inf
+    with pytest.raises(UserError, match=r"head/weight is not finite.*checkpoints/8 is the last good checkpoint"):
+        save(checkpoints, 16)
+    assert found_in(tmp_path / "checkpoints").keys() == {"8"}

@@ -1,0 +1,196 @@
+"""A checkpoint of two ranks on one, and of one on two: every tensor, the steps after it, and the exported classifier."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import on_ranks
+from test_methods import BATCH, CLASSES, CLOCK, DIM, MORE, batches, make_head, make_method, old_side, settings  # noqa: F401
+from trainings import differences
+
+from engine.checkpoint import Checkpoints, Position, own_shard, rank_state
+from engine.distributed import Ranks
+from engine.method import Clock
+from engine.signals import StopSignal
+from engine.trainer import Trainer
+from losses import ArcFace, PartialFC, SoftmaxHead
+from tools.export_classifier.export_classifier import main, of_checkpoint
+from utils.errors import UserError
+from utils.old_features import whole_classifier
+
+# kind: (method, settings, head)
+KINDS = {"BCT": ("BCT", {}, make_head), "NCCL": ("NCCL", {}, make_head), "UniBCT": ("UniBCT", {}, make_head),
+         "AdvBCT": ("AdvBCT", {}, make_head), "AdamW": ("BCT", {"optimizer": "adamw"}, make_head),
+         "softmax": ("L2", {}, lambda: SoftmaxHead(None, DIM, CLASSES)),
+         "sampled": ("L2", {}, lambda: PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.8)),
+         "sampled AdamW": ("L2", {"optimizer": "adamw"}, lambda: PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.8))}
+SHARDED = {"head/weight": 0, "head/bias": 0, "method/influence.prototypes": 0, "method/queue.logits": 1,
+           **{f"optimizer/head/{name}/{moment}": 0 for name in ("weight", "bias")
+              for moment in ("momentum_buffer", "exp_avg", "exp_avg_sq")},
+           **{f"head/sampler.{moment}": 0 for moment in ("momentum_buffer", "exp_avg", "exp_avg_sq")}}
+
+
+def make(kind: str, features: Path, output: Path) -> Checkpoints:
+    name, more, head = KINDS[kind]
+    more = MORE.get(name, {}) | more
+    torch.manual_seed(dist.get_rank())
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM))        # no BatchNorm: ranks would differ
+    cfg = settings(name, features, output=str(output / kind), resume=True, **more)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    trainer = Trainer(cfg, ranks, backbone, make_method(name, features, more), head())
+    log = SimpleNamespace(info=lambda *_: None)
+    return Checkpoints(cfg, ranks, trainer, {}, StopSignal(), log)
+
+
+def two_steps(trainer: Trainer, name: str, first: int) -> None:
+    draw = torch.Generator().manual_seed(first)
+    ranks = trainer.ranks
+    own = slice(*(BATCH * (ranks.rank + k) // ranks.world_size for k in (0, 1)))
+    for step in (first, first + 1):
+        _, labels, index = batches()[step % 2]
+        images = torch.randint(256, (BATCH, 4, 4, 3), dtype=torch.uint8, generator=draw)
+        trainer.step(images[own], labels[own], index[own], torch.zeros(BATCH, dtype=torch.bool)[own],
+                     Clock(CLOCK.get(name, 0), step, 0.1 * step), 0.01)
+
+
+def save_all(features: Path, output: Path) -> dict[str, dict]:
+    """Two steps, a save, and then two more: {kind: rank_state at the end}."""
+    out = {}
+    for kind, (name, _, _) in KINDS.items():
+        checkpoints = make(kind, features, output)
+        two_steps(checkpoints.trainer, name, 0)
+        checkpoints.save(Position(0, 2 * BATCH))
+        two_steps(checkpoints.trainer, name, 2)
+        out[kind] = rank_state(checkpoints.trainer)
+    return out
+
+
+def resume_all(features: Path, output: Path) -> dict[str, tuple[dict, dict]]:
+    """{kind: (rank_state as it was resumed, the same two steps later)}"""
+    out = {}
+    for kind, (name, _, _) in KINDS.items():
+        checkpoints = make(kind, features, output)
+        assert checkpoints.resume() == Position(0, 2 * BATCH)
+        state = rank_state(checkpoints.trainer)
+        before = state | {"tensors": {key: value.clone() for key, value in state["tensors"].items()}}
+        two_steps(checkpoints.trainer, name, 2)
+        out[kind] = before, rank_state(checkpoints.trainer)
+    return out
+
+
+def rank_file(output: Path, kind: str, rank: int) -> dict:
+    return torch.load(output / kind / f"checkpoints/{2 * BATCH}/rank_{rank}.pt", weights_only=True)
+
+
+def save_and_resume(features: Path, output: Path) -> tuple[dict, dict]:
+    return save_all(features, output), resume_all(features, output)
+
+
+@pytest.fixture(scope="module")
+def saved(old_side, tmp_path_factory) -> tuple[Path, list[tuple[dict, dict]]]:  # noqa: F811
+    """Of two ranks: where, and (how they went on, how they did after a resumption) of each."""
+    output = tmp_path_factory.mktemp("two")
+    return output, on_ranks(2, save_and_resume, old_side, output)
+
+
+def divide(tensors: dict, ranks: int) -> list[dict]:
+    """The same tensors as each of ``ranks`` has them: the first 11 % ranks hold one class more."""
+    return [{key: np.array_split(value.numpy(), ranks, SHARDED[key])[r] if key in SHARDED else value.numpy()
+             for key, value in tensors.items()} for r in range(ranks)]
+
+
+def check(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value.numpy(), expected[key], key)
+
+
+def close(found: dict, expected: dict, kind: str) -> None:
+    """The weights after two more steps; a sampled head draws other rows on other ranks."""
+    for key, value in expected.items():
+        if not kind.startswith("sampled") and not key.startswith("optimizer"):
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def together(ranks: list[dict]) -> dict:
+    return {key: torch.cat([rank[key] for rank in ranks], SHARDED[key]) if key in SHARDED else value
+            for key, value in ranks[0].items()}
+
+
+def test_two_ranks_on_one(saved, old_side, one_rank):  # noqa: F811
+    output, later = saved
+    for kind, (before, after) in resume_all(old_side, output).items():
+        files = [rank_file(output, kind, rank)["tensors"] for rank in range(2)]
+        assert files[0]["head/weight"].shape == (6, DIM) and files[1]["head/weight"].shape == (5, DIM)
+        check(before["tensors"], {key: value.numpy() for key, value in together(files).items()})
+        close(after["tensors"], together([went_on[kind]["tensors"] for went_on, _ in later]), kind)
+
+
+def test_one_rank_on_two(old_side, one_rank, tmp_path):  # noqa: F811
+    later = save_all(old_side, tmp_path)
+    resumed = on_ranks(2, resume_all, old_side, tmp_path)
+    for kind in KINDS:
+        whole = rank_file(tmp_path, kind, 0)
+        for rank, expected in enumerate(divide(whole["tensors"], 2)):
+            before = resumed[rank][kind][0]
+            check(before["tensors"], expected)
+            assert torch.equal(before["random"]["cpu"], whole["random"]["cpu"])
+        close(together([rank[kind][1]["tensors"] for rank in resumed]), later[kind]["tensors"], kind)
+
+
+def test_the_same_number_of_ranks_gives_the_same_bits(saved):
+    output, ranks = saved
+    for rank, (went_on, resumed) in enumerate(ranks):
+        for kind, (before, after) in resumed.items():
+            assert differences(before, rank_file(output, kind, rank)) == [], kind
+            assert differences(after, went_on[kind]) == [], kind
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_any_number_of_shards(dim, monkeypatch):
+    whole = torch.arange(46).reshape((23, 2) if dim == 0 else (2, 23))
+    for before in (1, 2, 3, 8):
+        parts = [torch.from_numpy(part) for part in np.array_split(whole.numpy(), before, dim)]
+        for ranks in (1, 2, 3, 5, 8):
+            monkeypatch.setattr(dist, "get_world_size", lambda ranks=ranks: ranks)
+            found = []
+            for rank in range(ranks):
+                monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+                found.append(own_shard(parts, dim))
+            assert all(torch.equal(a, torch.from_numpy(b)) for a, b in
+                       zip(found, np.array_split(whole.numpy(), ranks, dim), strict=True))
+
+
+def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
+    folder = saved[0] / "softmax/checkpoints" / str(2 * BATCH)
+    parts = [rank_file(saved[0], "softmax", rank)["tensors"] for rank in range(2)]
+    whole = of_checkpoint(folder)
+    assert torch.equal(whole["weight"], torch.cat([part["head/weight"] for part in parts])) and len(whole["bias"]) == CLASSES
+    for rank, part in enumerate(parts):
+        torch.save({"weight": part["head/weight"], "num_classes": CLASSES}, tmp_path / f"softmax_fc_gpu_{rank}.pt")
+    monkeypatch.setattr(sys, "argv", ["export_classifier.py", "-f", str(tmp_path), "-o", str(tmp_path / "classes.npy")])
+    main()
+    assert np.array_equal(np.load(tmp_path / "classes.npy"), whole["weight"].numpy())
+    assert f"{CLASSES} classes of {DIM} dimensions" in capsys.readouterr().out
+    shutil.copytree(folder, tmp_path / "best")              # under another name
+    assert torch.equal(of_checkpoint(tmp_path / "best")["bias"], whole["bias"])
+    (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"somebody's")
+    assert len(whole_classifier(tmp_path)["weight"]) == CLASSES
+    for wrong in ({"class_start": 0}, {"num_classes": 99}, {"weight": torch.ones(5, DIM + 1)}):
+        torch.save({"weight": parts[1]["head/weight"], "class_start": 6, "num_classes": CLASSES} | wrong,
+                   tmp_path / "softmax_fc_gpu_1.pt")
+        with pytest.raises(UserError, match="softmax_fc_gpu_1.pt is a shard of another training"):
+            main()
+    (tmp_path / "softmax_fc_gpu_1.pt").unlink()
+    with pytest.raises(UserError, match="1 shards in .* hold 6 classes, expected 11; copy all shards"):
+        main()
+    (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match="no shard of a classifier"):
+        main()
+    with pytest.raises(UserError, match="no softmax_fc_gpu"):
+        whole_classifier(tmp_path / "nowhere")

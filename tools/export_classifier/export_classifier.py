@@ -1,0 +1,54 @@
+"""Write the classifier of a training as one array [C, d]: the shards of all ranks, in the order of the classes.
+
+    python tools/export_classifier/export_classifier.py -f work_dirs/f512_r18_arc_class30 -o classifier.npy
+
+-f: the training's folder (softmax_fc_gpu_*.pt) or one of its checkpoints (checkpoints/<images>).  -o: .npy, the class
+vectors float32 [C, d] alone; or .pt, {"weight": [C, d]} and, of a softmax head, {"bias": [C]}.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from engine.checkpoint import about_checkpoint, why_not
+from utils.errors import UserError, run
+from utils.files import written_beside
+from utils.old_features import whole_classifier
+
+
+def of_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """{"weight": [C, d]} and of a softmax head {"bias": [C]}, out of a checkpoint that is whole."""
+    about = about_checkpoint(folder)
+    wrong = about if isinstance(about, str) else next(filter(None, (why_not(folder / file, kept)
+                                                                    for file, kept in about["files"].items())), None)
+    if wrong:
+        raise UserError(f"{wrong}; export another checkpoint")
+    ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
+    return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
+            if f"head/{name}" in ranks[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("-f", "--folder", type=Path, required=True, help="of a training, or of one of its checkpoints")
+    parser.add_argument("-o", "--output", type=Path, default=Path("classifier.npy"), help=".npy or .pt")
+    args = parser.parse_args()
+    if args.output.suffix not in (".npy", ".pt"):
+        raise UserError(f"-o {args.output} must end in .npy or .pt")
+    whole = of_checkpoint(args.folder) if (args.folder / "complete.json").is_file() else whole_classifier(args.folder)
+    with written_beside(args.output) as part, open(part, "wb") as file:
+        if args.output.suffix == ".pt":
+            torch.save(whole, file)
+        else:
+            np.save(file, whole["weight"].float().numpy())
+    print(f"{args.output}: {len(whole['weight'])} classes of {whole['weight'].shape[1]} dimensions")
+
+
+if __name__ == "__main__":
+    run(main)
