@@ -24,7 +24,7 @@ from engine.signals import AGAIN, StopSignal
 from engine.trainer import Trainer
 from losses.shards import shard_of
 from utils.errors import UserError
-from utils.files import damage, to_disk, whole_file
+from utils.files import damage, disk_errors, to_disk, whole_file
 from utils.old_features import classifier_shards
 
 FIXED = {"records", "method", "head", "optimizer", "seed"}      # another one would be another training
@@ -170,6 +170,28 @@ def own_shard(parts: list[Tensor], dim: int) -> Tensor:
     return torch.cat(pieces, dim)
 
 
+def take_folder(output: Path, ranks: Ranks):
+    """Make the folder this run's, as long as what is given back is open; UserError on all ranks where another run has it."""
+    taken, lock = True, None
+    if ranks.rank == 0:
+        with disk_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            lock = open(output / "lock", "w")
+        for wait in (1,) * WAIT + (0,):
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                taken = wait > 0
+                time.sleep(wait)
+            except OSError:             # a file system without locks
+                break
+    if not gathered(taken)[0]:
+        raise UserError(f"another training, or what a killed one left running, still writes to {output}; wait for its end, or "
+                        f"end it, and start again; or give another output=FOLDER")
+    return lock
+
+
 class Checkpoints:
     """Saves the run when it is due, keeps the last config.keep_checkpoints, and goes on from the newest whole one."""
 
@@ -185,9 +207,7 @@ class Checkpoints:
 
         Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, one of another training.
         """
-        taken, found = gathered((self.take_folder(), found_in(self.folder)) if self.ranks.rank == 0 else None)[0]
-        if taken:
-            raise UserError(taken)
+        found = gathered(found_in(self.folder) if self.ranks.rank == 0 else None)[0]
         if found and not self.cfg.resume:
             raise UserError(f"{self.folder} holds a checkpoint (newest: {max(found, key=int)}): add resume=True to go on from "
                             f"it, give another output=FOLDER, or remove {self.folder} to start anew")
@@ -197,29 +217,14 @@ class Checkpoints:
                 at = self.load(self.folder / name, found[name])
                 self.set_aside([bad for bad in found if int(bad) > int(name)])
                 return at
-            self.log.warning("%s is not used: %s", self.folder / name, problem)
+            self.log.warning("%s is not used, and set aside as %s_damaged if an older one is whole: %s", self.folder / name, name,
+                             problem)
         if found:
             raise UserError(f"no checkpoint in {self.folder} is whole (see above); copy one back, or remove {self.folder} to "
                             f"start anew")
         if self.cfg.resume:
             self.log.info("no checkpoint in %s: the run starts anew", self.folder)
         return Position()
-
-    def take_folder(self) -> str | None:
-        """Make the folder this process's until it ends; why not, where another run has it."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.output / "lock", "w")
-        for left in reversed(range(WAIT + 1)):
-            try:
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return None
-            except BlockingIOError:
-                if not left:
-                    return (f"another training, or what a killed one left running, still writes to {self.output}; wait for its "
-                            f"end, or end it, and start again; or give another output=FOLDER")
-                time.sleep(1)
-            except OSError:             # a file system without locks
-                return None
 
     def problem(self, name: str, about: dict | str) -> str | None:
         """Why a checkpoint cannot be used, the same answer on all ranks; each rank reads its share of the files."""
@@ -245,9 +250,8 @@ class Checkpoints:
             own = saved[0 if same else self.ranks.rank % world_size]
             put_back(self.trainer, own["tensors"] if same else own_tensors(saved, self.ranks), own["scaler"], own["random"])
         except Exception as error:      # tensors of other names and shapes: torch has an exception for each
-            raise UserError(f"{folder} does not fit this config ({in_short(error)}; settings that differ: "
-                            f"{', '.join(changed) or 'none'}); give the settings it was saved with, or another "
-                            f"output=FOLDER") from error
+            raise UserError(f"{folder} does not fit this config (settings that differ: {', '.join(changed) or 'none'}; "
+                            f"{in_short(error)}); give the settings it was saved with, or another output=FOLDER") from error
         self.last = position
         self.log.info("resumed from %s: epoch %d, %d images of it seen, saved by %d ranks%s", folder, position.epoch + 1,
                       position.images, world_size, "".join(f"; config.{k} was {a}, is {b}" for k, (a, b) in changed.items()))
@@ -271,15 +275,18 @@ class Checkpoints:
     def epoch_ends(self, position: Position, update: bool) -> None:
         """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
         self.stop.asked()               # once after each step, on all ranks; ``due`` is not called after an epoch's last one
+        self.write_model()
+        self.wanted = True
+        if update or position.epoch == self.cfg.num_epoch:
+            self.save(position)
+
+    def write_model(self) -> None:
         self.check_weights()
         try:
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
         except OSError as error:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
                             f"{last_words(self.output)}; mend that and go on with resume=True") from error
-        self.wanted = True
-        if update or position.epoch == self.cfg.num_epoch:
-            self.save(position)
 
     def save(self, position: Position) -> None:
         """All ranks write, then rank 0 says that it is whole; only then an old one goes.

@@ -7,13 +7,14 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from backbones import get_model
-from engine.checkpoint import Checkpoints, Position
+from engine.checkpoint import Checkpoints, Position, take_folder
 from engine.distributed import Ranks, check_same, lost_ranks_explained, others_not_waited_for, start_ranks
 from engine.method import Clock, Method
 from engine.progress import Progress
@@ -27,7 +28,7 @@ from records.loader import train_loader
 from utils.config import ROOT, load_config, locate
 from utils.errors import UserError, run
 from utils.files import quick_hash
-from utils.logging import start_logging
+from utils.logging import errors_in_log, start_logging
 from utils.old_features import classifier_shards, sd_of
 from utils.seed import generator
 
@@ -41,7 +42,7 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
     args = parser.parse_intermixed_args()
 
     def start() -> None:
-        with StopSignal() as stop, lost_ranks_explained():
+        with StopSignal() as stop, errors_in_log(), lost_ranks_explained():
             train(load_config(args.config, args.overrides), method, head, stop)
     with others_not_waited_for():
         run(start)
@@ -50,8 +51,9 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
 def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> None:
     """Train by the settings ``cfg``; leaves model.pt, classifier shards, log and TensorBoard in cfg.output."""
     ranks = start_ranks(cfg.timeout)
-    log = start_logging(ranks.rank, cfg.output)
     check_settings(cfg)
+    lock = take_folder(Path(cfg.output), ranks)     # before its log is written to
+    log = start_logging(ranks.rank, cfg.output)
     make_repeatable(cfg)
     dataset = open_dataset(cfg, log)
     settings = settings_of(cfg, method_class, head_class)
@@ -68,6 +70,10 @@ def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: St
              cfg.embedding_size, ranks.world_size, ranks.device.type)
     at = checkpoints.resume()           # the last before the loop: it puts the random states back, too
     progress = Progress(cfg, ranks, log, at, total, trainer)
+    if at.epoch >= cfg.num_epoch:
+        log.info("all %d epochs are done: the model is written again, and verified", cfg.num_epoch)
+        checkpoints.write_model()
+        verify_and_report(verify, trainer, progress, total)
 
     while at.epoch < cfg.num_epoch:
         if at.images == 0:
@@ -97,6 +103,8 @@ def train(cfg, method_class: type[Method], head_class: type[PartialFC], stop: St
         verify_and_report(verify, trainer, progress, step)      # after the save: it takes long, and changes nothing
     progress.close()
     dist.barrier()
+    if lock is not None:
+        lock.close()
     log.info("%s holds the model", Path(cfg.output) / "model.pt")
     dist.destroy_process_group()
 
@@ -141,13 +149,30 @@ def check_settings(cfg) -> None:
     if cfg.dali:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
+    for sentence in wrong_numbers(cfg):
+        raise UserError(sentence)
     if cfg.bad_records not in ("stop", "skip"):
         raise UserError(f'config.bad_records must be "stop" or "skip", found "{cfg.bad_records}"')
     if cfg.sample_rate < 1 and cfg.gradient_acc > 1:
         raise UserError(f"config.sample_rate = {cfg.sample_rate} samples classes for one batch, "
                         f"config.gradient_acc = {cfg.gradient_acc} adds up several: set one of them to 1")
-    if cfg.keep_checkpoints < 1:
-        raise UserError(f"config.keep_checkpoints must be 1 or more, found {cfg.keep_checkpoints}")
+
+
+WHOLE, NUMBER = (int,), (int, float)
+# setting: (least, kind)
+NUMBERS = {**dict.fromkeys(("batch_size", "num_epoch", "gradient_acc", "frequent", "verbose", "keep_checkpoints"), (1, WHOLE)),
+           **dict.fromkeys(("workers", "seed", "save_every"), (0, WHOLE)), "warmup_epoch": (0, NUMBER), "timeout": (0.01, NUMBER)}
+
+
+def wrong_numbers(cfg) -> Iterator[str]:
+    """A sentence for each setting that is not the number it must be."""
+    for key, (least, kind) in NUMBERS.items():
+        if type(cfg[key]) not in kind or not cfg[key] >= least:
+            yield f"config.{key} = {cfg[key]!r}: expected a {'whole ' * (kind == WHOLE)}number from {least} up"
+    if type(cfg.sample_rate) not in NUMBER or not 0 < cfg.sample_rate <= 1:
+        yield f"config.sample_rate = {cfg.sample_rate!r}: expected a share in (0, 1]"
+    if not isinstance(cfg.val_targets, (list, tuple)):
+        yield f"config.val_targets = {cfg.val_targets!r}: expected a list of names"
 
 
 def make_repeatable(cfg) -> None:

@@ -72,10 +72,12 @@ def test_a_folder_has_one_training(data, tmp_path):
     first = start(arguments(data, tmp_path, epochs=1000), None, folder=tmp_path)
     wait_for(tmp_path / "said_0", "step 3/")
     (tmp_path / "second").mkdir()
+    before = (tmp_path / "training.log").read_text()
     assert join(start(arguments(data, tmp_path, epochs=1000), None, 2, folder=tmp_path / "second")) == [1, 1]
     for rank in range(2):
         assert f"error: another training, or what a killed one left running, still writes to {tmp_path}; wait" in said(
             tmp_path / "second", rank)
+    assert "images of" not in (tmp_path / "training.log").read_text().removeprefix(before)      # the second says nothing in it
     os.kill(first[0].pid, signal.SIGTERM)
     assert join(first, 60) == [75]
 

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,3 +22,15 @@ def start_logging(rank: int = 0, folder: str | None = None) -> logging.Logger:
         handler.setFormatter(logging.Formatter(f"%(asctime)s{mark} %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
     return log
+
+
+@contextmanager
+def errors_in_log() -> Iterator[None]:
+    """What ends a run stands in training.log, too; the terminal gets it from elsewhere."""
+    try:
+        yield
+    except Exception as error:
+        for handler in logging.getLogger("bct").handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.emit(logging.LogRecord("bct", logging.ERROR, "", 0, "ended: %s", (str(error) or repr(error),), None))
+        raise

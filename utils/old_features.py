@@ -116,8 +116,9 @@ def check_origin(path: Path, made_by: str, **expected) -> None:
     for what, value in expected.items():
         found = origin.get(what)
         if None not in (value, found) and found != value:
-            raise UserError(f"{path} was computed from another {what} ({what} fingerprint {short(found)}, expected "
-                            f"{short(value)}); make it again with: {made_by}")
+            raise UserError(f"{path} was computed from a different {what} ({what} fingerprint {short(found)}, expected "
+                            f"{short(value)}), or that or {path.with_suffix('.json').name} has been damaged since; make it again "
+                            f"with: {made_by}")
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:

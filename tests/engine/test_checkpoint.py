@@ -19,6 +19,7 @@ from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from utils.errors import UserError
+from utils.old_features import whole_classifier
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,13 @@ def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     code, said = train(data, tmp_path, "resume=True", "num_epoch=1")
     assert code == 0 and "no checkpoint in" in said and "starts anew" in said
     before = (tmp_path / "model.pt").read_bytes()
+    (tmp_path / "model.pt").unlink(), flip(tmp_path / "softmax_fc_gpu_0.pt")
+    code, said = train(data, tmp_path, "num_epoch=1", "resume=True")            # the command repeated mends what is lost
+    assert code == 0 and "all 1 epochs are done: the model is written again" in said
+    assert (tmp_path / "model.pt").read_bytes() == before and len(whole_classifier(tmp_path)["weight"]) == 5
     code, said = train(data, tmp_path, "num_epoch=1")
     assert code == 1 and "add resume=True to go on from it, give another output=FOLDER, or remove" in said.splitlines()[-1]
+    assert "ended: " in (log := (tmp_path / "training.log").read_text()).splitlines()[-1] and "add resume=True" in log
     assert (tmp_path / "model.pt").read_bytes() == before
     code, said = train(data, tmp_path, "num_epoch=2", "lr=0.01", "resume=True")
     assert code == 0 and "config.lr was 0.02, is 0.01" in said and "config.num_epoch was 1, is 2" in said
@@ -131,7 +137,7 @@ def test_every_truncation_is_refused_and_the_one_before_is_used(one_rank, tmp_pa
             path.write_bytes(whole[:len(whole) * twentieth // 20])
             again, said = make(tmp_path, one_rank)
             assert again.resume() == Position(0, 8) and again.trainer.plain_method.note.tolist() == [8, 8, 8]
-            assert f"{tmp_path}/checkpoints/16 is not used" in said[0] and str(path) in said[0], said
+            assert f"{tmp_path}/checkpoints/16 is not used, and set aside as 16_damaged" in said[0] and str(path) in said[0], said
             (tmp_path / "checkpoints/16_damaged").rename(path.parent)
             refused += 1
         path.write_bytes(whole)

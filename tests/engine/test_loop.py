@@ -123,7 +123,8 @@ def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     (["rec=train_part_70_class"], "train_part_70_class"),
     (["batch_size=500"], "500"),
     (["lr=1e20"], "the loss is not finite"),
-    (["keep_checkpoints=0"], "must be 1 or more"),
+    (["keep_checkpoints=0"], "config.keep_checkpoints = 0: expected a whole number from 1 up"),
+    (["save_every=0.5"], "config.save_every = 0.5: expected a whole number from 0 up"),
 ])
 def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
     code, said = train(data, tmp_path, *settings)

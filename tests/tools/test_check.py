@@ -21,10 +21,10 @@ from toy import jpeg, write_records
 from backbones import get_model
 from backbones.weights import fingerprint
 from engine.checkpoint import Checkpoints, Position
-from engine.loop import build
+from engine.loop import build, main
 from engine.method import Method
 from engine.signals import StopSignal
-from losses import PartialFC
+from losses import PartialFC, SoftmaxHead
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
 from tools.check import check, cost
@@ -144,7 +144,7 @@ def test_everything_that_is_wrong_is_said_at_once(run, data, monkeypatch):
     found = wrong(rows)
     assert set(found) == {"labels", "old_feature", "credible", "disk"}, found
     assert "40 of 41 are whole numbers from 0 to 5 - 1; record 41 has 12" in found["labels"]
-    assert "another records" in found["old_feature"] and "bool [40], expected bool [41]" in found["credible"]
+    assert "different records" in found["old_feature"] and "bool [40], expected bool [41]" in found["credible"]
     assert "0.00 GB free; free some" in found["disk"]
     assert rows["lfw"][0][0] == "warning" and "left out" in rows["lfw"][0][1]
     assert end == f"4 of {sum(map(len, rows.values()))} rows are missing or wrong: see the table"
@@ -172,7 +172,25 @@ def test_settings_that_end_a_training_later(run, data):
     (data / "out/checkpoints/40").mkdir(parents=True)
     (data / "out/checkpoints/40/complete.json").touch()
     assert "give resume=True" in wrong(run(data, CONFIG.format("MixBCT"))[0])["output"]
-    assert "goes on from a checkpoint" in run(data, CONFIG.format("MixBCT"), "resume=True")[0]["output"][0][1]
+    assert "no checkpoint is whole" in wrong(run(data, CONFIG.format("MixBCT"), "resume=True")[0])["output"]
+
+
+def test_a_checkpoint_to_go_on_from(data, monkeypatch, run):
+    """Of another training, or damaged: the training would refuse it."""
+    arguments = [str(ROOT / "configs/f128_r18_softmax_class30.py"), f"dataset={data / 'data'}", "rec=train_part_70_class", *SMALL,
+                 f"output={data / 'out'}", "num_epoch=1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    main(head=SoftmaxHead)
+    dist.destroy_process_group() if dist.is_initialized() else None
+    how = ("configs/f128_r18_softmax_class30.py", "rec=train_part_70_class", "old_model=None", "resume=True")
+    assert run(data, *how)[0]["output"][0][0] == "ok"
+    found = wrong(run(data, *how, "seed=1", "optimizer=adamw")[0])
+    assert "optimizer was 'sgd', is 'adamw'; seed was 666, is 1" in found["output"]
+    file = next((data / "out/checkpoints").glob("*/rank_0.pt"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert "no checkpoint is whole" in wrong(run(data, *how)[0])["output"]
 
 
 def test_many_bad_records_side_by_side_end_a_training():

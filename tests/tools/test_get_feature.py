@@ -186,7 +186,7 @@ def test_features_of_something_else_are_refused(one, tmp_path):
     old = OldFeatures(file, **right)
     assert torch.allclose(old[torch.tensor([3, 0])].norm(dim=1), torch.ones(2))
     for wrong, words in ((dict(images=28), "27 rows, the training set has 28"), (dict(dim=64), "embedding_size"),
-                         (dict(records="x"), "another records"), (dict(model="x"), "another model")):
+                         (dict(records="x"), "different records"), (dict(model="x"), "different model")):
         with pytest.raises(UserError, match=words):
             OldFeatures(file, **(right | wrong))
     with pytest.raises(UserError, match="make it with: python tools/get_feature/denoise_credible.py"):

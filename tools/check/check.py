@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 import engine.loop
 from backbones import builder
 from backbones.weights import fingerprint, load_state
-from engine.checkpoint import found_in
-from engine.loop import check_settings, open_dataset, schedule_of
+from engine.checkpoint import FIXED, found_in, why_not
+from engine.loop import check_settings, open_dataset, schedule_of, settings_of, wrong_numbers
 from engine.method import Method
 from engine.schedule import learning_rate
 from engine.trainer import make_optimizer
@@ -45,10 +45,6 @@ from utils.errors import UserError, run
 from utils.files import disk_errors
 from utils.old_features import OldFeatures, check_whole, describe, load_credible, load_origin, load_prototypes, old_side, sd_of
 
-WHOLE, NUMBER = (int,), (int, float)
-# setting: (least, kind)
-NUMBERS = {**dict.fromkeys(("batch_size", "num_epoch", "gradient_acc", "frequent", "verbose", "keep_checkpoints"), (1, WHOLE)),
-           **dict.fromkeys(("workers", "seed", "save_every", "warmup_epoch"), (0, WHOLE)), "timeout": (0.01, NUMBER)}
 OK, WARNING, MISSING, WRONG = "ok", "warning", "missing", "wrong"
 SAMPLE = 2000           # images that are decoded, and rows that are looked at for NaN, without --all
 SHOWN = 3               # records that are named of many
@@ -148,17 +144,11 @@ def look_at_settings(cfg, report: Report) -> None:
     weight = torch.nn.Linear(1, 1)
     report.attempt("settings", lambda: void(make_optimizer(cfg, weight, torch.nn.Module(), torch.nn.Module())))
     report.attempt("settings", lambda: void(learning_rate(1, **schedule_of(cfg, 100))))
-    for key, (least, kind) in NUMBERS.items():
-        if type(cfg[key]) not in kind or not cfg[key] >= least:
-            report.add("settings", f"config.{key} = {cfg[key]!r}: expected a {'whole ' * (kind == WHOLE)}number from {least} up",
-                       WRONG)
-    if type(cfg.sample_rate) not in NUMBER or not 0 < cfg.sample_rate <= 1:
-        report.add("settings", f"config.sample_rate = {cfg.sample_rate!r}: expected a share in (0, 1]", WRONG)
-    if not isinstance(cfg.val_targets, (list, tuple)):
-        report.add("settings", f"config.val_targets = {cfg.val_targets!r}: expected a list of names", WRONG)
+    for sentence in wrong_numbers(cfg):
+        report.add("settings", sentence, WRONG)
 
 
-def look_at_output(cfg) -> tuple[str, str] | str:
+def look_at_output(cfg, method_class, head_class) -> tuple[str, str] | str:
     """The folder of the run: whether it can be written to, and what an earlier run has left in it."""
     folder = Path(cfg.output)
     with disk_errors(folder / "model.pt"):
@@ -167,7 +157,20 @@ def look_at_output(cfg) -> tuple[str, str] | str:
     found = found_in(folder / "checkpoints")
     if found and not cfg.resume:
         return f"{folder} holds a checkpoint (newest: {max(found, key=int)}): give resume=True to go on from it", WRONG
-    return f"{folder}: " + (f"goes on from a checkpoint ({max(found, key=int)} images seen)" if found else "a new run")
+    wrong = []
+    for name in sorted(found, key=int, reverse=True):
+        about = found[name]
+        files = {} if isinstance(about, str) else about["files"]
+        problem = about if isinstance(about, str) else next(filter(None, (why_not(folder / "checkpoints" / name / file, kept)
+                                                                          for file, kept in files.items())), None)
+        if problem is None:
+            now = settings_of(cfg, method_class, head_class)
+            wrong += [f"{key} was {about['settings'].get(key)}, is {now.get(key)}" for key in sorted(FIXED & now.keys())
+                      if about["settings"].get(key) != now[key]]
+            return (f"{folder}: goes on from a checkpoint ({name} images seen)" + "".join(f"; {what}" for what in wrong),
+                    WRONG if FIXED & {what.split()[0] for what in wrong} else WARNING if wrong else OK)
+        wrong.append(problem)
+    return (f"{folder}: no checkpoint is whole: {'; '.join(wrong)}", WRONG) if found else f"{folder}: a new run"
 
 
 def look_at_records(cfg, ranks: int, every: bool, report: Report):
@@ -196,7 +199,8 @@ def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
     right = (found >= 0) & (found < faces.num_classes) & (found == np.floor(found))
     if not right.all():
         wrong = np.flatnonzero(~right)
-        named = ", ".join(f"record {faces.keys[i]} has {found[i]:g}" for i in wrong[:SHOWN])
+        named = ", ".join(f"record {faces.keys[i]} " + (f"has {found[i]:g}" if found[i] == found[i] else "cannot be read")
+                          for i in wrong[:SHOWN])
         return (f"{right.sum():,} of {len(faces):,} are whole numbers from 0 to {faces.num_classes} - 1; {named}: correct "
                 f"config.num_classes or make the file again", how_bad(faces, wrong, len(found)))
     counts = np.bincount(found.astype(np.int64), minlength=faces.num_classes)
@@ -363,8 +367,8 @@ def check(args: argparse.Namespace) -> Report:
     method_class, head_class = classes[0] if classes else (Method, PartialFC)
     look_at_settings(cfg, report)
     settings_right = not report.problems()
-    report.attempt("output", lambda: look_at_output(cfg))
     faces = look_at_records(cfg, args.ranks, args.all, report)
+    report.attempt("output", lambda: look_at_output(cfg, method_class, head_class))
     report.attempt("verification", lambda: look_at_verification(cfg, report))
     with pretended_ranks(args.ranks):
         method = None

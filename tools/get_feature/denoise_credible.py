@@ -27,7 +27,7 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     features [N, d], labels int64 [N] in any order; source names them in messages.  Rows are L2-normalised,
     then (column_norm) each column over the whole set, as the public tool does.
     """
-    counts, of = class_counts(labels, source), torch.from_numpy(labels)
+    counts, of = class_counts(labels, source), torch.tensor(labels)
     sums, squares = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), 0
     for rows, block in blocks_in_order(features, unit=True, words="means"):
         sums.index_add_(0, of[rows], block)

@@ -21,7 +21,7 @@ from utils.old_features import FEATURE_SAVE, artefact, load_features, load_origi
 def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np.ndarray:
     """float64 [C, d]: mean of the raw features [N, d] of each class; labels int64 [N] in any order."""
     counts = class_counts(labels, source)
-    sums, of = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), torch.from_numpy(labels)
+    sums, of = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), torch.tensor(labels)
     for rows, block in blocks_in_order(features, unit=False, words="means"):
         sums.index_add_(0, of[rows], block)
     return sums.numpy() / counts[:, None]
