@@ -127,4 +127,4 @@ def test_features_of_another_model_are_refused(project):
     again = shell(command, project)
     assert again.returncode == 0 and (output / "model.pt").is_file()
     done = shell(f"python train.py configs/{METHOD}.py {SMALL}", project / "BCT_Methods/MixBCT")
-    assert done.returncode == 1 and "another model" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "different model" in done.stderr and "Traceback" not in done.stderr
