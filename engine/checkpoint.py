@@ -228,21 +228,13 @@ class Checkpoints:
 
     def problem(self, name: str, about: dict | str) -> str | None:
         """Why a checkpoint cannot be used, the same answer on all ranks; each rank reads its share of the files."""
-        if isinstance(about, str):
-            return about
-        folder, world_size = self.folder / name, about["world_size"]
-        mine = [f"rank_{r}.pt" for r in range(self.ranks.rank, world_size, self.ranks.world_size)]
-        wrong = filter(None, (why_not(folder / file, about["files"][file]) for file in mine))
-        return next(filter(None, gathered(next(wrong, None))), None)
+        mine = slice(self.ranks.rank, None, self.ranks.world_size)
+        return next(filter(None, gathered(problem_of(self.folder / name, about, mine))), None)
 
     def load(self, folder: Path, about: dict) -> Position:
         world_size, position = about["world_size"], Position(about["epoch"], about["images"])
-        changed = {key: (about["settings"].get(key), value) for key, value in self.settings.items()
-                   if key not in FREE and about["settings"].get(key) != value}
-        if FIXED & changed.keys():
-            differ = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items() if key in FIXED)
-            raise UserError(f"{folder} comes from another training ({differ}); give what it was saved with, or another "
-                            f"output=FOLDER")
+        changed = changes(about, self.settings)
+        refuse_another_training(folder, changed)
         same = world_size == self.ranks.world_size
         try:
             saved = [torch.load(folder / f"rank_{r}.pt", map_location="cpu", mmap=True, weights_only=True)
@@ -380,6 +372,28 @@ def is_complete(about: dict) -> bool:
     return (all(isinstance(number, int) for number in numbers) and len(about["files"]) == about["world_size"] > 0
             and all(name == f"rank_{r}.pt" and {"bytes", "sha256"} <= file.keys() for r, (name, file) in ranks)
             and isinstance(about["settings"], dict))
+
+
+def problem_of(folder: Path, about: dict | str, which: slice = slice(None)) -> str | None:
+    """Why the checkpoint in ``folder`` cannot be used, as far as the files ``which`` of its ranks tell; None: it can.
+
+    about: as :func:`about_checkpoint` gives it.
+    """
+    if isinstance(about, str):
+        return about
+    return next(filter(None, (why_not(folder / file, kept) for file, kept in list(about["files"].items())[which])), None)
+
+
+def changes(about: dict, settings: dict[str, str]) -> dict[str, tuple]:
+    """{setting: (what it was, what it is)} of those that make a difference."""
+    return {key: (about["settings"].get(key), value) for key, value in settings.items()
+            if key not in FREE and about["settings"].get(key) != value}
+
+
+def refuse_another_training(folder: Path, changed: dict[str, tuple]) -> None:
+    differ = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items() if key in FIXED)
+    if differ:
+        raise UserError(f"{folder} comes from another training ({differ}); give what it was saved with, or another output=FOLDER")
 
 
 def why_not(path: Path, kept: dict) -> str | None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import engine.loop
 from backbones import builder
 from backbones.weights import fingerprint, load_state
-from engine.checkpoint import FIXED, found_in, why_not
+from engine.checkpoint import changes, found_in, problem_of, refuse_another_training
 from engine.loop import check_settings, open_dataset, schedule_of, settings_of, wrong_numbers
 from engine.method import Method
 from engine.schedule import learning_rate
@@ -157,20 +157,14 @@ def look_at_output(cfg, method_class, head_class) -> tuple[str, str] | str:
     found = found_in(folder / "checkpoints")
     if found and not cfg.resume:
         return f"{folder} holds a checkpoint (newest: {max(found, key=int)}): give resume=True to go on from it", WRONG
-    wrong = []
-    for name in sorted(found, key=int, reverse=True):
-        about = found[name]
-        files = {} if isinstance(about, str) else about["files"]
-        problem = about if isinstance(about, str) else next(filter(None, (why_not(folder / "checkpoints" / name / file, kept)
-                                                                          for file, kept in files.items())), None)
-        if problem is None:
-            now = settings_of(cfg, method_class, head_class)
-            wrong += [f"{key} was {about['settings'].get(key)}, is {now.get(key)}" for key in sorted(FIXED & now.keys())
-                      if about["settings"].get(key) != now[key]]
-            return (f"{folder}: goes on from a checkpoint ({name} images seen)" + "".join(f"; {what}" for what in wrong),
-                    WRONG if FIXED & {what.split()[0] for what in wrong} else WARNING if wrong else OK)
-        wrong.append(problem)
-    return (f"{folder}: no checkpoint is whole: {'; '.join(wrong)}", WRONG) if found else f"{folder}: a new run"
+    problems = {name: problem_of(folder / "checkpoints" / name, about) for name, about in found.items()}
+    damaged = "".join(f"; {problem}" for problem in problems.values() if problem)
+    whole = [name for name in found if not problems[name]]
+    if not whole:
+        return (f"{folder}: no checkpoint is whole{damaged}", WRONG) if found else f"{folder}: a new run"
+    newest = max(whole, key=int)
+    refuse_another_training(folder / "checkpoints" / newest, changes(found[newest], settings_of(cfg, method_class, head_class)))
+    return f"{folder}: goes on from a checkpoint ({newest} images seen){damaged}", WARNING if damaged else OK
 
 
 def look_at_records(cfg, ranks: int, every: bool, report: Report):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from engine.checkpoint import about_checkpoint, why_not
+from engine.checkpoint import about_checkpoint, problem_of
 from utils.errors import UserError, run
 from utils.files import written_beside
 from utils.old_features import whole_classifier
@@ -24,8 +24,7 @@ from utils.old_features import whole_classifier
 def of_checkpoint(folder: Path) -> dict[str, Tensor]:
     """{"weight": [C, d]} and of a softmax head {"bias": [C]}, out of a checkpoint that is whole."""
     about = about_checkpoint(folder)
-    wrong = about if isinstance(about, str) else next(filter(None, (why_not(folder / file, kept)
-                                                                    for file, kept in about["files"].items())), None)
+    wrong = problem_of(folder, about)
     if wrong:
         raise UserError(f"{wrong}; export another checkpoint")
     ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
