@@ -10,7 +10,7 @@ from pathlib import Path
 
 from easydict import EasyDict as edict
 
-from utils.old_features import credible_kind, part_of
+from old_model.names import credible_kind, part_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from backbones.precision import autocast
 from utils.errors import UserError
+from utils.precision import autocast
 
 
 class Backbone(nn.Module):

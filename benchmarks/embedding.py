@@ -27,15 +27,15 @@ from backbones import get_model
 from benchmarks.loader import draw_records
 from benchmarks.measure import Peak, in_a_process
 from engine.distributed import start_ranks
+from evaluation.align import TEMPLATE
+from evaluation.embed import AlignedFaces, one_thread, write_embeddings
+from evaluation.models import TorchModel, find_devices
+from evaluation.protocol import Images
 from records.faces import FaceRecords
+from records.images import to_input
 from records.loader import ordered_loader
 from tools.get_feature.get_feature import PartialFile, extract
-from tools.ijbc_eval.align import TEMPLATE
-from tools.ijbc_eval.embed import AlignedFaces, one_thread, write_embeddings
-from tools.ijbc_eval.models import TorchModel, find_devices
-from tools.ijbc_eval.protocol import Images
 from utils.errors import run
-from utils.images import to_input
 
 BATCH = 64
 CROPS = 256

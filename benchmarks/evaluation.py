@@ -17,11 +17,13 @@ import numpy as np
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tools.ijbc_eval.metrics import one_to_many, one_to_one
-from tools.ijbc_eval.models import find_devices
-from tools.ijbc_eval.protocol import Images, Pairs, People, Search
-from tools.ijbc_eval.report import print_tables, tidy
-from tools.ijbc_eval.templates import template_features
+from evaluation.formats import tidy
+from evaluation.identification import one_to_many
+from evaluation.models import find_devices
+from evaluation.protocol import Images, Pairs, People, Search
+from evaluation.templates import template_features
+from evaluation.verification import one_to_one
+from tools.ijbc_eval.report import print_tables
 
 IMAGES, PAIRS, GENUINE, GALLERIES, PROBES = 469_375, 15_658_489, 19_557, (1_772, 1_759), 19_593
 

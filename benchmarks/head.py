@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from backbones.precision import half_type
 from benchmarks.measure import copy_speed, in_a_process, product_speed
 from engine.distributed import start_ranks
 from losses import CombinedMarginLoss, PartialFC
 from utils.errors import run
+from utils.precision import half_type
 
 MARGIN = CombinedMarginLoss(64, 1.0, 0.5, 0.0)
 RANKS = 8

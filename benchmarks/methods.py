@@ -21,7 +21,6 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
-from BCT_Methods.AdvBCT.class_balls import class_balls
 from BCT_Methods.AdvBCT.train import AdvBCT
 from BCT_Methods.BCT.train import BCT
 from BCT_Methods.L2.train import L2
@@ -33,6 +32,7 @@ from engine.distributed import Ranks, start_ranks
 from engine.method import Clock, Method
 from engine.trainer import Trainer
 from losses import CombinedMarginLoss, PartialFC
+from old_model.statistics import class_balls
 from utils.config import load_config
 from utils.errors import run
 

@@ -18,9 +18,9 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Peak, own_bytes
-from tools.ijbc_eval import metrics
-from tools.ijbc_eval.models import find_devices
-from tools.ijbc_eval.protocol import People
+from evaluation import identification, verification
+from evaluation.models import find_devices
+from evaluation.protocol import People
 
 
 def random_features(file: Path, rows: int, dim: int) -> np.ndarray:
@@ -36,9 +36,9 @@ def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> f
     """Seconds for every similarity, in the blocks of the search, looking at none."""
     queries[:1] @ queries[:1].T         # what the first product takes longer is not the floor's
     begin = time.perf_counter()
-    step = max(1, metrics.SEARCH_CELLS[device] // metrics.ENTRIES)
-    for start in range(0, len(gallery), metrics.ENTRIES):
-        block = torch.from_numpy(np.array(gallery[start:start + metrics.ENTRIES])).to(device).T
+    step = max(1, identification.SEARCH_CELLS[device] // verification.ENTRIES)
+    for start in range(0, len(gallery), verification.ENTRIES):
+        block = torch.from_numpy(np.array(gallery[start:start + verification.ENTRIES])).to(device).T
         for part in queries.split(step):
             part @ block
     if device == "cuda":
@@ -68,7 +68,7 @@ def main() -> None:
             floor = products_alone(gallery, queries, args.device)
         with Peak() as peak:
             begin = time.perf_counter()
-            hits = metrics.search(gallery, query, people, probes, args.device)
+            hits = identification.search(gallery, query, people, probes, args.device)
             seconds = time.perf_counter() - begin
     table = PrettyTable(["", "s", "ratio", "own memory, GB"], align="r")
     table.align[""] = "l"

@@ -17,12 +17,9 @@ import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from BCT_Methods.AdvBCT.class_balls import class_balls
 from BCT_Methods.UniBCT.refinement import refined
 from benchmarks.measure import Peak, own_bytes
-from tools.get_feature.denoise_credible import credible
-from tools.get_feature.get_avg_feature import class_means
-from utils.classes import class_blocks
+from old_model.statistics import class_balls, class_blocks, class_means, credible
 
 
 def draw_features(file: Path, labels: np.ndarray, dim: int) -> np.ndarray:

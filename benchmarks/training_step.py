@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
-from backbones.precision import half_precision
 from benchmarks.measure import in_a_process, product_speed, seconds
+from records.images import to_input
 from utils.errors import run
-from utils.images import to_input
 from utils.memory import keep_freed_memory
+from utils.precision import half_precision
 
 PLAIN, OURS = "plain fp32, contiguous, eager", "this project"
 TRICKS = ("channels_last", "half precision", "fused optimiser", "freed memory kept", "compiled")

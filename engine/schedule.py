@@ -13,3 +13,10 @@ def learning_rate(step: int, lr: float, total_steps: int, warmup_steps: int = 0,
     if decay_steps:
         return lr * 0.1 ** sum(step >= s for s in decay_steps)
     return lr * (1 - (step - warmup_steps) / (total_steps - warmup_steps)) ** power
+
+
+def schedule_of(cfg, steps: int) -> dict:
+    """What :func:`learning_rate` takes, counted in updates of the weights; steps: of an epoch."""
+    return dict(lr=cfg.lr, total_steps=max(steps * cfg.num_epoch // cfg.gradient_acc, 1), power=cfg.lr_power,
+                warmup_steps=steps * cfg.warmup_epoch // cfg.gradient_acc,
+                decay_steps=tuple(steps * epoch // cfg.gradient_acc for epoch in cfg.decay_epoch))

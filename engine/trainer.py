@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 from engine.distributed import Ranks, replicate
 from engine.finite import BadSteps
 from engine.method import Clock, Method
+from records.images import to_input
 from utils.errors import UserError
-from utils.images import to_input
 
 
 def make_optimizer(cfg, backbone: nn.Module, method: nn.Module, head: nn.Module) -> torch.optim.Optimizer:

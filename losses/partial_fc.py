@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.precision import half_type
 from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
+from utils.precision import half_type
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes

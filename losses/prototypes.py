@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.precision import autocast
 from losses.margins import CombinedMarginLoss
 from losses.shards import GatherForShards, ShardedCrossEntropy, all_rows, local_labels, shard_of
+from utils.precision import autocast
 
 
 class PrototypeLoss(nn.Module):

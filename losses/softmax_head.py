@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.precision import autocast
 from losses.margins import CombinedMarginLoss
 from losses.partial_fc import PartialFC
+from utils.precision import autocast
 
 
 class SoftmaxHead(PartialFC):

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from records.images import decode
 from records.recordio import RecordReader
 from utils.errors import UserError
-from utils.images import decode
 
 Batch = tuple[Tensor, Tensor, Tensor]
 T = TypeVar("T")

@@ -18,11 +18,10 @@ from engine.method import Clock
 from engine.schedule import learning_rate
 from engine.trainer import Trainer
 from losses import ArcFace, CombinedMarginLoss, CosFace, PartialFC
+from old_model.statistics import class_means, credible
 from records.faces import FaceRecords
-from tools.get_feature.denoise_credible import credible
-from tools.get_feature.get_avg_feature import class_means
+from records.images import to_input
 from tools.split_dataset.split_dataset_ms1mv3 import split
-from utils.images import to_input
 
 
 def golden(name: str) -> dict:

@@ -7,11 +7,12 @@ import torch
 from conftest import optional_folder
 from test_golden import golden
 
-from tools.ijbc_eval.align import similarity, warp
-from tools.ijbc_eval.embed import AlignedFaces, embeddings
-from tools.ijbc_eval.metrics import FARS, Roc, one_to_many, one_to_one, search_each
-from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
-from tools.ijbc_eval.templates import DEFAULT, Mode, image_weights, norms, template_features
+from evaluation.align import similarity, warp
+from evaluation.embed import AlignedFaces, embeddings
+from evaluation.identification import one_to_many, search_each
+from evaluation.protocol import read_images, read_pairs, read_search
+from evaluation.templates import DEFAULT, Mode, image_weights, norms, template_features
+from evaluation.verification import FARS, Roc, one_to_one
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from ranks import on_ranks
 from test_golden import bank, golden, head_of, near, own
 
-from BCT_Methods.AdvBCT.class_balls import class_balls
 from BCT_Methods.AdvBCT.train import AdvBCT, Reverse
 from BCT_Methods.BCT.train import BCT
 from BCT_Methods.L2.train import L2, beyond
@@ -22,7 +21,7 @@ from BCT_Methods.UniBCT.refinement import refined
 from engine.method import Clock
 from losses import ArcFace, PrototypeLoss
 from losses.shards import all_rows
-from tools.get_feature.get_avg_feature import class_means
+from old_model.statistics import class_balls, class_means
 
 NO_HEAD = lambda new, labels: new.sum() * 0     # noqa: E731  a classification loss of 0
 

@@ -11,7 +11,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from ranks import on_ranks
 
-from BCT_Methods.AdvBCT.class_balls import class_balls
 from BCT_Methods.AdvBCT.train import AdvBCT, Reverse
 from BCT_Methods.BCT.train import BCT
 from BCT_Methods.L2.train import L2, beyond
@@ -25,6 +24,7 @@ from engine.distributed import Ranks, replicate
 from engine.method import Clock
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC
+from old_model.statistics import class_balls
 from records.faces import Faces, Filled
 from utils.config import load_config
 from utils.errors import UserError

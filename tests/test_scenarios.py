@@ -12,12 +12,11 @@ from test_methods import METHODS
 from toy import write_records
 
 from engine.loop import main
+from old_model.names import part_of
+from old_model.statistics import class_means, credible
 from records.faces import FaceRecords
-from tools.get_feature.denoise_credible import credible
-from tools.get_feature.get_avg_feature import class_means
 from tools.split_dataset.split_dataset_ms1mv3 import split
 from utils.config import load_config
-from utils.old_features import part_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"EXclass": ("EXclass", 128), "EXdata": ("EXdata", 512), "OPclass": ("OPclass", 128), "OPdata": ("OPdata", 512)}

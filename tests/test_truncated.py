@@ -16,29 +16,23 @@ from toy import jpeg, write_ijb, write_records
 
 from backbones import get_model
 from backbones.weights import load_model
-from engine.verification import load_bin
+from engine.model_files import load_classifier
+from evaluation.embed import embeddings
+from evaluation.maps import fit_maps
+from evaluation.models import open_model
+from evaluation.protocol import read_images, read_pairs, read_search
+from evaluation.study import read_evaluation
+from evaluation.versions import Version, kept_views, plain_features
+from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes
+from old_model.names import artefact
+from records.bins import load_bin
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
-from tools.compare.evaluation import read_evaluation
-from tools.compare.maps import fit_maps
-from tools.compare.versions import Version, kept_views, plain_features
 from tools.get_feature.get_feature import PartialFile
-from tools.ijbc_eval.embed import embeddings
 from tools.ijbc_eval.ijbc_eval import kept_embeddings
-from tools.ijbc_eval.models import open_model
-from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
 from tools.ijbc_eval.report import load_result, save_result
 from utils.errors import UserError
-from utils.old_features import (
-    OldFeatures,
-    artefact,
-    load_classifier,
-    load_credible,
-    load_features,
-    load_labels,
-    load_prototypes,
-    save_array,
-)
+from utils.origin import save_array
 
 SD = "f8_r18_arc_class70"
 COUNTS = [9, 8, 7, 6]

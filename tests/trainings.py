@@ -49,7 +49,7 @@ def run(arguments: list[str], method: str | None, environment: dict, kill, said:
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     import importlib
 
-    from engine import checkpoint, trainer
+    from engine import model_files, trainer
     from engine.loop import main
     torch.set_num_threads(1)
     torch.manual_seed(os.getpid())          # each process begins with another random state
@@ -58,7 +58,7 @@ def run(arguments: list[str], method: str | None, environment: dict, kill, said:
         if what == "step":
             die_at(trainer.Trainer, "step", n)
         elif what == "write":
-            die_at(checkpoint.Hashed, "write", n)
+            die_at(model_files.Hashed, "write", n)
         else:
             die_at(os, "replace", n, after=what == "renamed")
     sys.argv = ["train.py", *arguments]

@@ -9,8 +9,8 @@ from pathlib import Path
 from easydict import EasyDict as edict
 
 from utils.errors import UserError
+from utils.paths import ROOT, locate
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMAND_LINE = "the command line"
 
 
@@ -76,11 +76,3 @@ def literal(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def locate(name: str, folder: str) -> Path:
-    """``name`` as given when something is there (a file, or files that it is the prefix of), else inside ``folder``."""
-    given = Path(name)
-    if given.is_absolute() or given.exists() or given.with_name(given.name + ".rec").exists():
-        return given
-    return Path(folder) / name

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from BCT_Methods.AdvBCT.class_balls import shared_class_balls
 from engine.loop import main
 from engine.method import Clock, Method
 from losses.shards import GatherForAll, all_rows
-from utils.old_features import OldFeatures, load_labels, old_side
+from old_model.features import OldFeatures, load_labels, old_side
+from old_model.statistics import shared_class_balls
 from utils.seed import generator
 
 NEW, OLD = 0, 1             # the discriminator's two answers

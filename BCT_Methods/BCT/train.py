@@ -21,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from engine.loop import main
 from engine.method import Clock, Method
+from engine.model_files import load_classifier
 from losses import PrototypeLoss
-from utils.config import locate
+from old_model.features import load_prototypes, old_side
 from utils.errors import UserError
-from utils.old_features import load_classifier, load_prototypes, old_side
+from utils.paths import locate
 
 
 def old_prototypes(cfg, classes: slice) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
-from utils.old_features import OldFeatures, old_side
+from old_model.features import OldFeatures, old_side
 
 
 def beyond(new: Tensor, old: Tensor, threshold: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses.shards import shard_of
-from utils.old_features import load_prototypes, old_side
+from old_model.features import load_prototypes, old_side
 
 
 def entropy(scores: Tensor) -> Tensor:

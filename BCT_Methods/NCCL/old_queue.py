@@ -5,9 +5,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.precision import autocast, half_precision
 from losses.shards import shard_of
 from utils.errors import UserError
+from utils.precision import autocast, half_precision
 
 CLASSES = 4096              # of which products are summed in half precision
 

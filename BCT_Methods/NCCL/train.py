@@ -29,8 +29,8 @@ from BCT_Methods.NCCL.old_queue import Queue
 from engine.loop import main
 from engine.method import Clock, Method
 from losses.shards import GatherForAll, SumOfShards, all_rows
+from old_model.features import OldFeatures, old_side
 from utils.errors import UserError
-from utils.old_features import OldFeatures, old_side
 
 NOT_THERE = -1e30          # a similarity whose exponential is 0, and that times weight 0 is 0
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from old_model.statistics import class_blocks
+from records.images import to_input
 from records.loader import Loader
-from utils.classes import class_blocks
-from utils.images import to_input
 
 LARGEST = 1 << 24           # numbers in the neighbour matrices that are solved at once (64 MB)
 

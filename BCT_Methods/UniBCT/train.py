@@ -23,8 +23,8 @@ from BCT_Methods.BCT.train import BCT
 from BCT_Methods.UniBCT.refinement import refine
 from engine.loop import main
 from engine.method import Clock, Method
+from old_model.features import OldFeatures, old_side
 from utils.errors import UserError
-from utils.old_features import OldFeatures, old_side
 
 
 class UniBCT(BCT):

@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from backbones import get_model, precision
+from backbones import get_model
+from utils import precision
 
 LAST = {"r18": ("layer4.1.conv2", "fc"), "mbf": ("layers.7.layers.1.layers.2.layers.0", "conv_sep.layers.0"),
         "vit_t": ("blocks.1.mlp.fc2", "feature.0")}

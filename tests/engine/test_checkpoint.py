@@ -14,12 +14,12 @@ from test_loop import COUNTS, train
 from toy import write_records
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Hashed, Position, found_in, last_words, save_whole, why_not
+from engine.checkpoint import Checkpoints, Position, found_in, last_words, why_not
+from engine.model_files import Hashed, save_whole, whole_classifier
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from utils.errors import UserError
-from utils.old_features import whole_classifier
 
 
 @pytest.fixture(scope="module")

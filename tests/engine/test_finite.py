@@ -16,10 +16,10 @@ from toy import write_records
 from trainings import differences
 
 from engine import trainer
-from engine.checkpoint import rank_state
 from engine.distributed import Ranks
 from engine.finite import IN_A_ROW, BadSteps
 from engine.method import Clock, Method
+from engine.state import rank_state
 from losses import ArcFace, PartialFC
 
 REAL = trainer.SharedScaler

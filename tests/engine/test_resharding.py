@@ -13,15 +13,16 @@ from ranks import on_ranks
 from test_methods import BATCH, CLASSES, CLOCK, DIM, MORE, batches, make_head, make_method, old_side, settings  # noqa: F401
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Position, own_shard, rank_state
+from engine.checkpoint import Checkpoints, Position
 from engine.distributed import Ranks
 from engine.method import Clock
+from engine.model_files import whole_classifier
 from engine.signals import StopSignal
+from engine.state import own_shard, rank_state
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from tools.export_classifier.export_classifier import main, of_checkpoint
 from utils.errors import UserError
-from utils.old_features import whole_classifier
 
 # kind: (method, settings, head)
 KINDS = {"BCT": ("BCT", {}, make_head), "NCCL": ("NCCL", {}, make_head), "UniBCT": ("UniBCT", {}, make_head),

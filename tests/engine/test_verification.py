@@ -12,7 +12,8 @@ from ranks import on_ranks
 from sklearn.model_selection import KFold
 
 from engine.distributed import start_ranks
-from engine.verification import THRESHOLDS, embed_pairs, load_bin, ten_fold_accuracy
+from engine.verification import THRESHOLDS, embed_pairs, ten_fold_accuracy
+from records.bins import load_bin
 from utils.errors import UserError
 
 

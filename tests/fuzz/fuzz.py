@@ -14,8 +14,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["records", "backbones.weights", "engine.verification", "tools.ijbc_eval.protocol",
-                                         "utils.arrays", "utils.images", "pickle", "torch._weights_only_unpickler",
+with atheris.instrument_imports(include=["records", "backbones.weights", "engine.verification", "evaluation.protocol",
+                                         "utils.arrays", "records.images", "pickle", "torch._weights_only_unpickler",
                                          "numpy.lib._format_impl", "zipfile"]):
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from targets import TARGETS

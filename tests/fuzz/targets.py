@@ -18,13 +18,13 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 from backbones.weights import load_state
-from engine.verification import load_bin
+from evaluation.protocol import read_images, read_pairs, read_search
+from records.bins import load_bin
 from records.faces import FaceRecords
+from records.images import LARGEST, claimed_size, decode
 from records.recordio import MAGIC_BYTES, RecordReader, RecordWriter, pack
-from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
 from utils.arrays import open_npy, read_npz
 from utils.errors import UserError
-from utils.images import LARGEST, claimed_size, decode
 
 META = ["face_tid_mid.txt", "name_5pts_score.txt", "template_pair_label.txt", "1N_gallery_G1.csv", "1N_gallery_G2.csv",
         "1N_probe_mixed.csv"]

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.verification import load_bin
+from evaluation.align import similarity, warp
+from records.bins import load_bin
 from records.faces import FaceRecords
 from records.recordio import RecordReader
-from records.rehearsal import Difficulty, identity, render
-from records.rehearsal.layouts import EVALUATE, NOTE, TRAIN, VERIFY, refuse_foreign
-from tools.ijbc_eval.align import similarity, warp
+from tools.rehearsal.identity import identity
+from tools.rehearsal.layouts import EVALUATE, NOTE, TRAIN, VERIFY, refuse_foreign
+from tools.rehearsal.render import Difficulty, render
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

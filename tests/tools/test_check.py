@@ -20,6 +20,7 @@ from toy import jpeg, write_records
 
 from backbones import get_model
 from backbones.weights import fingerprint
+from engine import cost
 from engine.checkpoint import Checkpoints, Position
 from engine.loop import build, main
 from engine.method import Method
@@ -27,10 +28,10 @@ from engine.signals import StopSignal
 from losses import PartialFC, SoftmaxHead
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
-from tools.check import check, cost
+from tools.check import check
 from utils.config import load_config
 from utils.errors import UserError
-from utils.old_features import save_array
+from utils.origin import save_array
 
 ROOT = Path(__file__).resolve().parents[2]
 SD = "f128_r18_softmax_class70"

@@ -7,12 +7,12 @@ from sklearn.linear_model import Ridge
 from test_compare_judgement import cell, plain
 from tqdm import tqdm
 
-from tools.compare import maps
-from tools.compare.backfill import Curve, Mixed, backfill, crossing, orders_of, summary
-from tools.compare.cells import Measure
-from tools.compare.maps import STRENGTHS, fit_maps
-from tools.compare.versions import Features, MappedRows
-from tools.ijbc_eval.protocol import Pairs
+from evaluation import maps
+from evaluation.backfill import Curve, Mixed, backfill, crossing, orders_of, summary
+from evaluation.cells import Measure
+from evaluation.maps import STRENGTHS, fit_maps
+from evaluation.protocol import Pairs
+from evaluation.versions import Features, MappedRows
 from utils.errors import UserError
 
 DRAW = np.random.default_rng(0)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from tools.compare import bootstrap
-from tools.compare.bootstrap import PairDraws, SearchDraws, draw_weights, interval
-from tools.compare.cells import Cell, Measure
-from tools.compare.evaluation import Evaluation, ijb_evaluation, subjects_of_templates
-from tools.compare.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
-from tools.ijbc_eval.metrics import FARS, FPIRS, Hits
-from tools.ijbc_eval.protocol import Images, Pairs, People, Search
+from evaluation import bootstrap
+from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
+from evaluation.cells import Cell, Measure
+from evaluation.identification import FPIRS, Hits
+from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
+from evaluation.protocol import Images, Pairs, People, Search
+from evaluation.study import Evaluation, ijb_evaluation, subjects_of_templates
+from evaluation.verification import FARS
 
 
 def cell(values: dict, draws: dict | None = None, scores=None, hits: dict | None = None) -> Cell:

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.get_feature.denoise_credible import credible
-from tools.get_feature.get_avg_feature import class_means
-from utils import classes
-from utils.classes import class_blocks, class_counts
+from old_model import statistics as classes
+from old_model.statistics import class_blocks, class_counts, class_means, credible
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

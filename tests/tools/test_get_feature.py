@@ -14,12 +14,13 @@ from toy import write_records
 
 from backbones import get_model
 from backbones.weights import fingerprint
+from old_model.features import OldFeatures, load_credible
 from records.faces import FaceRecords
+from records.images import to_input
 from records.recordio import RecordReader
 from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
-from utils.images import to_input
-from utils.old_features import OldFeatures, load_array, load_credible, load_origin, save_array
+from utils.origin import load_array, load_origin, save_array
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"

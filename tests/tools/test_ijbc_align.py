@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tools.ijbc_eval.align import TEMPLATE, similarity, target, warp
+from evaluation.align import TEMPLATE, similarity, target, warp
 
 
 def by_lstsq(points: np.ndarray, goal: np.ndarray) -> np.ndarray:

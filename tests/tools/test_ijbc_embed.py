@@ -14,9 +14,9 @@ from torch import nn
 from toy import write_ijb
 
 from backbones import get_model
-from tools.ijbc_eval.embed import AlignedFaces, embed_batches, embeddings
-from tools.ijbc_eval.models import find_devices, open_model
-from tools.ijbc_eval.protocol import read_images
+from evaluation.embed import AlignedFaces, embed_batches, embeddings
+from evaluation.models import find_devices, open_model
+from evaluation.protocol import read_images
 from utils.errors import UserError
 
 CPU = [torch.device("cpu")]

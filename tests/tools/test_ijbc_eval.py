@@ -13,10 +13,11 @@ import torch
 from toy import write_ijb
 
 from backbones import get_model
-from tools.ijbc_eval import embed, ijbc_eval
-from tools.ijbc_eval.metrics import one_to_one
-from tools.ijbc_eval.protocol import read_images, read_pairs
-from tools.ijbc_eval.templates import MODES, template_features
+from evaluation import embed
+from evaluation.protocol import read_images, read_pairs
+from evaluation.templates import MODES, template_features
+from evaluation.verification import one_to_one
+from tools.ijbc_eval import ijbc_eval
 from utils.errors import UserError
 
 SCRIPT = Path(ijbc_eval.__file__)

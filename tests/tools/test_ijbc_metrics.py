@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from evaluation.identification import Hits, one_to_many, search, search_each
+from evaluation.protocol import Pairs, People, Search
+from evaluation.verification import Roc, one_to_one, pair_scores, public_roc
 from tools.ijbc_eval import metrics
-from tools.ijbc_eval.metrics import Hits, Roc, one_to_many, one_to_one, pair_scores, public_roc, search, search_each
-from tools.ijbc_eval.protocol import Pairs, People, Search
 
 
 def unit(draw, n: int, d: int) -> np.ndarray:

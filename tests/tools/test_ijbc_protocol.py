@@ -7,7 +7,7 @@ import pytest
 from memory import less_than
 from toy import write_ijb
 
-from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
+from evaluation.protocol import read_images, read_pairs, read_search
 from utils.errors import UserError
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.ijbc_eval import templates
-from tools.ijbc_eval.protocol import Images
-from tools.ijbc_eval.templates import MODES, Mode, template_features
+from evaluation import templates
+from evaluation.protocol import Images
+from evaluation.templates import MODES, Mode, template_features
 
 
 def images_of(template: list[int], media: list[int], scores=None) -> Images:

@@ -9,7 +9,7 @@ from memory import less_than
 
 from utils.arrays import open_npy, read_npz
 from utils.errors import UserError
-from utils.old_features import check_origin, load_array
+from utils.origin import check_origin, load_array
 
 
 def with_header(text: str, data: bytes = bytes(96)) -> bytes:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from utils.config import load_config, locate
+from utils.config import load_config
 from utils.errors import UserError
+from utils.paths import locate
 
 
 def write(tmp_path, text: str, name: str = "mine.py") -> str:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from toy import write_records
 
+from evaluation.embed import embeddings
 from records.recordio import RecordReader
 from tools.compare.figures import save, start
 from tools.get_feature.get_feature import PartialFile
-from tools.ijbc_eval.embed import embeddings
 from tools.ijbc_eval.report import save_result
 from utils import files
 from utils.errors import UserError
 from utils.files import checksums, damage, new_array, write_text, written_beside
-from utils.old_features import load_array, save_array
+from utils.origin import load_array, save_array
 
 PLAN = {"images": 5000, "dim": 100, "batch_size": 100}
 
@@ -74,7 +74,7 @@ def test_a_full_disk_is_a_sentence_and_the_former_file_stays(kind, tmp_path, one
 def test_a_full_disk_while_embedding(tmp_path, small_disk):
     from toy import write_ijb
 
-    from tools.ijbc_eval.protocol import read_images
+    from evaluation.protocol import read_images
 
     write_ijb(tmp_path, subjects=4)
     with pytest.raises(UserError, match="cannot write .*/kept/a{16}_.*npy"):

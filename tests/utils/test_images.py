@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from memory import less_than
 
-from utils.images import LARGEST, claimed_size, decode
+from records.images import LARGEST, claimed_size, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 24, 3)).astype(np.uint8)
 

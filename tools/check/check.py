@@ -30,20 +30,24 @@ import engine.loop
 from backbones import builder
 from backbones.weights import fingerprint, load_state
 from engine.checkpoint import changes, found_in, problem_of, refuse_another_training
-from engine.loop import check_settings, open_dataset, schedule_of, settings_of, wrong_numbers
+from engine.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
+from engine.loop import open_dataset
 from engine.method import Method
-from engine.schedule import learning_rate
+from engine.schedule import learning_rate, schedule_of
+from engine.settings import check_settings, settings_of, wrong_numbers
 from engine.trainer import make_optimizer
-from engine.verification import load_bin
 from losses import PartialFC
+from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
+from old_model.names import sd_of
+from records.bins import load_bin
 from records.faces import CHUNK, IN_A_ROW, FaceRecords
 from records.loader import SHARE, ShuffledBatches
-from tools.check.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
 from utils.command_line import at_least
-from utils.config import load_config, locate
+from utils.config import load_config
 from utils.errors import UserError, run
 from utils.files import disk_errors
-from utils.old_features import OldFeatures, check_whole, describe, load_credible, load_origin, load_prototypes, old_side, sd_of
+from utils.origin import check_whole, describe, load_origin
+from utils.paths import locate
 
 OK, WARNING, MISSING, WRONG = "ok", "warning", "missing", "wrong"
 SAMPLE = 2000           # images that are decoded, and rows that are looked at for NaN, without --all
@@ -335,7 +339,7 @@ def look_at_disk(cfg, ranks: int, method: Method | None) -> tuple[str, str]:
 
 
 def look_at_gpu(cfg, ranks: int, head_class, method: Method | None) -> tuple[str, str]:
-    """Memory of one GPU, counted (see tools/check/cost.py), against that of the GPU here."""
+    """Memory of one GPU, counted (see engine/cost.py), against that of the GPU here."""
     parts = gpu_bytes(cfg, cfg.num_classes, ranks, head_class, method)
     total = sum(parts.values())
     text = (f"{1e-9 * total:.1f} GB on each of {ranks}: "

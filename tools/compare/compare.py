@@ -22,17 +22,17 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from tools.compare import backfill as bf
-from tools.compare.cells import Cell, Measure
-from tools.compare.evaluation import FEW, Evaluation, kind_of, read_evaluation
+from evaluation import backfill as bf
+from evaluation.cells import Cell, Measure
+from evaluation.formats import tidy
+from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
+from evaluation.models import find_devices
+from evaluation.protocol import GALLERIES
+from evaluation.study import FEW, Evaluation, kind_of, read_evaluation
+from evaluation.versions import Version, Versions
 from tools.compare.figures import draw_figures
-from tools.compare.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
 from tools.compare.page import write_page
 from tools.compare.tables import tables_of, verdict_line
-from tools.compare.versions import Version, Versions
-from tools.ijbc_eval.models import find_devices
-from tools.ijbc_eval.protocol import GALLERIES
-from tools.ijbc_eval.report import tidy
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside

@@ -4,7 +4,7 @@ import base64
 from html import escape
 from pathlib import Path
 
-from tools.compare.judgement import BETTER, UNCLEAR, WORSE
+from evaluation.judgement import BETTER, UNCLEAR, WORSE
 from tools.compare.tables import Table, how, reasons
 from utils.files import write_text
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from prettytable import PrettyTable
 
-from tools.compare.judgement import BETTER, UNCLEAR, WORSE
-from tools.ijbc_eval.report import percent
+from evaluation.formats import percent
+from evaluation.judgement import BETTER, UNCLEAR, WORSE
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.checkpoint import about_checkpoint, problem_of
+from engine.model_files import whole_classifier
 from utils.errors import UserError, run
 from utils.files import written_beside
-from utils.old_features import whole_classifier
 
 
 def of_checkpoint(folder: Path) -> dict[str, Tensor]:

@@ -13,18 +13,11 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from utils.classes import blocks_in_order, class_counts
+from old_model.features import load_features
+from old_model.names import FEATURE_SAVE, artefact
+from old_model.statistics import class_means
 from utils.errors import run
-from utils.old_features import FEATURE_SAVE, artefact, load_features, load_origin, save_array
-
-
-def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np.ndarray:
-    """float64 [C, d]: mean of the raw features [N, d] of each class; labels int64 [N] in any order."""
-    counts = class_counts(labels, source)
-    sums, of = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), torch.tensor(labels)
-    for rows, block in blocks_in_order(features, unit=False, words="means"):
-        sums.index_add_(0, of[rows], block)
-    return sums.numpy() / counts[:, None]
+from utils.origin import load_origin, save_array
 
 
 def main() -> None:

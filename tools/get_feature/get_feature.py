@@ -23,14 +23,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.weights import fingerprint, load_model, load_state
 from engine.distributed import Ranks, start_ranks
+from old_model.names import artefact, part_of
 from records.faces import FaceRecords
+from records.images import to_input
 from records.loader import ordered_loader
 from utils.arrays import open_npy
-from utils.config import load_config, locate
+from utils.config import load_config
 from utils.errors import UserError, run
 from utils.files import damage, disk_errors, new_array, put_in_place, write_text
-from utils.images import to_input
-from utils.old_features import artefact, load_origin, part_of, save_origin
+from utils.origin import load_origin, save_origin
+from utils.paths import locate
 
 SYNC = 10.0         # seconds between two times that rows are put on the disk and marked
 

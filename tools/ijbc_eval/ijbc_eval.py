@@ -23,12 +23,14 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from tools.ijbc_eval.embed import embeddings
-from tools.ijbc_eval.metrics import one_to_many, one_to_one
-from tools.ijbc_eval.models import find_devices, open_model
-from tools.ijbc_eval.protocol import GALLERIES, Images, read_images, read_pairs, read_search
-from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result, tidy
-from tools.ijbc_eval.templates import DEFAULT, MODES, template_features
+from evaluation.embed import embeddings
+from evaluation.formats import tidy
+from evaluation.identification import one_to_many
+from evaluation.models import find_devices, open_model
+from evaluation.protocol import GALLERIES, Images, read_images, read_pairs, read_search
+from evaluation.templates import DEFAULT, MODES, template_features
+from evaluation.verification import one_to_one
+from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result
 from utils.arrays import read_npz
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
+from evaluation.formats import percent, rate
 from utils.arrays import read_npz
 from utils.errors import UserError
 from utils.files import write_text, written_beside
@@ -20,17 +21,6 @@ CURVES = {
                      "true positive identification rate", "log", "linear"),
             "cmc": ("ranks", "cmc", "rank", "share of mated probes found", "linear", "linear")},
 }
-
-
-def tidy(value):
-    """``value`` as JSON has it: arrays are lists, NaN and infinity are null."""
-    if isinstance(value, dict):
-        return {key: tidy(item) for key, item in value.items()}
-    if isinstance(value, (list, np.ndarray)):
-        return [tidy(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def save_result(file: Path, report: dict, arrays: dict) -> None:
@@ -61,14 +51,6 @@ def figures_by_name(report: dict) -> dict[str, dict]:
     if "modes" not in report:
         return {name: report[settings["protocol"]]}
     return {f"{name} {mode}": figures for mode, figures in report["modes"].items()}
-
-
-def rate(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
-
-
-def percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.2f}"
 
 
 def table_one_to_one(rows: dict[str, dict]) -> str:

@@ -15,11 +15,11 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from records.images import decode
 from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError, run
 from utils.files import write_text
-from utils.images import decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 QUALITY = 95        # of JPEGs that are encoded anew

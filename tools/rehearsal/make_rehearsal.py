@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from records.rehearsal import Difficulty, identity, render
-from records.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
+from tools.rehearsal.identity import identity
+from tools.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
+from tools.rehearsal.render import Difficulty, render
 from utils.command_line import make_folder
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside

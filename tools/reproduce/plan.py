@@ -7,12 +7,13 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from BCT_Methods.scenarios import SCENARIOS
+from engine.cost import disks, new_backbone, new_margin, training_bytes
+from evaluation.protocol import read_images, read_pairs, read_search
+from old_model.names import part_of
 from records.faces import FaceRecords
-from tools.check.cost import disks, new_backbone, new_margin, training_bytes
-from tools.ijbc_eval.protocol import read_images, read_pairs, read_search
-from utils.config import load_config, locate
+from utils.config import load_config
 from utils.errors import UserError
-from utils.old_features import part_of
+from utils.paths import locate
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = {"30": 0.3, "70": 0.7}      # of the images, until the record file has been split

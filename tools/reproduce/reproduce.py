@@ -20,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
+from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
 from utils.errors import UserError, run
-from utils.old_features import artefact, credible_kind, part_of
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
 TAKEN = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",

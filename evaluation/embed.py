@@ -14,13 +14,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from tools.ijbc_eval.align import similarity, warp
-from tools.ijbc_eval.protocol import Images
+from evaluation.align import similarity, warp
+from evaluation.protocol import Images
+from records.images import decode
 from utils.errors import UserError
 from utils.files import new_array, written_beside
-from utils.images import decode
 from utils.memory import give_back_freed_memory
-from utils.old_features import load_array, save_origin
+from utils.origin import load_array, save_origin
 
 
 class AlignedFaces(Dataset):

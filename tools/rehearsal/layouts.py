@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from records.recordio import RecordWriter, pack
-from records.rehearsal.identity import LAYOUT, draws, identity
-from records.rehearsal.render import Difficulty, Picture, render
+from tools.rehearsal.identity import LAYOUT, draws, identity
+from tools.rehearsal.render import Difficulty, Picture, render
 from utils.errors import UserError
 from utils.files import disk_errors, write_text, written_beside
 

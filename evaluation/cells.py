@@ -5,10 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
-from tools.compare.bootstrap import PairDraws, SearchDraws, draw_weights, interval
-from tools.compare.evaluation import Evaluation
-from tools.ijbc_eval.metrics import FARS, FPIRS, Hits, Roc, pair_scores, search_each, search_figures
-from tools.ijbc_eval.report import rate
+from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
+from evaluation.formats import rate
+from evaluation.identification import FPIRS, Hits, search_each, search_figures
+from evaluation.study import Evaluation
+from evaluation.verification import FARS, Roc, pair_scores
 
 CURVE_FARS = np.logspace(-6, 0, 61)
 

@@ -14,12 +14,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tools.ijbc_eval.metrics import FARS, FPIRS, RANKS, ROUNDING
-from tools.ijbc_eval.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
-from tools.ijbc_eval.report import rate
+from evaluation.formats import rate
+from evaluation.identification import FPIRS, RANKS
+from evaluation.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
+from evaluation.verification import FARS, ROUNDING
 from utils.arrays import open_npy
 from utils.errors import UserError
-from utils.old_features import check_whole, is_ours
+from utils.origin import check_whole, is_ours
 
 RELIABLE = 30       # errors that a figure should rest on: fewer false accepts make TAR@FAR a matter of luck
 FEW = 10            # subjects below which an interval is too narrow to rest a verdict on

@@ -9,8 +9,9 @@ matrix see the same draws, so the difference of two cells has an interval of its
 import numpy as np
 from scipy.sparse import csr_array
 
-from tools.ijbc_eval.metrics import FPIRS, RANKS, ROUNDING, Hits
-from tools.ijbc_eval.protocol import Pairs
+from evaluation.identification import FPIRS, RANKS, Hits
+from evaluation.protocol import Pairs
+from evaluation.verification import ROUNDING
 
 TAIL = 0.15         # share of the best scores of two people that is sorted, where there are many: FARs are 0.1 at most
 MANY = 1_000_000

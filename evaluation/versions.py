@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.compare.evaluation import Evaluation, load_npy
-from tools.compare.maps import fit_maps
-from tools.ijbc_eval.embed import embeddings
-from tools.ijbc_eval.models import open_model
-from tools.ijbc_eval.templates import ROWS, norms, template_features
+from evaluation.embed import embeddings
+from evaluation.maps import fit_maps
+from evaluation.models import open_model
+from evaluation.study import Evaluation, load_npy
+from evaluation.templates import ROWS, norms, template_features
 from utils.arrays import read_npz
 from utils.errors import UserError
 

@@ -1,10 +1,4 @@
-"""The figures of the two protocols from template features: verification (1:1) and identification (1:N).
-
-Every function takes the *gallery side* first (enrolled templates, the old model's in a cross test), then the
-*query side* (verified templates or probes, always the new model's): one call is one cell of a compatibility
-matrix.  Features are rows of any length, in memory or mapped from a file; what is compared is their direction.
-Figures are shares in [0, 1]; NaN where the data cannot say (fewer negatives than 1 / FAR).
-"""
+"""Identification (1:N): search of probes in galleries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,124 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.ijbc_eval.protocol import Pairs, People, Search
+from evaluation.protocol import People, Search
+from evaluation.verification import ENTRIES, ROUNDING, answerable, unit_rows
 
-FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])       # false accept rates of the 1:1 table
 FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates, 1:N table
 RANKS = (1, 5, 10)
-CURVE_FARS = np.logspace(-6, 0, 241)
 CURVE_FPIRS = np.logspace(-4, 0, 161)
 CURVE_RANKS = 50
-CELLS = 40_000_000          # similarities of pairs per block: 160 MB
-SPARSE = 64                 # similarities per pair from which on the pairs are computed one by one
-ENTRIES = 16_384            # rows of a gallery per block of a search ...
 SEARCH_CELLS = {"cpu": 8_000_000, "cuda": 256_000_000}      # ... and their similarities to probes: 32 MB, 1 GB
 TIE = 1e-6                  # cosines that differ by less are equal: float32 rounds the order of sums
-ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
-
-
-# --- 1:1 -------------------------------------------------------------------------------------------------
-
-def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Cosine of each pair, float32 [P]; gallery, query: rows [T, d] of all templates.
-
-    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
-    and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.  Pairs that are few among
-    their rows are computed one by one.
-    """
-    left, row = used_rows(pairs.enrol, len(gallery))
-    right, column = used_rows(pairs.verify, len(query))
-    scores = np.empty(len(row), np.float32)
-    if len(left) * len(right) > SPARSE * len(row):
-        for start in range(0, len(row), ENTRIES):
-            part = slice(start, start + ENTRIES)
-            pair = unit_rows(gallery, pairs.enrol[part]), unit_rows(query, pairs.verify[part])
-            scores[part] = np.einsum("nd,nd->n", *pair)
-        return scores
-    across = unit_rows(query, right).T
-    step = max(1, CELLS // len(right))
-    for start in range(0, len(left), step):
-        product = unit_rows(gallery, left[start:start + step]) @ across
-        here = np.flatnonzero((row >= start) & (row < start + step))
-        scores[here] = product.take((row[here] - start) * np.int64(len(right)) + column[here])
-    return scores
-
-
-def unit_rows(features: np.ndarray, rows) -> np.ndarray:
-    """These rows with norm 1, float32."""
-    chosen = features[rows].astype(np.float32, copy=False)
-    return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
-
-
-def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the distinct values of rows, ascending; each row's place among them, int32), for 0 <= rows < count."""
-    used = np.zeros(count, bool)
-    used[rows] = True
-    return np.flatnonzero(used), (np.cumsum(used, dtype=np.int32) - 1)[rows]
-
-
-@dataclass(frozen=True)
-class Roc:
-    """Scores of the pairs of one person and of two, float32, each ascending."""
-
-    same: np.ndarray
-    different: np.ndarray
-
-    @classmethod
-    def of(cls, scores: np.ndarray, same: np.ndarray) -> "Roc":
-        return cls(np.sort(scores[same]), np.sort(scores[~same]))
-
-    def at(self, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(TAR, threshold) per FAR: the largest TAR whose share of false accepts is <= FAR.
-
-        With k false accepts allowed, the threshold is the (k+1)-th largest score of two people, or -inf; a
-        pair is accepted *above* it.
-        """
-        n = len(self.different)
-        allowed = np.floor(fars * n + ROUNDING).astype(np.int64)
-        threshold = np.where(allowed < n, self.different[np.maximum(n - 1 - allowed, 0)], -np.inf)
-        accepted = len(self.same) - np.searchsorted(self.same, threshold, side="right")
-        return accepted / len(self.same), threshold
-
-    def auc(self) -> float:
-        """Probability that a pair of one person scores higher than one of two; a tie counts half."""
-        below = np.searchsorted(self.different, self.same, side="left").astype(np.float64)
-        not_above = np.searchsorted(self.different, self.same, side="right")
-        return float((below + not_above).mean() / 2 / len(self.different))
-
-
-def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
-    """(TAR, threshold, AUC) as the public evaluators read them, from scikit-learn's *thinned* curve.
-
-    The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
-    size.
-    """
-    from sklearn.metrics import auc, roc_curve  # its import takes a second, which only this reading needs
-
-    far, tar, threshold = roc_curve(same, scores)
-    # From the end: of several points with the same FAR the one with the largest TAR.
-    nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])
-    return tar[nearest], threshold[nearest], float(auc(far, tar))
-
-
-def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public=False) -> tuple[dict, dict]:
-    """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol."""
-    scores = pair_scores(gallery, query, pairs)
-    roc = Roc.of(scores, pairs.same)
-    if public:
-        tar, threshold, area = public_roc(scores, pairs.same, FARS)
-    else:
-        tar, threshold = (answerable(x, FARS, len(roc.different)) for x in roc.at(FARS))
-        area = roc.auc()
-    figures = {"FAR": FARS, "TAR": tar, "threshold": threshold, "auc": area,
-               "same": len(roc.same), "different": len(roc.different)}
-    curve = answerable(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))
-    return figures, {"scores": scores, "far": CURVE_FARS, "tar": curve, "frr": 1 - curve}
-
-
-def answerable(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndarray:
-    """``values``, NaN where ``rate`` is below one of the negatives: the data has no such operating point."""
-    return np.where(rates * negatives + ROUNDING < 1, np.nan, values)
 
 
 # --- 1:N -------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backbones.precision import half_precision
 from backbones.weights import fingerprint, load_model, load_state
+from records.images import to_input
 from utils.errors import UserError
 from utils.files import file_hash
-from utils.images import to_input
 from utils.memory import keep_freed_memory
+from utils.precision import half_precision
 
 
 def open_model(file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.ijbc_eval.metrics import unit_rows
+from evaluation.verification import unit_rows
 from utils.errors import UserError
-from utils.old_features import load_array, load_origin
+from utils.origin import load_array, load_origin
 
 ROWS = 65_536
 STRENGTHS = 10.0 ** np.arange(-6, 1)        # l of ridge, relative to the mean square of a row

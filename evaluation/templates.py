@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from tools.ijbc_eval.protocol import Images
+from evaluation.protocol import Images
 
 ROWS = 16_384       # images per block where all of them are gone through
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from tools.compare.cells import Cell, Measure
-from tools.compare.evaluation import Evaluation
-from tools.compare.versions import Features
-from tools.ijbc_eval.metrics import pair_scores, unit_rows
+from evaluation.cells import Cell, Measure
+from evaluation.study import Evaluation
+from evaluation.verification import pair_scores, unit_rows
+from evaluation.versions import Features
 
 
 class Mixed:

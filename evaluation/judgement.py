@@ -16,11 +16,12 @@ negative flip   right with old queries, wrong with new ones; positive: the rever
 
 import numpy as np
 
-from tools.compare.bootstrap import interval
-from tools.compare.cells import Cell
-from tools.compare.evaluation import Evaluation
-from tools.ijbc_eval.metrics import FARS, FPIRS, ROUNDING, Hits, Roc
-from tools.ijbc_eval.report import rate
+from evaluation.bootstrap import interval
+from evaluation.cells import Cell
+from evaluation.formats import rate
+from evaluation.identification import FPIRS, Hits
+from evaluation.study import Evaluation
+from evaluation.verification import FARS, ROUNDING, Roc
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
 

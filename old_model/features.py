@@ -1,0 +1,104 @@
+"""What the old model leaves for the new one, read and compared with this run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.weights import fingerprint, load_state
+from old_model.names import artefact, sd_of
+from utils.errors import UserError
+from utils.origin import check_origin, describe, load_array
+from utils.paths import locate
+
+
+def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
+    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name; every byte checked."""
+    command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
+    file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
+    features, labels = (load_array(path, command, whole=True) for path in (file, label_file))
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or features.ndim != 2:
+        raise UserError(f"{file} holds {describe(features)}, {label_file} {describe(labels)}; expected [images, d] and int "
+                        f"[images]; make both again: {command}")
+    if len(features) != len(labels):
+        raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again: {command}")
+    return features, np.asarray(labels), file
+
+
+class OldFeatures:
+    """Old features of the training images: ``old[index]`` gives unit rows, float32 [B, d], without gradient.
+
+    One view per image, raw in the file.  Memory-mapped: at MS1MV3's size and 512 dimensions the file has
+    10.6 GB, which eight processes share.
+    """
+
+    def __init__(self, path: Path, *, images: int, dim: int, records: str | None = None,
+                 model: str | None = None):
+        command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
+        self.rows = load_array(path, command)
+        if self.rows.ndim != 2 or self.rows.shape[1] != dim:
+            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: the new model's "
+                            f"config.embedding_size must be the old one's")
+        if len(self.rows) != images:
+            raise UserError(f"{path} has {len(self.rows)} rows, the training set has {images} images; "
+                            f"make it for this set with: {command}")
+        check_origin(path, command, records=records, model=model)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Unit rows [B, d] on the CPU for index int64 [B] on the CPU; pinned where there is CUDA, so that the copy to
+        the device does not wait for what runs there."""
+        rows = F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
+        return rows.pin_memory() if torch.cuda.is_available() else rows
+
+
+def old_side(cfg, kind: str) -> dict:
+    """Where the artefact config.<kind> is, and what it must belong to: arguments of the readers here.
+
+    cfg.records and cfg.num_image describe the training set; where the old model's file exists, the artefact
+    must come from that very model.
+    """
+    if cfg[kind] is None:
+        raise UserError(f"config.{kind} is not set: this method needs it (BCT_Methods/scenarios.py fills it in)")
+    model = None
+    if cfg.old_model is not None and Path(cfg.old_model).is_file():
+        model = fingerprint(load_state(cfg.old_model))
+    return dict(path=locate(cfg[kind], cfg.feature_save), images=cfg.num_image, records=cfg.records, model=model)
+
+
+def load_credible(path: Path, *, images: int, records: str | None = None, model: str | None = None) -> Tensor:
+    """bool [images] on the CPU: True = this image's old feature may stand in for the new one."""
+    command = f"python tools/get_feature/denoise_credible.py --T 0.9 --SD {sd_of(path)}"
+    mask = load_array(path, command)
+    if mask.dtype != bool or mask.shape != (images,):
+        raise UserError(f"{path} holds {describe(mask)}, expected bool [{images}] (one mark per training image); "
+                        f"make it again with: {command}")
+    check_origin(path, command, records=records, model=model)
+    return torch.from_numpy(np.array(mask))
+
+
+def load_labels(path: Path, *, images: int, num_classes: int, records: str | None = None,
+                model: str | None = None) -> np.ndarray:
+    """int64 [images] in memory: the classes of the images of the features ``path``, from the file beside it."""
+    command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
+    path = path.with_name(f"{sd_of(path)}_label.npy")
+    labels = np.array(load_array(path, command))
+    if labels.shape != (images,) or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(f"{path} holds {describe(labels)} with values from {labels.min()} to {labels.max()}, expected "
+                        f"[{images}] classes from 0 to {num_classes} - 1; make it again with: {command}")
+    check_origin(path, command, records=records, model=model)
+    return labels.astype(np.int64)
+
+
+def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, classes: slice,
+                    records: str | None = None, model: str | None = None) -> Tensor:
+    """float32 [classes, dim]: the mean old features of these classes out of num_classes, as unit rows."""
+    command = f"python tools/get_feature/get_avg_feature.py --SD {sd_of(path)}"
+    prototypes = load_array(path, command)
+    if prototypes.shape != (num_classes, dim):
+        raise UserError(f"{path} holds {describe(prototypes)}, expected [{num_classes}, {dim}] (classes and dimensions "
+                        f"of the new model); make it for this set with: {command}, and leave "
+                        f"config.num_classes unset")
+    check_origin(path, command, images=images, records=records, model=model)
+    return F.normalize(torch.from_numpy(np.array(prototypes[classes], np.float32)))
