@@ -5,6 +5,9 @@
 """
 
 from engine.loop import main
+from engine.method import Method
+
+METHOD = Method
 
 if __name__ == "__main__":
-    main()
+    main(METHOD)

@@ -5,7 +5,10 @@
 """
 
 from engine.loop import main
+from engine.method import Method
 from losses import SoftmaxHead
 
+METHOD, HEAD = Method, SoftmaxHead
+
 if __name__ == "__main__":
-    main(head=SoftmaxHead)
+    main(METHOD, HEAD)

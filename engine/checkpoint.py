@@ -9,37 +9,32 @@ A folder is named by the images that were seen, which means the same for any bat
 
 import fcntl
 import json
+import logging
 import shutil
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
 from engine.distributed import Ranks, gathered, in_short
 from engine.model_files import save_model, save_whole
 from engine.signals import AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
 from engine.trainer import Trainer
+from records.facts import Facts
 from utils.errors import UserError
-from utils.files import damage, disk_errors, to_disk, whole_file
+from utils.files import disk_errors, to_disk, whole_file
+from utils.settings import Settings
 
-FIXED = {"records", "method", "head", "optimizer", "seed"}      # another one would be another training
-FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
 WAIT = 5                # seconds that a run waits for one that is ending and still has its folder
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands.  epoch: 0-based; images: those of the epoch that all ranks together have seen."""
-
-    epoch: int = 0
-    images: int = 0
-
-
-def take_folder(output: Path, ranks: Ranks):
-    """Make the folder this run's, as long as what is given back is open; UserError on all ranks where another run has it."""
+@contextmanager
+def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
+    """Lock ``output`` for this run.  A collective: UserError on every rank if another run holds the folder."""
     taken, lock = True, None
     if ranks.rank == 0:
         with disk_errors(output):
@@ -57,15 +52,20 @@ def take_folder(output: Path, ranks: Ranks):
     if not gathered(taken)[0]:
         raise UserError(f"another training, or what a killed one left running, still writes to {output}; wait for its end, or "
                         f"end it, and start again; or give another output=FOLDER")
-    return lock
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 class Checkpoints:
     """Saves the run when it is due, keeps the last config.keep_checkpoints, and goes on from the newest whole one."""
 
-    def __init__(self, cfg, ranks: Ranks, trainer: Trainer, settings: dict[str, str], stop: StopSignal, log):
+    def __init__(self, cfg: Settings, data: Facts, ranks: Ranks, trainer: Trainer, settings: dict[str, str], stop: StopSignal,
+                 log: logging.Logger):
         """settings: what the run is, by name; it is kept, and differences are named when a run goes on."""
-        self.cfg, self.ranks, self.trainer, self.settings = cfg, ranks, trainer, settings
+        self.cfg, self.data, self.ranks, self.trainer, self.settings = cfg, data, ranks, trainer, settings
         self.stop, self.log = stop, log
         self.output, self.folder = Path(cfg.output), Path(cfg.output) / "checkpoints"
         self.wanted, self.last = False, None
@@ -170,7 +170,7 @@ class Checkpoints:
                             f"config.lr or set config.fp16 = False and go on with resume=True")
 
     def write(self, position: Position) -> None:
-        folder = self.folder / str(position.epoch * self.cfg.num_image + position.images)
+        folder = self.folder / str(position.epoch * self.data.images + position.images)
         self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
         file, error = None, None
         try:
@@ -205,69 +205,3 @@ class Checkpoints:
         for name in gathered(names)[0]:
             (self.folder / name / "complete.json").unlink(missing_ok=True)
             shutil.rmtree(self.folder / name, ignore_errors=True)
-
-
-def names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-
-
-def last_words(output: Path) -> str:
-    """Which checkpoint of a run can be gone on from."""
-    found = [name for name, about in found_in(output / "checkpoints").items() if not isinstance(about, str)]
-    return (f"{output / 'checkpoints' / max(found, key=int)} is the last good checkpoint" if found
-            else "there was no checkpoint yet")
-
-
-def found_in(folder: Path) -> dict[str, dict | str]:
-    """{name: what complete.json says, or what is wrong with it} of the checkpoints in ``folder``."""
-    return {name: about_checkpoint(folder / name) for name in names_in(folder) if (folder / name / "complete.json").is_file()}
-
-
-def about_checkpoint(folder: Path) -> dict | str:
-    """What complete.json in ``folder`` says, or what is wrong with it."""
-    path = folder / "complete.json"
-    try:
-        about = json.loads(path.read_text())
-        good = is_complete(about)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        good = False
-    return about if good else f"{path} is torn or comes from elsewhere"
-
-
-def is_complete(about: dict) -> bool:
-    numbers = [about[key] for key in ("epoch", "images", "world_size")]
-    ranks = enumerate(about["files"].items())
-    return (all(isinstance(number, int) for number in numbers) and len(about["files"]) == about["world_size"] > 0
-            and all(name == f"rank_{r}.pt" and {"bytes", "sha256"} <= file.keys() for r, (name, file) in ranks)
-            and isinstance(about["settings"], dict))
-
-
-def problem_of(folder: Path, about: dict | str, which: slice = slice(None)) -> str | None:
-    """Why the checkpoint in ``folder`` cannot be used, as far as the files ``which`` of its ranks tell; None: it can.
-
-    about: as :func:`about_checkpoint` gives it.
-    """
-    if isinstance(about, str):
-        return about
-    return next(filter(None, (why_not(folder / file, kept) for file, kept in list(about["files"].items())[which])), None)
-
-
-def changes(about: dict, settings: dict[str, str]) -> dict[str, tuple]:
-    """{setting: (what it was, what it is)} of those that make a difference."""
-    return {key: (about["settings"].get(key), value) for key, value in settings.items()
-            if key not in FREE and about["settings"].get(key) != value}
-
-
-def refuse_another_training(folder: Path, changed: dict[str, tuple]) -> None:
-    differ = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in changed.items() if key in FIXED)
-    if differ:
-        raise UserError(f"{folder} comes from another training ({differ}); give what it was saved with, or another output=FOLDER")
-
-
-def why_not(path: Path, kept: dict) -> str | None:
-    """What is wrong with a file of a checkpoint; None if it is the one that was written.  kept: as :func:`save_whole` gave it."""
-    try:
-        found = damage(path, kept, whole=True)
-    except OSError as error:
-        return f"{path} cannot be read ({error.strerror})"
-    return f"{path} is not the file that was written ({found})" if found else None

@@ -1,8 +1,20 @@
 """Steps whose loss or gradient is no number: counted on the device, read when the log is written; and what they leave behind."""
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from engine.checkpoint_files import Position, last_words
+from records.loader import ShuffledBatches
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.prepare import Run
 
 IN_A_ROW = 20           # skipped updates after which a GradScaler does not recover any more
 
@@ -53,3 +65,38 @@ class Statistics:
             source, target = (kept, value) if ruined else (value, kept)
             target.copy_(source)
         return ruined
+
+
+class Guard:
+    """Ends a run that is broken, and repairs what a skipped overflow left behind."""
+
+    def __init__(self, training: "Run", start: Position):
+        """start: where this process started or resumed the run."""
+        self.training, self.start = training, start
+        self.bad_steps, self.statistics = training.trainer.bad_steps, Statistics(training.trainer.plain_backbone)
+
+    def check(self, mean_terms: Callable[[], dict[str, float]]) -> int:
+        """Updates so far that were not finite.  A collective.
+
+        mean_terms: the loss terms by name, asked for only if the run is broken.  Raises :class:`UserError` then.
+        """
+        skipped, broken_since = self.bad_steps.read()
+        if broken_since >= 0:
+            self.fail(broken_since, mean_terms())
+        if self.statistics.mend():
+            self.training.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are "
+                                      "restored to those of the last log line")
+        return skipped
+
+    def fail(self, step: int, terms: dict[str, float]) -> None:
+        """End the run: name the terms that are not finite, the images of the first such step, and the last good checkpoint."""
+        cfg, training = self.training.cfg, self.training
+        broken = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+        batches = ShuffledBatches(training.data.images, cfg.batch_size, 0, training.ranks.world_size, cfg.seed)
+        batches.epoch, number = divmod(step, len(batches))
+        if batches.epoch == self.start.epoch:       # other ranks may have begun this epoch
+            batches.seen, number = self.start.images, step - training.steps_before(self.start)
+        training.log.info("images of step %d: %s", step + 1, batches.left()[number].ravel().tolist())
+        raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {step + 1}, whose "
+                        f"{training.batch} images the line before names; {last_words(Path(cfg.output))}; look at these images, "
+                        f"lower config.lr or set config.fp16 = False, and resume with resume=True")

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from records.facts import Facts
+from utils.settings import Settings
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -21,8 +24,8 @@ class Method(nn.Module):
     buffers hold this rank's classes only says so, {name: dimension of the classes}: ``sharded = {"prototypes": 0}``.
     """
 
-    def __init__(self, cfg):
-        """cfg: the run's settings, with num_classes and num_image as the record file has them."""
+    def __init__(self, cfg: Settings, data: Facts):
+        """cfg: the settings of the run.  data: images and classes of the training set."""
         super().__init__()
         self.cfg = cfg
 

@@ -5,6 +5,7 @@ is called the same below a squared distance that is chosen on nine folds and jud
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,13 @@ def ten_fold_accuracy(features: np.ndarray, same: np.ndarray) -> tuple[float, fl
     return float(np.mean(accuracy)), float(np.std(accuracy)), float(np.mean(chosen))
 
 
+class Accuracy(NamedTuple):
+    """Mean accuracy of the ten folds, in [0, 1], and the line of the log that reports it."""
+
+    mean: float
+    text: str
+
+
 class Verifier:
     """The verification sets of a run: found once, kept as uint8 (a quarter of the floats, and not twice)."""
 
@@ -64,15 +72,15 @@ class Verifier:
             elif ranks.rank == 0:
                 log.warning("no verification set %s: left out (config.val_targets)", path)
 
-    def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """{line of the log: accuracy} by set name; backbone: not wrapped, put back into training mode afterwards."""
+    def __call__(self, backbone: nn.Module) -> dict[str, Accuracy]:
+        """Accuracy by set name; backbone: not wrapped, put back into training mode afterwards.  A collective."""
         backbone.eval()
         accuracy = {}
         for name, (images, same) in self.sets.items():
             features, norm = embed_pairs(backbone, images, self.ranks, self.batch_size)
             mean, deviation, threshold = ten_fold_accuracy(features, same)
             self.best[name] = max(mean, self.best.get(name, 0.0))
-            accuracy[name] = (f"{name} accuracy {100 * mean:.2f} +- {100 * deviation:.2f} % "
-                              f"(best {100 * self.best[name]:.2f} %, threshold {threshold:.2f}, norm {norm:.1f})", mean)
+            accuracy[name] = Accuracy(mean, f"{name} accuracy {100 * mean:.2f} +- {100 * deviation:.2f} % "
+                                      f"(best {100 * self.best[name]:.2f} %, threshold {threshold:.2f}, norm {norm:.1f})")
         backbone.train()
         return accuracy

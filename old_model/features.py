@@ -9,9 +9,11 @@ from torch import Tensor
 
 from backbones.weights import fingerprint, load_state
 from old_model.names import artefact, sd_of
+from records.facts import Facts
 from utils.errors import UserError
 from utils.origin import check_origin, describe, load_array
 from utils.paths import locate
+from utils.settings import Settings
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
@@ -53,18 +55,18 @@ class OldFeatures:
         return rows.pin_memory() if torch.cuda.is_available() else rows
 
 
-def old_side(cfg, kind: str) -> dict:
+def old_side(cfg: Settings, data: Facts, kind: str) -> dict:
     """Where the artefact config.<kind> is, and what it must belong to: arguments of the readers here.
 
-    cfg.records and cfg.num_image describe the training set; where the old model's file exists, the artefact
-    must come from that very model.
+    data: images and fingerprint of the training set.  If the old model's file exists, the artefact must come from that very
+    model.
     """
     if cfg[kind] is None:
         raise UserError(f"config.{kind} is not set: this method needs it (BCT_Methods/scenarios.py fills it in)")
     model = None
     if cfg.old_model is not None and Path(cfg.old_model).is_file():
         model = fingerprint(load_state(cfg.old_model))
-    return dict(path=locate(cfg[kind], cfg.feature_save), images=cfg.num_image, records=cfg.records, model=model)
+    return dict(path=locate(cfg[kind], cfg.feature_save), images=data.images, records=data.fingerprint, model=model)
 
 
 def load_credible(path: Path, *, images: int, records: str | None = None, model: str | None = None) -> Tensor:

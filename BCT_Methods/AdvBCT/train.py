@@ -27,7 +27,9 @@ from engine.method import Clock, Method
 from losses.shards import GatherForAll, all_rows
 from old_model.features import OldFeatures, load_labels, old_side
 from old_model.statistics import shared_class_balls
+from records.facts import Facts
 from utils.seed import generator
+from utils.settings import Settings
 
 NEW, OLD = 0, 1             # the discriminator's two answers
 
@@ -48,16 +50,16 @@ class Reverse(torch.autograd.Function):
 class AdvBCT(Method):
     """Needs the old feature of every new training image.  Every rank computes both terms on all ranks' rows."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
-        labels = load_labels(**old_side(cfg, "old_feature"), num_classes=cfg.num_classes)
-        centres, radii, kept = shared_class_balls(self.old.rows, labels, cfg.num_classes)
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
+        labels = load_labels(**old_side(cfg, data, "old_feature"), num_classes=data.classes)
+        centres, radii, kept = shared_class_balls(self.old.rows, labels, data.classes)
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("radii", radii, persistent=False)
         self.register_buffer("is_ball", kept > 1, persistent=False)     # one distance says nothing about a class
         draw = generator(cfg.seed, "elastic radius")
-        self.elastic = nn.Parameter(torch.rand(cfg.num_classes, generator=draw) * 2 - 1)        # v
+        self.elastic = nn.Parameter(torch.rand(data.classes, generator=draw) * 2 - 1)        # v
         self.discriminator = nn.Sequential(nn.Linear(cfg.embedding_size, 100), nn.BatchNorm1d(100), nn.ReLU(),
                                            nn.Linear(100, 2), nn.LogSoftmax(dim=1))
 
@@ -84,5 +86,7 @@ class AdvBCT(Method):
                 "adv": cfg.adv_weight * fading * self.adversarial(everyone, old, clock.progress)}
 
 
+METHOD = AdvBCT
+
 if __name__ == "__main__":
-    main(AdvBCT)
+    main(METHOD)

@@ -24,22 +24,24 @@ from engine.method import Clock, Method
 from engine.model_files import load_classifier
 from losses import PrototypeLoss
 from old_model.features import load_prototypes, old_side
+from records.facts import Facts
 from utils.errors import UserError
 from utils.paths import locate
+from utils.settings import Settings
 
 
-def old_prototypes(cfg, classes: slice) -> Tensor:
+def old_prototypes(cfg: Settings, data: Facts, classes: slice) -> Tensor:
     """p of these classes, unit rows float32 [classes, d]: class means, or the old classifier's rows where it has them."""
-    rows = load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes, dim=cfg.embedding_size,
+    rows = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
                            classes=classes)
     if cfg.old_classifier is not None:
         if cfg.scenario not in ("EXclass", "EXdata", "OPdata"):
             raise UserError(f"config.old_classifier needs a config.scenario in which its identities are the new model's "
                             f"first ones (EXclass, EXdata, OPdata), found {cfg.scenario}; set it to None")
         known = load_classifier(locate(cfg.old_classifier, ROOT), cfg.embedding_size)
-        if len(known) > cfg.num_classes:
+        if len(known) > data.classes:
             raise UserError(f"config.old_classifier = {cfg.old_classifier} has {len(known)} classes, the training set "
-                            f"only {cfg.num_classes}; name the folder of the old model of this scenario")
+                            f"only {data.classes}; name the folder of the old model of this scenario")
         rows[:len(known[classes])] = known[classes]
     return rows
 
@@ -47,17 +49,19 @@ def old_prototypes(cfg, classes: slice) -> Tensor:
 class BCT(Method):
     """Needs the class means of the old features."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.influence = PrototypeLoss(cfg.embedding_size, cfg.num_classes, cfg.bct_scale, cfg.fp16)
-        self.start_prototypes()
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        self.influence = PrototypeLoss(cfg.embedding_size, data.classes, cfg.bct_scale, cfg.fp16)
+        self.start_prototypes(data)
 
-    def start_prototypes(self) -> None:
-        self.influence.prototypes.copy_(old_prototypes(self.cfg, self.influence.classes))
+    def start_prototypes(self, data: Facts) -> None:
+        self.influence.prototypes.copy_(old_prototypes(self.cfg, data, self.influence.classes))
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         return {"cls": head(new, labels), "bct": self.influence(new, labels)}
 
 
+METHOD = BCT
+
 if __name__ == "__main__":
-    main(BCT)
+    main(METHOD)

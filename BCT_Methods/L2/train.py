@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
 from old_model.features import OldFeatures, old_side
+from records.facts import Facts
+from utils.settings import Settings
 
 
 def beyond(new: Tensor, old: Tensor, threshold: float) -> Tensor:
@@ -31,9 +33,9 @@ def beyond(new: Tensor, old: Tensor, threshold: float) -> Tensor:
 class L2(Method):
     """Needs the old feature of every new training image."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         old = self.old[index].to(new.device, non_blocking=True)
@@ -41,5 +43,7 @@ class L2(Method):
         return {"cls": head(new, labels), "l2": self.cfg.l2_weight * distance.mean()}
 
 
+METHOD = L2
+
 if __name__ == "__main__":
-    main(L2)
+    main(METHOD)

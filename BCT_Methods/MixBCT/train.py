@@ -23,16 +23,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
 from old_model.features import OldFeatures, load_credible, old_side
+from records.facts import Facts
 from utils.seed import generator
+from utils.settings import Settings
 
 
 class MixBCT(Method):
     """Needs the old feature of every new training image and the marks of the credible ones."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
-        self.credible = load_credible(**old_side(cfg, "credible"))
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
+        self.credible = load_credible(**old_side(cfg, data, "credible"))
 
     def replaced(self, index: Tensor, clock: Clock) -> Tensor:
         """R: rows of the batch, int64 [int(alpha * B)] (all credible ones if fewer), on the CPU."""
@@ -47,5 +49,7 @@ class MixBCT(Method):
         return {"cls": head(mixed, labels)}
 
 
+METHOD = MixBCT
+
 if __name__ == "__main__":
-    main(MixBCT)
+    main(METHOD)

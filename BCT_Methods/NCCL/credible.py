@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from losses.shards import shard_of
 from old_model.features import load_prototypes, old_side
+from records.facts import Facts
+from utils.settings import Settings
 
 
 def entropy(scores: Tensor) -> Tensor:
@@ -29,11 +31,11 @@ class CredibleOld(nn.Module):
     The assignment is softmax(scale * cosine) with the unit class means and the s of the classification loss.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Settings, data: Facts):
         super().__init__()
-        self.scale, self.most = cfg.scale, math.log(cfg.num_classes) / 2
-        start, count = shard_of(cfg.num_classes)
-        centres = load_prototypes(**old_side(cfg, "prototypes"), num_classes=cfg.num_classes, dim=cfg.embedding_size,
+        self.scale, self.most = cfg.scale, math.log(data.classes) / 2
+        start, count = shard_of(data.classes)
+        centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
                                   classes=slice(start, start + count))
         self.register_buffer("centres", centres, persistent=False)
 

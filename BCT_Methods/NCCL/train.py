@@ -30,7 +30,9 @@ from engine.loop import main
 from engine.method import Clock, Method
 from losses.shards import GatherForAll, SumOfShards, all_rows
 from old_model.features import OldFeatures, old_side
+from records.facts import Facts
 from utils.errors import UserError
+from utils.settings import Settings
 
 NOT_THERE = -1e30          # a similarity whose exponential is 0, and that times weight 0 is 0
 
@@ -50,13 +52,13 @@ def contrast(similarity: Tensor, weight: Tensor, positive: Tensor, rows: Tensor,
 class NCCL(Method):
     """Needs the old feature of every new training image; with credible_only the class means, too."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
         if cfg.sample_rate < 1:
             raise UserError(f"NCCL compares logits of all classes: set config.sample_rate = 1 (found {cfg.sample_rate})")
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
-        self.queue = Queue(cfg.queue_size, cfg.embedding_size, cfg.num_classes, cfg.fp16)
-        self.credible = CredibleOld(cfg) if cfg.credible_only else None
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
+        self.queue = Queue(cfg.queue_size, cfg.embedding_size, data.classes, cfg.fp16)
+        self.credible = CredibleOld(cfg, data) if cfg.credible_only else None
 
     def logits(self, head: nn.Module, cos: Tensor, local: Tensor) -> Tensor:
         """g [N, C_local] of cosines [N, C_local]."""
@@ -85,5 +87,7 @@ class NCCL(Method):
                 "logit": cfg.beta * contrast(alike, **pairs)}
 
 
+METHOD = NCCL
+
 if __name__ == "__main__":
-    main(NCCL)
+    main(METHOD)

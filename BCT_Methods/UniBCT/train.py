@@ -24,22 +24,24 @@ from BCT_Methods.UniBCT.refinement import refine
 from engine.loop import main
 from engine.method import Clock, Method
 from old_model.features import OldFeatures, old_side
+from records.facts import Facts
 from utils.errors import UserError
+from utils.settings import Settings
 
 
 class UniBCT(BCT):
     """Needs the old feature of every new training image; the first refinement makes the prototypes."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        if not isinstance(cfg.refine_epoch, list) or not 0 <= min(cfg.refine_epoch, default=-1) < cfg.num_epoch:
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        if min(cfg.refine_epoch, default=cfg.num_epoch) >= cfg.num_epoch:
             raise UserError(f"config.refine_epoch = {cfg.refine_epoch} must list epochs from 0 of which the first is below "
                             f"config.num_epoch = {cfg.num_epoch}: before it there is no second term")
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
         if cfg.as_published:
             self.influence.scale = 1.0
 
-    def start_prototypes(self) -> None:
+    def start_prototypes(self, data: Facts) -> None:
         """Nothing to start from."""
 
     def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
@@ -55,5 +57,7 @@ class UniBCT(BCT):
         return super().forward(head, new, labels, index, clock)
 
 
+METHOD = UniBCT
+
 if __name__ == "__main__":
-    main(UniBCT)
+    main(METHOD)

@@ -14,11 +14,13 @@ from test_loop import COUNTS, train
 from toy import write_records
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Position, found_in, last_words, why_not
+from engine.checkpoint import Checkpoints
+from engine.checkpoint_files import Position, found_in, last_words, why_not
 from engine.model_files import Hashed, save_whole, whole_classifier
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
+from records.facts import Facts
 from utils.errors import UserError
 
 
@@ -108,7 +110,7 @@ def make(output: Path, ranks, **more) -> tuple[Checkpoints, list[str]]:
     said = []
     log = SimpleNamespace(info=lambda text, *values: said.append(text % values))
     log.warning = log.info
-    return Checkpoints(cfg, ranks, trainer, {"seed": "1"}, StopSignal(), log), said
+    return Checkpoints(cfg, Facts(100, 5), ranks, trainer, {"seed": "1"}, StopSignal(), log), said
 
 
 def save(checkpoints: Checkpoints, images: int) -> None:

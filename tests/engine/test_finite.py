@@ -21,6 +21,7 @@ from engine.finite import IN_A_ROW, BadSteps
 from engine.method import Clock, Method
 from engine.state import rank_state
 from losses import ArcFace, PartialFC
+from records.facts import Facts
 
 REAL = trainer.SharedScaler
 SETTINGS = ["network=mbf", "num_epoch=5", "save_every=4", "lr_power=0"]
@@ -115,7 +116,7 @@ def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, l
         torch.manual_seed(0)
         backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8))
         head = PartialFC(ArcFace(8.0), 8, 7, sample_rate=sample_rate)
-        made.append(trainer.Trainer(cfg, ranks, backbone, Method(cfg), head))
+        made.append(trainer.Trainer(cfg, ranks, backbone, Method(cfg, Facts(64, 7)), head))
         made[-1].scaler._init_scale = 4.0
     broken, good = made
 

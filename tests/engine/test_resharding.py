@@ -13,7 +13,8 @@ from ranks import on_ranks
 from test_methods import BATCH, CLASSES, CLOCK, DIM, MORE, batches, make_head, make_method, old_side, settings  # noqa: F401
 from trainings import differences
 
-from engine.checkpoint import Checkpoints, Position
+from engine.checkpoint import Checkpoints
+from engine.checkpoint_files import Position
 from engine.distributed import Ranks
 from engine.method import Clock
 from engine.model_files import whole_classifier
@@ -21,6 +22,7 @@ from engine.signals import StopSignal
 from engine.state import own_shard, rank_state
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
+from records.facts import Facts
 from tools.export_classifier.export_classifier import main, of_checkpoint
 from utils.errors import UserError
 
@@ -45,7 +47,7 @@ def make(kind: str, features: Path, output: Path) -> Checkpoints:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     trainer = Trainer(cfg, ranks, backbone, make_method(name, features, more), head())
     log = SimpleNamespace(info=lambda *_: None)
-    return Checkpoints(cfg, ranks, trainer, {}, StopSignal(), log)
+    return Checkpoints(cfg, Facts(100, 5), ranks, trainer, {}, StopSignal(), log)
 
 
 def two_steps(trainer: Trainer, name: str, first: int) -> None:

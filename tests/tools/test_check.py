@@ -21,7 +21,8 @@ from toy import jpeg, write_records
 from backbones import get_model
 from backbones.weights import fingerprint
 from engine import cost
-from engine.checkpoint import Checkpoints, Position
+from engine.checkpoint import Checkpoints
+from engine.checkpoint_files import Position
 from engine.loop import build, main
 from engine.method import Method
 from engine.signals import StopSignal
@@ -274,7 +275,7 @@ def test_disk_is_what_training_leaves(tmp_path, one_rank):
     for parameter in (*trainer.plain_backbone.parameters(), *trainer.head.parameters()):
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()
-    checkpoints = Checkpoints(cfg, one_rank, trainer, {}, StopSignal(), logging.getLogger("bct"))
+    checkpoints = Checkpoints(cfg, Facts(100, 5), one_rank, trainer, {}, StopSignal(), logging.getLogger("bct"))
     for epoch in (1, 2, 3):
         checkpoints.epoch_ends(Position(epoch), True)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())

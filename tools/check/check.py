@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import engine.loop
 from backbones import builder
 from backbones.weights import fingerprint, load_state
-from engine.checkpoint import changes, found_in, problem_of, refuse_another_training
+from engine.checkpoint_files import changes, found_in, problem_of, refuse_another_training
 from engine.cost import disks, gpu_bytes, held, log_bytes, new_backbone, new_margin, pretended_ranks, training_bytes
 from engine.loop import open_dataset
 from engine.method import Method

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from engine.checkpoint import about_checkpoint, problem_of
+from engine.checkpoint_files import about_checkpoint, problem_of
 from engine.model_files import whole_classifier
 from utils.errors import UserError, run
 from utils.files import written_beside

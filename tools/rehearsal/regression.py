@@ -19,19 +19,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
 from old_model.features import OldFeatures, old_side
+from records.facts import Facts
+from utils.settings import Settings
 
 
 class Regression(Method):
     """Needs the old feature of every new training image."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        self.old = OldFeatures(**old_side(cfg, "old_feature"), dim=cfg.embedding_size)
+    def __init__(self, cfg: Settings, data: Facts):
+        super().__init__(cfg, data)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         old = self.old[index].to(new.device, non_blocking=True)
         return {"distance": (F.normalize(new) - old).square().sum(1).mean()}
 
 
+METHOD = Regression
+
 if __name__ == "__main__":
-    main(Regression)
+    main(METHOD)

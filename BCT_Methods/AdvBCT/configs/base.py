@@ -2,8 +2,10 @@
 
 from easydict import EasyDict as edict
 
+from utils.settings import number
+
 config = edict(
-    threshold=0.4,      # T: distance of unit features towards which the learnt radii move
-    p2s_weight=4.0,     # weight of the point-to-set term
-    adv_weight=4.0,     # weight of the adversarial term, times (E + 1 - e) / E in epoch e of E
+    threshold=number(0.4, "T: distance of unit features towards which the learnt radii move", least=0, most=2),
+    p2s_weight=number(4.0, "weight of the point-to-set term", least=0),
+    adv_weight=number(4.0, "weight of the adversarial term, times (E + 1 - e) / E in epoch e of E", least=0),
 )

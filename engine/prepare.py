@@ -1,0 +1,112 @@
+"""Everything that a training is made of, from its settings: data, trainer, checkpoints."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from backbones import get_model
+from engine.checkpoint import Checkpoints
+from engine.checkpoint_files import Position
+from engine.distributed import Ranks, check_same
+from engine.method import Method
+from engine.schedule import schedule_of
+from engine.settings import make_repeatable, settings_of
+from engine.signals import StopSignal
+from engine.trainer import Trainer
+from engine.verification import Verifier
+from losses import CombinedMarginLoss, PartialFC
+from records.faces import FaceRecords, Faces, SyntheticFaces
+from records.facts import Facts
+from records.loader import Loader, train_loader
+from utils.errors import UserError
+from utils.logging import start_logging
+from utils.paths import locate
+from utils.settings import Settings
+
+SYNTHETIC_IMAGES, SYNTHETIC_CLASSES = 100_000, 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prepared training.  A step is one batch of every rank; ``batch`` counts the images of all ranks in it."""
+
+    cfg: Settings
+    ranks: Ranks
+    log: logging.Logger
+    dataset: Faces
+    data: Facts
+    loader: Loader
+    trainer: Trainer
+    verifier: Verifier
+    checkpoints: Checkpoints
+
+    @property
+    def batch(self) -> int:
+        return self.ranks.world_size * self.cfg.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.loader) * self.cfg.num_epoch
+
+    @property
+    def schedule(self) -> dict:
+        """Arguments of :func:`engine.schedule.learning_rate` but the step."""
+        return schedule_of(self.cfg, len(self.loader))
+
+    def steps_before(self, position: Position) -> int:
+        return position.epoch * len(self.loader) + position.images // self.batch
+
+
+def prepare(cfg: Settings, ranks: Ranks, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> Run:
+    """Open the data, compare the ranks, build everything that learns.  A collective.
+
+    Raises :class:`UserError` for whatever is missing or does not fit.
+    """
+    log = start_logging(ranks.rank, cfg.output)
+    make_repeatable(cfg)
+    dataset, data = open_dataset(cfg, log)
+    identity = settings_of(cfg, data, method_class, head_class)
+    check_same(identity)
+    loader = train_loader(dataset, cfg.batch_size, ranks.rank, ranks.world_size, cfg.seed, cfg.workers)
+    check_updates(cfg, len(loader))
+    trainer = build(cfg, data, ranks, method_class, head_class)
+    checkpoints = Checkpoints(cfg, data, ranks, trainer, identity, stop, log)
+    run = Run(cfg, ranks, log, dataset, data, loader, trainer, Verifier(cfg, ranks, log), checkpoints)
+    log.info("%s: %d images, %d classes, %d steps of %d x %d images; %s, %d dimensions, on %d x %s", cfg.name, data.images,
+             data.classes, run.total_steps, ranks.world_size, cfg.batch_size, cfg.network, cfg.embedding_size, ranks.world_size,
+             ranks.device.type)
+    return run
+
+
+def open_dataset(cfg: Settings, log: logging.Logger) -> tuple[Faces, Facts]:
+    """The training set, and its counts as the record file has them."""
+    if cfg.rec == "synthetic":
+        data = Facts(cfg.num_image or SYNTHETIC_IMAGES, cfg.num_classes or SYNTHETIC_CLASSES)
+        return SyntheticFaces(data.images, data.classes, cfg.image_size), data
+    dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes, cfg.bad_records)
+    data = Facts(len(dataset), dataset.num_classes, dataset.fingerprint())
+    if cfg.num_image not in (None, data.images):
+        log.warning("config.num_image = %d, but %s holds %d images; all are used", cfg.num_image, cfg.rec, data.images)
+    if data.classes < 2:
+        raise UserError(f"{dataset.path} holds one identity, so nothing can be learnt; expected images of two or more; write the "
+                        f"file again with tools/make_rec from the folders of several people")
+    return dataset, data
+
+
+def check_updates(cfg: Settings, steps_per_epoch: int) -> None:
+    """Refuse a training that ends before its first update."""
+    steps = steps_per_epoch * cfg.num_epoch
+    if steps < cfg.gradient_acc:
+        raise UserError(f"the training has {steps} steps, fewer than config.gradient_acc = {cfg.gradient_acc}: the weights would "
+                        f"never be updated; lower config.gradient_acc or config.batch_size, or raise config.num_epoch")
+
+
+def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], head_class: type[PartialFC]) -> Trainer:
+    """Backbone, method and head with their optimiser, on the rank's device.  A collective: methods read files together."""
+    backbone = get_model(cfg.network, dropout=cfg.dropout, fp16=cfg.fp16, num_features=cfg.embedding_size,
+                         image_size=cfg.image_size)
+    backbone.to(ranks.device, memory_format=torch.channels_last)
+    margin = CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)
+    head = head_class(margin, cfg.embedding_size, data.classes, sample_rate=cfg.sample_rate, fp16=cfg.fp16, seed=cfg.seed)
+    return Trainer(cfg, ranks, backbone, method_class(cfg, data).to(ranks.device), head.to(ranks.device))
