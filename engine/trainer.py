@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engine.distributed import Ranks, replicate
 from engine.finite import BadSteps
@@ -86,8 +86,23 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.unscale_(self.optimizer)
-        bad = ~clip_grad_norm_(self.plain_backbone.parameters(), self.cfg.clip).isfinite()
+        bad = ~self.clip_gradients().isfinite()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         return bad | self.scaler.skips          # the head's gradient, too, can overflow
+
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients down to a norm of config.clip; their norm before.  A collective if the head is clipped, too.
+
+        One norm over the backbone, the method's own parameters and, of a head with ``clipped``, all ranks' shards.
+        """
+        everyone = [p for part in (self.plain_backbone, self.plain_method) for p in part.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in everyone])
+        if self.head.clipped:
+            shards = [p for p in self.head.parameters() if p.grad is not None]
+            squares = get_total_norm([p.grad for p in shards]).square()
+            dist.all_reduce(squares)
+            everyone, norm = everyone + shards, (norm.square() + squares).sqrt()
+        clip_grads_with_norm_(everyone, self.cfg.clip, norm)
+        return norm

@@ -63,6 +63,7 @@ class PartialFC(nn.Module):
     """
 
     sharded = {"weight": 0, "bias": 0}      # dimension of the classes, for checkpoints of other numbers of ranks
+    clipped = False                         # whether its gradient is part of the norm that config.clip limits
 
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
                  fp16: bool = False, seed: int = 0):

@@ -18,6 +18,8 @@ class SoftmaxHead(PartialFC):
     and old models have few classes: sample_rate below 1 is refused.
     """
 
+    clipped = True          # as in the public code, whose clipped module holds this layer
+
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
                  fp16: bool = False, seed: int = 0):
         if sample_rate < 1:

@@ -1,6 +1,7 @@
 """Every method: its terms against loops written from the equations, gradients, 1 rank = 2 ranks, refusals."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,12 +27,15 @@ from engine.trainer import Trainer
 from losses import ArcFace, PartialFC
 from old_model.statistics import class_balls
 from records.faces import Faces, Filled
+from records.facts import Facts
 from utils.config import load_config
 from utils.errors import UserError
+from utils.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2, "weakenedL2": L2}
 IMAGES, CLASSES, DIM, BATCH = 60, 11, 16, 8
+DATA = Facts(IMAGES, CLASSES)
 OLD_ROWS = 3 * torch.randn(5, DIM, generator=torch.Generator().manual_seed(7))
 
 
@@ -63,12 +67,10 @@ def toy_features() -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels
 
 
-def settings(name: str, folder: Path, **more):
+def settings(name: str, folder: Path, **more) -> Settings:
     path = ROOT / f"BCT_Methods/{METHODS[name].__name__}/configs/OPclass_ms1mv3_r18_to_r50_{name}_softmax_to_arc_f128.py"
-    cfg = load_config(path)
-    cfg.update(feature_save=str(folder), num_classes=CLASSES, num_image=IMAGES, records=None, old_model=None,
-               embedding_size=DIM, fp16=False, **more)
-    return cfg
+    cfg = load_config(path).replace(feature_save=str(folder), old_model=None, embedding_size=DIM, fp16=False)
+    return cfg.replace(**more)
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -95,7 +97,7 @@ CLOCK = {"UniBCT": 15}          # the epoch from which every term is there
 
 
 def make_method(name: str, folder: Path, more: dict):
-    method = METHODS[name](settings(name, folder, **more))
+    method = METHODS[name](settings(name, folder, **more), DATA)
     if name == "MixBCT":        # which rows are replaced depends on the rank: here on the image
         method.replaced = lambda index, clock: (index % 3 == 0).nonzero()[:, 0]
     if name == "UniBCT":        # before any refinement: the class means
@@ -249,7 +251,7 @@ def test_terms_and_gradients_are_the_equations(name, old_side, one_rank):
     """Both steps of one rank against the loops, in every gradient; NCCL's queue is longer than what was pushed."""
     found = steps_of_this_rank(name, old_side, MORE.get(name, {}))
     torch.manual_seed(0)
-    method = METHODS[name](settings(name, old_side, **MORE.get(name, {})))
+    method = METHODS[name](settings(name, old_side, **MORE.get(name, {})), DATA)
     for step, (new, labels, index) in enumerate(batches()):
         new = new.double().requires_grad_()
         weight = make_head().weight.detach().double().requires_grad_()
@@ -316,7 +318,7 @@ class Both(METHODS["BCT"]):
 
 
 def shard_under_ddp(folder: Path) -> torch.Tensor:
-    method = Both(settings("BCT", folder))
+    method = Both(settings("BCT", folder), DATA)
     replicate(method)
     return method.influence.prototypes
 
@@ -427,7 +429,7 @@ class Pictures(Faces):
 def refine_of_this_rank(folder: Path) -> tuple:
     torch.manual_seed(4)
     backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM), torch.nn.BatchNorm1d(DIM))
-    method = UniBCT(settings("UniBCT", folder, batch_size=7, workers=0))
+    method = UniBCT(settings("UniBCT", folder, batch_size=7, workers=0), DATA)
     before = method.influence.prototypes.copy_(prototypes()[method.influence.classes]).clone()
     for epoch in (0, 9):
         method.start_epoch(epoch, backbone, Pictures())
@@ -462,7 +464,7 @@ def test_the_published_refinement_moves_nothing(one_rank):
 
 def test_no_second_term_before_the_first_refinement(old_side, one_rank):
     new, labels, index = batches()[0]
-    method = UniBCT(settings("UniBCT", old_side))
+    method = UniBCT(settings("UniBCT", old_side), DATA)
     assert method(make_head(), new, labels, index, Clock(9, 0, 0.2)).keys() == {"cls"}
     assert method(make_head(), new, labels, index, Clock(10, 0, 0.2)).keys() == {"cls", "bct"}
 
@@ -529,19 +531,19 @@ def test_entropy_over_shards(one_rank, two_ranks):
 
 def test_nccl_leaves_out_what_is_not_credible(old_side, one_rank, monkeypatch):
     """Neither as a row of the batch nor as an entry of the queue: as if those images were not there."""
-    method = NCCL(settings("NCCL", old_side, queue_size=20, credible_only=True))
+    method = NCCL(settings("NCCL", old_side, queue_size=20, credible_only=True), DATA)
     new, labels, index = batches()[0]
     good = torch.tensor([True, False, True, True, True, False, True, True])
     monkeypatch.setattr(CredibleOld, "forward", lambda self, old: good)
     terms = method(make_head(), new, labels, index, Clock(0, 0, 0.0))
-    method = NCCL(settings("NCCL", old_side, queue_size=20))
+    method = NCCL(settings("NCCL", old_side, queue_size=20), DATA)
     only = method(make_head(), new[good], labels[good], index[good], Clock(0, 0, 0.0))
     for key in ("feature", "logit"):
         torch.testing.assert_close(terms[key], only[key])
 
 
 def test_credible_old_embeddings_are_those_near_one_centre(old_side, one_rank):
-    method = NCCL(settings("NCCL", old_side, credible_only=True, scale=12.0))
+    method = NCCL(settings("NCCL", old_side, credible_only=True, scale=12.0), DATA)
     centres = prototypes().float()
     between = F.normalize(centres.sum(0, keepdim=True))
     assert method.credible(torch.cat([centres[:3], between])).tolist() == [True, True, True, False]
@@ -555,7 +557,7 @@ def write_classifier(folder: Path, rows: torch.Tensor) -> None:
 
 
 def rows_of_this_rank(folder: Path, classifier: Path) -> torch.Tensor:
-    return BCT(settings("BCT", folder, old_classifier=str(classifier), scenario="EXclass")).influence.prototypes
+    return BCT(settings("BCT", folder, old_classifier=str(classifier), scenario="EXclass"), DATA).influence.prototypes
 
 
 def test_bct_takes_the_old_classifiers_rows(old_side, one_rank, two_ranks):
@@ -570,19 +572,17 @@ def test_bct_takes_the_old_classifiers_rows(old_side, one_rank, two_ranks):
     ("BCT", {"old_classifier": "old", "scenario": "OPclass"}, "found OPclass; set it to None"),
     ("BCT", {"old_classifier": "nowhere", "scenario": "EXclass"}, "no softmax_fc_gpu_.* in .*nowhere"),
     ("BCT", {"prototypes": "OPclass/none.npy"}, "make it with: python tools/get_feature/get_avg_feature.py --SD none"),
-    ("BCT", {"num_classes": 12}, r"float32 \[11, 16\], expected \[12, 16\]"),
+    ("BCT", {"classes": 12}, r"float32 \[11, 16\], expected \[12, 16\]"),
     ("UniBCT", {"refine_epoch": [10, 20], "num_epoch": 10}, "must list epochs from 0 of which the first is below"),
-    ("UniBCT", {"refine_epoch": 10}, "config.refine_epoch = 10 must list epochs"),
-    ("UniBCT", {"num_image": 61}, "has 60 rows, the training set has 61 images"),
-    ("AdvBCT", {"num_classes": 10}, "values from 0 to 10, expected .60. classes from 0 to 10 - 1"),
+    ("UniBCT", {"images": 61}, "has 60 rows, the training set has 61 images"),
+    ("AdvBCT", {"classes": 10}, "values from 0 to 10, expected .60. classes from 0 to 10 - 1"),
     ("AdvBCT", {"embedding_size": 8}, "embedding_size must be the old one's"),
     ("L2", {"old_feature": None}, "config.old_feature is not set"),
 ])
 def test_refusals(name, more, words, old_side, one_rank):
-    cfg = settings(name, old_side)
-    cfg.update(more)
+    data = replace(DATA, **{key: value for key, value in more.items() if hasattr(DATA, key)})
     with pytest.raises(UserError, match=words):
-        METHODS[name](cfg)
+        METHODS[name](settings(name, old_side, **more), data)
 
 
 def test_a_torn_classifier_is_refused(old_side, one_rank, tmp_path):

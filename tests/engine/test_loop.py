@@ -102,9 +102,9 @@ def test_a_run_that_skips_bad_records(straight, data, tmp_path):
     one, two = (weights(tmp_path / workers) for workers in "02")
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     log = (tmp_path / "2/training.log").read_text()
-    assert "record 3 at byte" in log and re.search(r"[1-4] of 96 images had a bad record and were replaced", log)
+    assert "record 3 at byte" in log and re.search(r"[1-4] of 96 images had a corrupt record and were replaced", log)
     losses(train(data, tmp_path / "good", "bad_records=skip"))
-    assert "0 of 96 images had a bad record" in (tmp_path / "good/training.log").read_text()
+    assert "0 of 96 images had a corrupt record" in (tmp_path / "good/training.log").read_text()
 
 
 def test_gradient_accumulation_and_sampling_run(data, tmp_path):
@@ -118,13 +118,13 @@ def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     (["dali=True"], "config.dali = True is not supported"),
     (["sample_rate=0.5", "gradient_acc=2"], "set one of them to 1"),
     (["network=r19"], "r18"),
-    (["bad_records=ignore"], 'config.bad_records must be "stop" or "skip", found "ignore"'),
-    (["optimizer=lion"], 'must be "sgd" or "adamw"'),
+    (["bad_records=ignore"], 'config.bad_records = \'ignore\' in the command line: expected "stop" or "skip"'),
+    (["optimizer=lion"], 'expected "sgd" or "adamw"'),
     (["rec=train_part_70_class"], "train_part_70_class"),
     (["batch_size=500"], "500"),
     (["lr=1e20"], "the loss is not finite"),
-    (["keep_checkpoints=0"], "config.keep_checkpoints = 0: expected a whole number from 1 up"),
-    (["save_every=0.5"], "config.save_every = 0.5: expected a whole number from 0 up"),
+    (["keep_checkpoints=0"], "config.keep_checkpoints = 0 in the command line: expected a whole number from 1 up"),
+    (["save_every=0.5"], "config.save_every = 0.5 in the command line: expected a whole number from 0 up"),
 ])
 def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
     code, said = train(data, tmp_path, *settings)

@@ -28,6 +28,7 @@ from engine.method import Method
 from engine.signals import StopSignal
 from losses import PartialFC, SoftmaxHead
 from records.faces import FaceRecords
+from records.facts import Facts
 from records.recordio import RecordWriter, pack
 from tools.check import check
 from utils.config import load_config

@@ -89,6 +89,6 @@ def test_the_command_line_knows_no_unknown_key_and_no_words_for_numbers(tmp_path
     (tmp_path / "mine.py").write_text("from easydict import EasyDict as edict\nconfig = edict()\n")
     with pytest.raises(UserError, match="unknown key config.epochs in the command line"):
         load_config(str(tmp_path / "mine.py"), ["epochs=8"])
-    with pytest.raises(UserError, match="config.batch_size = 'four' in the command line: expected a number"):
+    with pytest.raises(UserError, match="config.batch_size = 'four' in the command line: expected a whole number from 2 up"):
         load_config(str(tmp_path / "mine.py"), ["batch_size=four"])
     assert load_config(str(tmp_path / "mine.py"), ["dataset=dataset/mine"]).dataset.endswith("/dataset/mine")

@@ -1,0 +1,154 @@
+"""Does a test fail for each one-line fault?  The faults of tests/mutations/*.py are applied to a copy of the repository.
+
+    python tests/mutate.py                      all areas, two faults at a time (about 20 minutes on 2 cores)
+    python tests/mutate.py engine methods       two areas
+    python tests/mutate.py engine:7 -v          the seventh fault of an area, with what pytest printed
+
+Each area is a file that defines MUTATIONS: (file, the line without its indentation, the line as it becomes, the tests that
+must fail, and if the line occurs several times which one, from 1).  A line that is not there is an error, and so are tests that
+fail without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
+"""
+
+import argparse
+import multiprocessing
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 600           # that the tests of one fault may take; a fault that makes them hang is caught, too
+PRELOADED = ["torch", "pytest", "numpy", "cv2", "torch.utils.tensorboard", "matplotlib.figure"]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault.  number: its place in its area, from 1; which: the occurrence of ``before`` in the file, 0 = the only one."""
+
+    area: str
+    number: int
+    file: str
+    before: str
+    after: str
+    tests: str
+    which: int = 0
+
+    def apply(self, copy: Path) -> str | None:
+        """Write the fault into the file below ``copy``; why that is not possible, or None."""
+        path = copy / self.file
+        if not path.is_file():
+            return "no such file"
+        lines = path.read_text().splitlines(keepends=True)
+        places = [i for i, line in enumerate(lines) if line.strip() == self.before.strip()]
+        if len(places) < max(self.which, 1) or self.which == 0 and len(places) > 1:
+            return f"the line occurs {len(places)} times"
+        place = places[max(self.which, 1) - 1]
+        indentation = lines[place][:len(lines[place]) - len(lines[place].lstrip())]
+        lines[place] = f"{indentation}{self.after}\n"
+        path.write_text("".join(lines))
+        return None
+
+
+def read_mutations(names: list[str]) -> Iterator[Mutation]:
+    """The faults of the areas ``names`` (all if empty); AREA:NUMBER chooses one."""
+    chosen = [name.partition(":")[::2] for name in names]
+    for file in sorted((ROOT / "tests/mutations").glob("*.py")):
+        for number, values in enumerate(runpy.run_path(str(file))["MUTATIONS"], 1):
+            if not chosen or any(area == file.stem and which in ("", str(number)) for area, which in chosen):
+                yield Mutation(file.stem, number, *values)
+
+
+def copy_repository(folder: Path) -> Path:
+    """The files of the repository, tracked and new ones, below ``folder``."""
+    copy = folder / "repository"
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+def run_tests(copy: str, tests: str, output: str) -> None:
+    """Run tests in this process, which then ends with pytest's exit code."""
+    os.chdir(copy)
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}     # a stale .pyc would hide a fault
+    sys.dont_write_bytecode = True
+    sys.path[:] = [copy, *(entry for entry in sys.path if not entry.startswith(str(ROOT / "tests")))]
+    sys.stdout.flush()
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(1, 2)
+    import pytest
+    os._exit(int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests.split()])))
+
+
+def exit_code(copy: Path, tests: str) -> tuple[int | None, str]:
+    """(pytest's exit code, None if it took too long; what it printed)."""
+    output = copy.with_name("output.txt")
+    process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(str(copy), tests, str(output)))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None, output.read_text()
+    return process.exitcode, output.read_text()
+
+
+def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
+    """("caught", ...), or what is wrong with the fault or its tests; and what pytest printed."""
+    copy = copies.get()
+    try:
+        original = (copy / mutation.file).read_text() if (copy / mutation.file).is_file() else ""
+        problem = mutation.apply(copy)
+        if problem:
+            return f"GONE: {problem}", ""
+        code, printed = exit_code(copy, mutation.tests)
+        (copy / mutation.file).write_text(original)
+        verdicts: dict[int | None, str] = {None: f"caught (the tests did not end within {SECONDS} s)", 0: "SURVIVED", 1: "caught"}
+        return verdicts.get(code, f"ERROR: pytest ended with exit code {code}"), printed
+    finally:
+        copies.put(copy)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("areas", nargs="*", metavar="AREA[:NUMBER]", help="areas of tests/mutations (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: 2)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print what pytest printed if no test failed")
+    args = parser.parse_args()
+    mutations = list(read_mutations(args.areas))
+    if not mutations:
+        parser.error(f"no mutation {' '.join(args.areas)} in tests/mutations")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        copies: Queue[Path] = Queue()
+        for job in range(args.jobs):
+            copies.put(copy_repository(Path(folder) / str(job)))
+        tests = " ".join(dict.fromkeys(" ".join(mutation.tests for mutation in mutations).split()))
+        copy = copies.get()
+        code, printed = exit_code(copy, tests)
+        copies.put(copy)
+        if code != 0:
+            sys.exit(f"{printed}\nerror: the tests fail without a fault (exit code {code}); mend them first")
+        caught = 0
+        verdicts = pool.map(lambda mutation: verdict_of(mutation, copies), mutations)
+        for mutation, (verdict, printed) in zip(mutations, verdicts, strict=True):
+            caught += verdict.startswith("caught")
+            print(f"{mutation.area}:{mutation.number}  {verdict}  {mutation.file}: {mutation.after}", flush=True)
+            if args.verbose and not verdict.startswith("caught"):
+                print(printed)
+    print(f"{caught} of {len(mutations)} caught")
+    sys.exit(caught < len(mutations))
+
+
+if __name__ == "__main__":
+    main()
