@@ -1,10 +1,10 @@
-"""Checkpoints of a run: whole or not there, checked before they are used, for any number of ranks.
+"""Checkpoints of a run: complete or absent, checked before they are used, for any number of ranks.
 
-    <output>/checkpoints/<images seen>/rank_<r>.pt      what rank r had
-                                       complete.json    written last; a folder without it is no checkpoint
+    <output>/checkpoints/<images seen>/rank_<r>.pt      state of rank r
+                                       complete.json    written last; a folder without it is not a checkpoint
     <output>/model.pt, softmax_fc_gpu_<rank>.pt         the plain backbone and each rank's classes, after each epoch
 
-A folder is named by the images that were seen, which means the same for any batch size and number of ranks.
+A folder is named by the number of images seen, which does not depend on batch size and number of ranks.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ import torch
 from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
 from engine.distributed import Ranks, gathered, in_short
 from engine.model_files import save_model, save_whole
-from engine.signals import AGAIN, StopSignal
+from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
 from engine.trainer import Trainer
 from records.facts import Facts
@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.files import disk_errors, to_disk, whole_file
 from utils.settings import Settings
 
-WAIT = 5                # seconds that a run waits for one that is ending and still has its folder
+SECONDS_FOR_LOCK = 5        # that a run waits for another that is ending and still holds the folder
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
         with disk_errors(output):
             output.mkdir(parents=True, exist_ok=True)
             lock = open(output / "lock", "w")
-        for wait in (1,) * WAIT + (0,):
+        for wait in (1,) * SECONDS_FOR_LOCK + (0,):
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -50,8 +50,8 @@ def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
             except OSError:             # a file system without locks
                 break
     if not gathered(taken)[0]:
-        raise UserError(f"another training, or what a killed one left running, still writes to {output}; wait for its end, or "
-                        f"end it, and start again; or give another output=FOLDER")
+        raise UserError(f"another training, or a process of a killed one, still writes to {output}; wait until it ends, or end "
+                        f"it, and start again; or give another output=FOLDER")
     try:
         yield
     finally:
@@ -60,46 +60,49 @@ def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
 
 
 class Checkpoints:
-    """Saves the run when it is due, keeps the last config.keep_checkpoints, and goes on from the newest whole one."""
+    """Saves the run when it is due, keeps the newest config.keep_checkpoints, and resumes from the newest intact one."""
 
     def __init__(self, cfg: Settings, data: Facts, ranks: Ranks, trainer: Trainer, settings: dict[str, str], stop: StopSignal,
                  log: logging.Logger):
-        """settings: what the run is, by name; it is kept, and differences are named when a run goes on."""
+        """settings: of :func:`engine.settings.settings_of`; saved, and compared when a run resumes."""
         self.cfg, self.data, self.ranks, self.trainer, self.settings = cfg, data, ranks, trainer, settings
         self.stop, self.log = stop, log
         self.output, self.folder = Path(cfg.output), Path(cfg.output) / "checkpoints"
-        self.wanted, self.last = False, None
+        self.wanted = False
+        self.last: Position | None = None
 
     def resume(self) -> Position:
-        """Put everything back as the newest whole checkpoint has it; the start where there is none.
+        """Restore the newest intact checkpoint; its position, or the start if there is no checkpoint.  A collective.
 
-        Refused: a checkpoint while config.resume is off (it would be lost), none whole among several, one of another training.
+        Raises :class:`UserError` if there is a checkpoint and config.resume is off (it would be lost), if all are damaged, or
+        if the newest is of another training.
         """
         found = gathered(found_in(self.folder) if self.ranks.rank == 0 else None)[0]
         if found and not self.cfg.resume:
-            raise UserError(f"{self.folder} holds a checkpoint (newest: {max(found, key=int)}): add resume=True to go on from "
-                            f"it, give another output=FOLDER, or remove {self.folder} to start anew")
+            raise UserError(f"{self.folder} holds a checkpoint (newest: {max(found, key=int)}): add resume=True to resume "
+                            f"from it, give another output=FOLDER, or remove {self.folder} to start over")
         for name in sorted(found, key=int, reverse=True):
             problem = self.problem(name, found[name])
             if problem is None:
-                at = self.load(self.folder / name, found[name])
-                self.set_aside([bad for bad in found if int(bad) > int(name)])
-                return at
-            self.log.warning("%s is not used, and set aside as %s_damaged if an older one is whole: %s", self.folder / name, name,
-                             problem)
+                position = self.load(self.folder / name, found[name])
+                self.set_aside([damaged for damaged in found if int(damaged) > int(name)])
+                return position
+            self.log.warning("%s is not used, and is renamed to %s_damaged if an older one is intact: %s", self.folder / name,
+                             name, problem)
         if found:
-            raise UserError(f"no checkpoint in {self.folder} is whole (see above); copy one back, or remove {self.folder} to "
-                            f"start anew")
+            raise UserError(f"no checkpoint in {self.folder} is intact (see above); copy one back, or remove {self.folder} to "
+                            f"start over")
         if self.cfg.resume:
-            self.log.info("no checkpoint in %s: the run starts anew", self.folder)
+            self.log.info("no checkpoint in %s: the run starts from the beginning", self.folder)
         return Position()
 
     def problem(self, name: str, about: dict | str) -> str | None:
-        """Why a checkpoint cannot be used, the same answer on all ranks; each rank reads its share of the files."""
+        """Why a checkpoint cannot be used, or None; each rank reads its share of the files.  A collective."""
         mine = slice(self.ranks.rank, None, self.ranks.world_size)
         return next(filter(None, gathered(problem_of(self.folder / name, about, mine))), None)
 
     def load(self, folder: Path, about: dict) -> Position:
+        """Restore one checkpoint; its position.  A collective, since every rank must agree that it fits."""
         world_size, position = about["world_size"], Position(about["epoch"], about["images"])
         changed = changes(about, self.settings)
         refuse_another_training(folder, changed)
@@ -109,7 +112,7 @@ class Checkpoints:
                      for r in ([self.ranks.rank] if same else range(world_size))]
             own = saved[0 if same else self.ranks.rank % world_size]
             put_back(self.trainer, own["tensors"] if same else own_tensors(saved, self.ranks), own["scaler"], own["random"])
-        except Exception as error:      # tensors of other names and shapes: torch has an exception for each
+        except Exception as error:      # other names or shapes: torch raises errors of many kinds
             raise UserError(f"{folder} does not fit this config (settings that differ: {', '.join(changed) or 'none'}; "
                             f"{in_short(error)}); give the settings it was saved with, or another output=FOLDER") from error
         self.last = position
@@ -118,60 +121,61 @@ class Checkpoints:
         return position
 
     def set_aside(self, names: list[str]) -> None:
-        """Give what is not whole another name, so that it is neither counted nor named as one to go on from; on every rank:
-        each may have its own disk."""
+        """Rename damaged checkpoints, so that nothing counts or offers them; on every rank, which may have its own disk."""
         for name in names:
-            with suppress(OSError):             # another rank was first
+            with suppress(OSError):             # another rank has renamed it
                 (self.folder / name).rename(self.folder / f"{name}_damaged")
 
     def due(self, step: int, update: bool) -> bool:
-        """Whether to save after ``step`` steps, every config.save_every or because the run is asked to end.
+        """Whether to save after ``step`` steps: every config.save_every, or because of a signal.  A collective.
 
-        A checkpoint waits for the next update of the weights: gradients that are half added up are not in it.
+        A checkpoint waits for the next update of the weights, because it does not hold accumulated gradients.
         """
         self.wanted |= self.stop.asked() is not None or self.cfg.save_every > 0 and step % self.cfg.save_every == 0
         return self.wanted and update
 
     def epoch_ends(self, position: Position, update: bool) -> None:
-        """model.pt and the classifier shards; and a checkpoint, now or after the next update."""
-        self.stop.asked()               # once after each step, on all ranks; ``due`` is not called after an epoch's last one
+        """Write model.pt and the classifier shards, and a checkpoint now or after the next update.  A collective."""
+        self.stop.asked()               # all ranks ask after each step; ``due`` is not called after the last step of an epoch
         self.write_model()
         self.wanted = True
         if update or position.epoch == self.cfg.num_epoch:
             self.save(position)
 
     def write_model(self) -> None:
+        """Write model.pt and the classifier shards.  A collective."""
         self.check_weights()
         try:
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
         except OSError as error:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
-                            f"{last_words(self.output)}; mend that and go on with resume=True") from error
+                            f"{last_words(self.output)}; mend that and resume with resume=True") from error
 
     def save(self, position: Position) -> None:
-        """All ranks write, then rank 0 says that it is whole; only then an old one goes.
+        """Write a checkpoint on all ranks, then rank 0's complete.json, and only then remove an old one.  A collective.
 
-        Ends the process (exit code 75) where a signal asked for it.
+        Ends the process with exit code 75 if a signal asked for that.
         """
         self.wanted = False
         if position != self.last:
             self.check_weights()
             self.write(position)
         if self.stop.heard and position.epoch < self.cfg.num_epoch:
-            self.log.info("stopped by %s: %s; the same command with resume=True goes on", self.stop.heard,
+            self.log.info("stopped by %s: %s; the same command with resume=True resumes", self.stop.heard,
                           last_words(self.output))
-            raise SystemExit(AGAIN)
+            raise SystemExit(EXIT_AGAIN)
 
     def check_weights(self) -> None:
-        """End the run rather than save numbers that are none."""
+        """End the run rather than save weights that are not finite.  A collective."""
         wrong = next(filter(None, gathered(not_finite(rank_state(self.trainer)["tensors"]))), None)
         if wrong:
-            raise UserError(f"{wrong} is not finite, which is not saved, and the run ends; {last_words(self.output)}; lower "
-                            f"config.lr or set config.fp16 = False and go on with resume=True")
+            raise UserError(f"{wrong} is not finite; it is not saved, and the run ends; {last_words(self.output)}; lower "
+                            f"config.lr or set config.fp16 = False, and resume with resume=True")
 
     def write(self, position: Position) -> None:
+        """Write the checkpoint of ``position``; UserError on every rank if one cannot.  A collective."""
         folder = self.folder / str(position.epoch * self.data.images + position.images)
-        self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})   # torn by a kill: they take room
+        self.remove(set(names_in(self.folder)) - found_in(self.folder).keys() - {folder.name})      # incomplete: a kill left them
         file, error = None, None
         try:
             file = save_whole(rank_state(self.trainer), folder / f"rank_{self.ranks.rank}.pt")
@@ -191,16 +195,16 @@ class Checkpoints:
         if errors:
             self.remove({folder.name})
             raise UserError(f"the checkpoint {folder} was not written ({'; '.join(errors)}) and the run ends; "
-                            f"{last_words(self.output)}; mend that and go on with resume=True")
+                            f"{last_words(self.output)}; mend that and resume with resume=True")
         self.last = position
         to_disk(self.folder)                # the new folder's name, before an old one goes
         older = [name for name in found_in(self.folder) if int(name) <= int(folder.name)]
         self.remove(set(sorted(older, key=int)[:-self.cfg.keep_checkpoints]))
 
     def remove(self, names: set[str]) -> None:
-        """Take those that rank 0 names away, complete.json first: one that is half gone is no checkpoint.
+        """Remove the checkpoints that rank 0 names, complete.json first: without it a folder is not a checkpoint.
 
-        On every rank: each may have its own disk.
+        On every rank, because each may have its own disk.  A collective.
         """
         for name in gathered(names)[0]:
             (self.folder / name / "complete.json").unlink(missing_ok=True)

@@ -18,23 +18,26 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
 
-LOST = ("/gloo/", "Application timeout", "NCCL")       # in what torch says when a collective lost another rank
-PATIENCE = 3            # seconds that a rank that lost the others waits: the launcher shall see first who failed first
+LOST_RANK_WORDS = ("/gloo/", "Application timeout", "NCCL")     # parts of torch's messages when a collective lost another rank
+SECONDS_BEFORE_LOST_RANK_ENDS = 3       # so that the launcher sees the failure of the other rank first
 
 
 @dataclass(frozen=True)
 class Ranks:
+    """This process among all of a training, and its device."""
+
     rank: int
     world_size: int
     device: torch.device
 
 
 def start_ranks(timeout: float = 30) -> Ranks:
-    """Join the process group that the launcher describes in the environment; alone, a group of one.
+    """Join the process group that the launcher describes in the environment; without a launcher, a group of one.
 
-    CUDA: one GPU per process, LOCAL_RANK says which, nccl for tensors there and gloo for those on the CPU.
-    Without CUDA: gloo, and freed memory is kept.  A group of one is a group too: nothing has to ask whether there is one.
-    timeout: minutes that a rank waits for the others before it ends with an error.
+    CUDA: one GPU per process (number LOCAL_RANK), nccl for its tensors and gloo for those on the CPU.  Without CUDA: gloo, and
+    freed memory is kept.  A group of one is a group, too: no caller asks whether there is one.
+    timeout: minutes that a rank waits for the others before it ends with an error.  Raises :class:`UserError` if the ranks do
+    not meet.  A collective.
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -47,65 +50,67 @@ def start_ranks(timeout: float = 30) -> Ranks:
         try:
             dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
         except (dist.DistError, ValueError) as error:
-            raise UserError(f"rank {os.environ['RANK']} cannot meet the others ({in_short(error)}); start it with torchrun or "
-                            f"torch.distributed.launch, and with another --master_port where this one is taken") from error
+            raise UserError(f"rank {os.environ['RANK']} cannot reach the others ({in_short(error)}); start it with torchrun or "
+                            f"torch.distributed.launch, and with another --master_port if this one is in use") from error
     elif not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def replicate(module: nn.Module) -> nn.Module:
-    """``module`` with its gradients averaged over the ranks; as it is on one rank or without parameters.
+    """``module`` with its gradients averaged over the ranks; unchanged on one rank or without parameters.  A collective.
 
-    Buffers stay each rank's own: BatchNorm statistics as in insightface, and a method's shards by class.  Without
-    device_ids DDP leaves the inputs where they are: a method's ``index`` is wanted on the CPU.
+    Each rank keeps its own buffers: BatchNorm statistics as in insightface, and a method's shards by class.  Without
+    device_ids DDP leaves the inputs on their device: a method needs ``index`` on the CPU.
     """
     if dist.get_world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
     buffers = [name for name, _ in module.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
-    # After its first step DDP orders its buckets anew, but for find_unused_parameters; then three or more ranks would sum the
-    # first step of a run that goes on in another order than the straight run did.
+    # DDP reorders its buckets after its first step, unless find_unused_parameters is set.  Three or more ranks would then sum the
+    # first step of a resumed run in another order than the uninterrupted run did.
     return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True,
                                    find_unused_parameters=torch.are_deterministic_algorithms_enabled()
                                    and dist.get_world_size() > 2)
 
 
 def gathered(value) -> list:
-    """[value of rank 0, of rank 1, ...] on every rank; small picklable values only."""
-    values = [None] * dist.get_world_size()
+    """[value of rank 0, of rank 1, ...] on every rank; small picklable values only.  A collective."""
+    values: list = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def check_same(settings: dict[str, str]) -> None:
-    """Refuse a start in which the ranks run with different settings or data: they would wait for each other for ever."""
+    """Refuse ranks with different settings or data: they would wait for each other for ever.  A collective."""
     everyone = gathered(settings)
-    differ = {key: [rank.get(key) for rank in everyone] for key in sorted(set().union(*everyone))}
-    differ = [f"{key}: {', '.join(f'{value} on rank {r}' for r, value in enumerate(values))}"
-              for key, values in differ.items() if len(set(values)) > 1]
-    if differ:
-        raise UserError(f"the ranks differ in {'; '.join(differ)}; start all of them with the same config, KEY=VALUE and "
+    by_name = {key: [rank.get(key) for rank in everyone] for key in sorted(set().union(*everyone))}
+    different = [f"{key}: {', '.join(f'{value} on rank {r}' for r, value in enumerate(values))}"
+                 for key, values in by_name.items() if len(set(values)) > 1]
+    if different:
+        raise UserError(f"the ranks differ in {'; '.join(different)}; start all of them with the same config, KEY=VALUE and "
                         f"files")
 
 
 @contextmanager
 def lost_ranks_explained() -> Iterator[None]:
-    """A collective that fails because another rank has ended says so; that one's own error is what counts."""
+    """A collective that fails because another rank has ended is reported as that; the other rank reports the reason."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST_RANK_WORDS):
             raise
-        time.sleep(PATIENCE)
-        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({in_short(error)}): one of them has ended, and says "
-                        f"why, or was silent for config.timeout minutes; start all again with resume=True") from error
+        time.sleep(SECONDS_BEFORE_LOST_RANK_ENDS)
+        raise UserError(f"rank {os.environ.get('RANK', 0)} lost the others ({in_short(error)}): one of them ended and "
+                        f"reports why, or did not answer for config.timeout minutes; start all again with resume=True") from error
 
 
 @contextmanager
 def others_not_waited_for() -> Iterator[None]:
-    """A rank that ends with an error ends at once: Python's own end would wait until the others have done their part of a
-    collective that is on its way, and they may be the ones that hang."""
+    """A rank that ends with an error ends at once.
+
+    Python's own shutdown would wait until the others have done their part of an unfinished collective, and they may hang.
+    """
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -115,9 +120,9 @@ def others_not_waited_for() -> Iterator[None]:
             traceback.print_exc()
         logging.shutdown()
         sys.stdout.flush(), sys.stderr.flush()
-        os._exit(error.code if isinstance(error, SystemExit) else 1)
+        os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
 def in_short(error: Exception) -> str:
-    """The words of an error on one line; NCCL says the reason in the last of several."""
+    """An error's message on one line, at most 400 characters."""
     return " ".join(str(error).split())[:400] or type(error).__name__

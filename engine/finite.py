@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no number: counted on the device, read when the log is written; and what they leave behind."""
+"""Steps whose loss or gradient is not finite: counted on the device, read when the log is written; and what they leave behind."""
 
 import math
 from collections.abc import Callable
@@ -16,28 +16,28 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from engine.prepare import Run
 
-IN_A_ROW = 20           # skipped updates after which a GradScaler does not recover any more
+MAX_SKIPPED_IN_A_ROW = 20       # updates; after so many a GradScaler does not recover
 
 
 class BadSteps:
     """How many updates were not finite, and since when the run is broken.
 
-    One such update breaks a run, under a GradScaler (which skips it) IN_A_ROW of them, one after the other.  Nothing here
-    makes the host wait for the device but :meth:`read`.
+    One such update breaks a run.  A GradScaler skips it; then MAX_SKIPPED_IN_A_ROW successive ones break the run.  Only
+    :meth:`read` makes the host wait for the device.
     """
 
     def __init__(self, device: torch.device, scaled: bool, steps_per_update: int):
-        self.allowed, self.steps = (IN_A_ROW if scaled else 1), steps_per_update
-        self.loss = torch.zeros((), dtype=torch.bool, device=device)            # seen since the last update
+        self.allowed, self.steps = (MAX_SKIPPED_IN_A_ROW if scaled else 1), steps_per_update
+        self.loss = torch.zeros((), dtype=torch.bool, device=device)    # not finite since the last update
         self.row, self.all = torch.zeros(2, dtype=torch.int64, device=device)
-        self.since = torch.tensor(-1, device=device)        # the step from which it is broken, -1 = it is not
+        self.since = torch.tensor(-1, device=device)        # first step of the broken run, -1 = not broken
 
     def step(self, loss: Tensor) -> None:
-        """loss: of this step, a number."""
+        """Note one step.  loss: a scalar."""
         self.loss |= ~loss.detach().isfinite()
 
     def update(self, bad: Tensor, step: int) -> None:
-        """bad: bool, whether the gradient of the update after ``step`` (0-based) was not finite."""
+        """Note one update.  bad: bool scalar, True = the gradient of the update after ``step`` (0-based) was not finite."""
         bad = bad | self.loss
         self.loss = torch.zeros_like(self.loss)
         self.row, self.all = (self.row + 1) * bad, self.all + bad
@@ -45,21 +45,22 @@ class BadSteps:
         self.since = torch.where((self.row == self.allowed) & (self.since < 0), max(first, 0), self.since)
 
     def read(self) -> tuple[int, int]:
-        """(updates that were not finite, first step of the broken run or -1), the largest of all ranks."""
+        """(updates that were not finite, first step of the broken run or -1), the largest of all ranks.  A collective."""
         both = torch.stack([self.all, self.since])
         dist.all_reduce(both, dist.ReduceOp.MAX)
-        return tuple(both.tolist())
+        updates, since = both.tolist()
+        return updates, since
 
 
 class Statistics:
-    """BatchNorm's running statistics: a forward pass that overflows ruins them for good, though its update is skipped."""
+    """BatchNorm's running statistics: a forward pass that overflows ruins them for good, although its update is skipped."""
 
     def __init__(self, backbone: nn.Module):
         self.running = [value for value in backbone.buffers() if value.is_floating_point()]
         self.kept = [value.clone() for value in self.running]
 
     def mend(self) -> bool:
-        """Whether they were ruined since the last call; then they are again what they were at that time."""
+        """Whether they were ruined since the last call; if so, they are restored to their values at that call."""
         ruined = bool(self.running) and not torch.stack([value.isfinite().all() for value in self.running]).all()
         for value, kept in zip(self.running, self.kept, strict=True):
             source, target = (kept, value) if ruined else (value, kept)

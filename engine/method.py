@@ -10,7 +10,7 @@ from utils.settings import Settings
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training stands.  epoch: 0-based; step: batches seen by this rank; progress: in [0, 1)."""
+    """How far training is.  epoch: 0-based; step: batches before this one, of all epochs; progress: in [0, 1)."""
 
     epoch: int
     step: int
@@ -20,8 +20,8 @@ class Clock:
 class Method(nn.Module):
     """Plain training, and the base of every method; it owns an equation, never optimiser, backbone or head.
 
-    The old models are trained with it as it stands.  Buffers and parameters are in the checkpoints.  A module whose
-    buffers hold this rank's classes only says so, {name: dimension of the classes}: ``sharded = {"prototypes": 0}``.
+    The old models are trained with it.  Checkpoints hold its buffers and parameters.  A module whose buffers hold only this
+    rank's classes has an attribute ``sharded``, {name: dimension of the classes}: ``sharded = {"prototypes": 0}``.
     """
 
     def __init__(self, cfg: Settings, data: Facts):
@@ -32,15 +32,15 @@ class Method(nn.Module):
     def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
         """Called on all ranks before each epoch (0-based) with the new backbone, not wrapped, and the training images.
 
-        Does nothing here.  A method may leave the backbone in eval mode.  What it computes belongs into buffers: a run
-        that goes on inside an epoch finds them in its checkpoint and does not call this again.
+        Does nothing here.  A method may leave the backbone in eval mode.  What it computes belongs in buffers: a run that
+        resumes inside an epoch restores them from its checkpoint and does not call this again.
         """
 
     def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
-        """Weighted terms by name; the loop adds them up, logs them and goes down their gradient.
+        """Weighted terms by name; the loop adds them up, logs them and follows the gradient of the sum.
 
-        head: callable (embeddings, labels) -> loss, an argument because DDP would overwrite its class shards
-        if it were a submodule.  new float32 [B, d]: this rank's embeddings.  labels int64 [B] on the device.
-        index int64 [B] on the CPU: which image of the record file each row is.
+        head: callable (embeddings, labels) -> loss.  It is an argument because DDP would overwrite the class shards of a
+        submodule.  new float32 [B, d]: this rank's embeddings.  labels int64 [B] on the device.  index int64 [B] on the CPU:
+        the image of the record file that each row belongs to.
         """
         return {"cls": head(new, labels)}

@@ -1,8 +1,9 @@
-"""What a training leaves: model.pt, the plain backbone, and the classifier shards; writer and reader."""
+"""The results of a training: model.pt (the plain backbone) and the classifier shards; writer and reader."""
 
 import hashlib
 import re
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from utils.origin import describe
 
 
 class Hashed:
-    """A file that knows the sha256 of what was written to it, and what kept it from being written."""
+    """A binary file that computes the sha256 of what is written to it, and keeps the error that stopped a write."""
 
     def __init__(self, file):
         self.file, self.sha256, self.bytes, self.error = file, hashlib.sha256(), 0, None
@@ -24,7 +25,7 @@ class Hashed:
     def write(self, data) -> int:
         try:
             self.file.write(data)
-        except OSError as error:        # torch's writer would say something else
+        except OSError as error:        # torch's writer would raise another error instead
             self.error = error
             raise
         self.sha256.update(data)
@@ -36,14 +37,15 @@ class Hashed:
 
 
 def save_whole(data, path: Path) -> dict:
-    """torch.save(data) to ``path``, which holds either the former file or all of the new one: {bytes, sha256}.
+    """torch.save(data) to ``path``: {"bytes", "sha256"} of the file.
 
-    OSError where it cannot be written, a full disk above all; then nothing is left of the new one.
+    ``path`` is at every moment either the former file or all of the new one.  Raises OSError if it cannot be written (a full
+    disk); nothing of the new file remains then.
     """
     with whole_file(path) as part, open(part, "wb") as file:
         hashed = Hashed(file)
         try:
-            torch.save(data, hashed)
+            torch.save(data, cast(IO[bytes], hashed))           # torch needs write and flush only
         except RuntimeError:
             if hashed.error is not None:
                 raise hashed.error from None
@@ -52,21 +54,23 @@ def save_whole(data, path: Path) -> dict:
 
 
 def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module) -> None:
-    """model.pt (the plain backbone) and softmax_fc_gpu_<rank>.pt: weight [C_local, d] (and bias) of the classes
-    class_start .. class_start + C_local - 1."""
+    """Write model.pt (rank 0: the plain backbone) and softmax_fc_gpu_<rank>.pt (every rank).
+
+    A shard holds weight [C_local, d] (and bias) of the classes class_start .. class_start + C_local - 1.
+    """
     if ranks.rank == 0:
         save_whole({name: t.cpu().contiguous() for name, t in backbone.state_dict().items()}, folder / "model.pt")
     rows = {name: t.cpu() for name, t in head.state_dict().items() if name in ("weight", "bias")}
     save_whole(rows | {"class_start": head.class_start, "num_classes": head.num_classes},
                folder / f"softmax_fc_gpu_{ranks.rank}.pt")
-    if ranks.rank == 0:                 # of a run on more ranks: its classes would be counted twice
+    if ranks.rank == 0:                 # shards of a former run on more ranks would be counted as classes of this one
         for rank, file in classifier_shards(folder).items():
             if rank >= ranks.world_size:
                 file.unlink()
 
 
 def load_classifier(folder: Path, dim: int) -> Tensor:
-    """Unit rows float32 [C_old, dim]: the old model's class vectors."""
+    """The old model's class vectors, unit rows float32 [C_old, dim].  Raises :class:`UserError` for another dimension."""
     rows = whole_classifier(folder)["weight"]
     if rows.shape[1] != dim:
         raise UserError(f"the classifier in {folder} has {describe(rows.numpy())} rows, expected {dim} dimensions; give the "
@@ -75,36 +79,50 @@ def load_classifier(folder: Path, dim: int) -> Tensor:
 
 
 def classifier_shards(folder: Path) -> dict[int, Path]:
-    """{rank: softmax_fc_gpu_<rank>.pt} in ``folder``, in the order of the ranks."""
-    named = {re.fullmatch(r"softmax_fc_gpu_(\d+)\.pt", path.name): path for path in folder.glob("softmax_fc_gpu_*.pt")}
-    return dict(sorted((int(found[1]), path) for found, path in named.items() if found))
+    """{rank: softmax_fc_gpu_<rank>.pt} of the shards in ``folder``, by ascending rank."""
+    names = {re.fullmatch(r"softmax_fc_gpu_(\d+)\.pt", path.name): path for path in folder.glob("softmax_fc_gpu_*.pt")}
+    return dict(sorted((int(name[1]), path) for name, path in names.items() if name))
 
 
 def whole_classifier(folder: Path) -> dict[str, Tensor]:
-    """{"weight": [C, d]} and of a softmax head {"bias": [C]}, from the shards of all ranks that a training left in ``folder``."""
+    """{"weight": [C, d]}, and {"bias": [C]} of a softmax head, from the shards of all ranks that a training wrote to ``folder``.
+
+    Raises :class:`UserError` if there are none, if one is corrupt, or if they are not of one training.
+    """
     files = list(classifier_shards(folder).values())
     if not files:
-        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the folder that a training left, for example "
+        raise UserError(f"no softmax_fc_gpu_*.pt in {folder}; expected the output folder of a training, for example "
                         f"work_dirs/f128_r18_softmax_class30")
-    shards, classes = [], 0
+    shards: list[dict[str, Tensor]] = []
+    expected, classes = None, 0
     for file in files:
-        try:
-            shard = load_pt(file)
-            held = {name: shard[name] for name in ("weight", "bias") if name in shard}
-            if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in held.values()):
-                raise ValueError("it promises more numbers than it holds")
-            if held["weight"].dim() != 2 or {len(t) for t in held.values()} != {len(held["weight"])}:
-                raise ValueError(f"it holds {describe(held['weight'].numpy())} instead of [classes, d]")
-            first, expected = shard.get("class_start", classes), shard.get("num_classes")
-        except Exception as error:      # torn files, other tensors: torch has an exception for each
-            raise UserError(f"{file} is no shard of a classifier ({one_line(error)}); copy it again or train that model "
-                            f"again") from error
-        shards.append((held, expected, held["weight"].shape[1]))
-        if first != classes or shards[-1][1:] != shards[0][1:]:
+        rows, first, expected_here = read_shard(file, classes)
+        expected = expected_here if not shards else expected
+        other_dim = shards and rows["weight"].shape[1] != shards[0]["weight"].shape[1]
+        if first != classes or other_dim or expected_here != expected:
             raise UserError(f"{file} is a shard of another training than the ones before it, or one is missing: it begins with "
                             f"class {first}, expected {classes}; copy all shards of one training")
-        classes += len(held["weight"])
+        shards.append(rows)
+        classes += len(rows["weight"])
     if classes != (expected or classes):
         raise UserError(f"{len(files)} shards in {folder} hold {classes} classes, expected {expected}; copy all shards of one "
                         f"training")
-    return {name: torch.cat([held[name] for held, _, _ in shards]) for name in shards[0][0]}
+    return {name: torch.cat([rows[name] for rows in shards]) for name in shards[0]}
+
+
+def read_shard(file: Path, classes_before: int) -> tuple[dict[str, Tensor], int, int | None]:
+    """(rows by name, first class, classes of the whole classifier or None) of one shard.
+
+    A file of the public code has rows only; its first class is ``classes_before``, the number of classes in the shards before.
+    """
+    try:
+        shard = load_pt(file)
+        rows = {name: shard[name] for name in ("weight", "bias") if name in shard}
+        if any(t.layout != torch.strided or t.nbytes > file.stat().st_size for t in rows.values()):
+            raise ValueError("it promises more numbers than it holds")
+        if rows["weight"].dim() != 2 or {len(t) for t in rows.values()} != {len(rows["weight"])}:
+            raise ValueError(f"it holds {describe(rows['weight'].numpy())} instead of [classes, d]")
+        return rows, shard.get("class_start", classes_before), shard.get("num_classes")
+    except Exception as error:      # corrupt files, other tensors: torch raises errors of many kinds
+        raise UserError(f"{file} is not a classifier shard ({one_line(error)}); copy it again or train that model "
+                        f"again") from error

@@ -29,7 +29,7 @@ SYNTHETIC_IMAGES, SYNTHETIC_CLASSES = 100_000, 10_000
 
 @dataclass(frozen=True)
 class Run:
-    """A prepared training.  A step is one batch of every rank; ``batch`` counts the images of all ranks in it."""
+    """A prepared training.  A step is one batch on every rank; ``batch``: images of a step, on all ranks together."""
 
     cfg: Settings
     ranks: Ranks

@@ -6,7 +6,7 @@ def learning_rate(step: int, lr: float, total_steps: int, warmup_steps: int = 0,
     """Learning rate of update ``step`` (0-based) out of ``total_steps``.
 
     Linear rise over warmup_steps, then lr * (1 - done)^power down to 0 at total_steps; power 1 is the
-    document's linear schedule, 2 the public code's.  With decay_steps the fall is a staircase: x 0.1 at each.
+    document's linear schedule, 2 the public code's.  With decay_steps it is a staircase instead: x 0.1 at each.
     """
     if step < warmup_steps:
         return lr * step / warmup_steps
@@ -16,7 +16,7 @@ def learning_rate(step: int, lr: float, total_steps: int, warmup_steps: int = 0,
 
 
 def schedule_of(cfg, steps: int) -> dict:
-    """What :func:`learning_rate` takes, counted in updates of the weights; steps: of an epoch."""
+    """Arguments of :func:`learning_rate` but the step, counted in updates of the weights; steps: batches per epoch."""
     return dict(lr=cfg.lr, total_steps=max(steps * cfg.num_epoch // cfg.gradient_acc, 1), power=cfg.lr_power,
                 warmup_steps=steps * cfg.warmup_epoch // cfg.gradient_acc,
                 decay_steps=tuple(steps * epoch // cfg.gradient_acc for epoch in cfg.decay_epoch))

@@ -1,22 +1,24 @@
-"""SIGTERM and SIGUSR1, the words of a scheduler that wants the machine back: save, and end so that it starts us again."""
+"""SIGTERM and SIGUSR1: a scheduler needs the machine.  Save, and end with an exit code that means "start again"."""
 
 import signal
 
 import torch
 import torch.distributed as dist
 
-AGAIN = 75              # exit code of a run that was asked to end: EX_TEMPFAIL, "try again later"
+EXIT_AGAIN = 75         # exit code of a run that a signal ended: EX_TEMPFAIL, "try again later"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignal:
-    """Whether any rank was told to end; the same answer on all ranks at the same step.
+    """Whether any rank received a signal to end; the same answer on all ranks at the same step.
 
-    Used as ``with StopSignal() as stop``: other handlers are back afterwards.
+    Used as ``with StopSignal() as stop``: the former handlers are restored afterwards.
     """
 
     def __init__(self):
-        self.flag, self.work, self.told, self.heard = torch.zeros(1, dtype=torch.int32), None, 0, None
+        self.flag, self.received = torch.zeros(1, dtype=torch.int32), 0
+        self.work: dist.Work | None = None
+        self.heard: str | None = None
 
     def __enter__(self) -> "StopSignal":
         self.before = {number: signal.signal(number, self.hear) for number in SIGNALS}
@@ -27,20 +29,20 @@ class StopSignal:
             signal.signal(number, handler)
 
     def hear(self, number: int, _frame) -> None:
-        self.told = number
+        self.received = number
 
     def asked(self) -> str | None:
-        """Name of the signal, or None; called after every step by all ranks.
+        """Name of the signal, or None; called after every step.  A collective.
 
-        The ranks' answers are put together while the next step runs: nobody waits, and a signal is known one step later.
+        The ranks exchange their answers while the next step runs: no rank waits, and all know of a signal one step later.
         """
-        number = self.told
+        number = self.received
         if dist.get_world_size() > 1:
             number = 0
             if self.work is not None:
                 self.work.wait()
                 number = int(self.flag)
-            self.flag.fill_(self.told)
+            self.flag.fill_(self.received)
             self.work = dist.all_reduce(self.flag, dist.ReduceOp.MAX, async_op=True)
         self.heard = signal.Signals(number).name if number else None
         return self.heard

@@ -1,4 +1,4 @@
-"""What a rank has, as tensors by name, and how it is divided anew for another number of ranks."""
+"""What a rank holds, as tensors by name, and how it is divided again for another number of ranks."""
 
 import torch
 from torch import Tensor, nn
@@ -7,29 +7,31 @@ from engine.distributed import Ranks
 from engine.trainer import Trainer
 from losses.shards import shard_of
 
-# What a rank has, as tensors by name: "backbone/fc.weight", "optimizer/backbone/fc.weight/momentum_buffer", "head/weight"
 
 def parts_of(trainer: Trainer) -> dict[str, nn.Module]:
+    """The modules of a run by name; names of tensors begin with these: "backbone/fc.weight", "head/weight",
+    "optimizer/backbone/fc.weight/momentum_buffer"."""
     return {"backbone": trainer.plain_backbone, "method": trainer.plain_method, "head": trainer.head}
 
 
 def sharded_by_class(module: nn.Module) -> dict[str, int]:
-    """{name in the state: dimension} of what each rank holds for its own classes only.
+    """{name in the state: dimension of the classes} of the tensors that hold only this rank's classes.
 
-    Every module says so of its own tensors in its attribute ``sharded``.
+    Each module lists its own in its attribute ``sharded``.
     """
     return {f"{path}.{name}" if path else name: dim for path, part in module.named_modules()
             for name, dim in getattr(part, "sharded", {}).items()}
 
 
 def rank_state(trainer: Trainer) -> dict:
-    """All that this rank needs to go on, but for the position."""
-    tensors, sharded = {}, {}
+    """Everything that this rank needs to resume, except the position."""
+    tensors: dict[str, Tensor] = {}
+    sharded: dict[str, int] = {}
     for part, module in parts_of(trainer).items():
         dims, learnt = sharded_by_class(module), dict(module.named_parameters())
         for name, value in module.state_dict().items():
-            moments = trainer.optimizer.state.get(learnt.get(name), {}).items()
-            named = {f"{part}/{name}": value} | {f"optimizer/{part}/{name}/{what}": moment for what, moment in moments
+            moments = trainer.optimizer.state.get(learnt[name], {}) if name in learnt else {}
+            named = {f"{part}/{name}": value} | {f"optimizer/{part}/{name}/{key}": moment for key, moment in moments.items()
                                                  if moment is not None}
             tensors |= named
             if name in dims:
@@ -41,14 +43,14 @@ def rank_state(trainer: Trainer) -> dict:
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """Name of the first tensor that holds a number that is none."""
+    """Name of the first tensor that is not finite everywhere; None if all are."""
     real = {name: value for name, value in tensors.items() if value.is_floating_point()}
     good = torch.stack([value.isfinite().all() for value in real.values()]).tolist()
     return None if all(good) else list(real)[good.index(False)]
 
 
 def put_back(trainer: Trainer, tensors: dict[str, Tensor], scaler: dict, random: dict) -> None:
-    """Make everything what it was when :func:`rank_state` looked; the random states last."""
+    """Restore what :func:`rank_state` returned; the random states last."""
     for part, module in parts_of(trainer).items():
         start = f"{part}/"
         module.load_state_dict({key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)})
@@ -66,17 +68,17 @@ def put_back(trainer: Trainer, tensors: dict[str, Tensor], scaler: dict, random:
 
 
 def own_tensors(saved: list[dict], ranks: Ranks) -> dict[str, Tensor]:
-    """This rank's tensors out of those of all ranks of a run on another number of ranks.
+    """This rank's tensors, from those of all ranks of a run on another number of ranks.
 
-    What is sharded by class is divided anew; the rest comes from rank r % number of saved ones.
+    Tensors that are sharded by class are divided again; rank r takes the others from the saved rank r % number of saved ranks.
     """
-    own = saved[ranks.rank % len(saved)]
-    return {key: own_shard([rank["tensors"][key] for rank in saved], own["sharded"][key])
-            if key in own["sharded"] else value for key, value in own["tensors"].items()}
+    source = saved[ranks.rank % len(saved)]
+    return {key: own_shard([rank["tensors"][key] for rank in saved], source["sharded"][key])
+            if key in source["sharded"] else value for key, value in source["tensors"].items()}
 
 
 def own_shard(parts: list[Tensor], dim: int) -> Tensor:
-    """This rank's classes of a tensor whose ``parts`` lay on other ranks; what is not needed is not read."""
+    """This rank's classes of a tensor that was sharded into ``parts``; other classes are not read."""
     start, count = shard_of(sum(part.shape[dim] for part in parts))
     pieces, first = [], 0
     for part in parts:

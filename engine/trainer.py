@@ -13,31 +13,33 @@ from engine.distributed import Ranks, replicate
 from engine.finite import BadSteps
 from engine.method import Clock, Method
 from records.images import to_input
-from utils.errors import UserError
+from utils.settings import Settings
 
 
-def make_optimizer(cfg, backbone: nn.Module, method: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over everything that learns, one parameter group each for backbone, method and head."""
+def make_optimizer(cfg: Settings, backbone: nn.Module, method: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW over all trained parameters, one parameter group each for backbone, method and head."""
     parts = [[p for p in part.parameters() if p.requires_grad] for part in (backbone, method, head)]
     groups = [{"params": part} for part in parts if part]
     if cfg.optimizer == "sgd":
         sgd = torch.optim.SGD(groups, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
-        if cfg.momentum:        # from the start: a first step that a GradScaler skips would leave memory as it was found
+        if cfg.momentum:        # set before the first step: if a GradScaler skips it, torch leaves the buffers uninitialised
             sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for group in groups for p in group["params"]})
         return sgd
-    if cfg.optimizer == "adamw":
-        return torch.optim.AdamW(groups, cfg.lr, weight_decay=cfg.weight_decay, fused=True)
-    raise UserError(f'config.optimizer must be "sgd" or "adamw", found "{cfg.optimizer}"')
+    return torch.optim.AdamW(groups, cfg.lr, weight_decay=cfg.weight_decay, fused=True)
+
+
+def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 class SharedScaler(GradScaler):
-    """A GradScaler under which all ranks skip an update or none.
+    """A GradScaler with which either all ranks skip an update or none does.
 
-    A shard of the head can overflow on one rank alone; the backbones would drift apart.  The ranks' marks are not added up, as
-    in torch's ShardedGradScaler: a fused optimiser skips only where the mark is exactly 1.
+    A shard of the head can overflow on one rank alone; the replicas would then diverge.  The ranks' marks are not added up, as
+    in torch's ShardedGradScaler: a fused optimiser skips only if the mark is exactly 1.
     """
 
-    skips: bool | Tensor = False        # whether the update at hand is skipped, on the device
+    skips: bool | Tensor = False        # on the device: the current update is skipped
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         super().unscale_(optimizer)
@@ -48,22 +50,22 @@ class SharedScaler(GradScaler):
 
 
 class Trainer:
-    """Holds what learns.  ``backbone`` and ``method`` are replicated over the ranks, ``head`` is sharded by class."""
+    """Backbone, method, head and their optimiser.  The first two are replicated over the ranks, the head is sharded by class."""
 
-    def __init__(self, cfg, ranks: Ranks, backbone: nn.Module, method: Method, head: nn.Module):
+    def __init__(self, cfg: Settings, ranks: Ranks, backbone: nn.Module, method: Method, head: nn.Module):
         self.cfg, self.ranks = cfg, ranks
         self.plain_backbone, self.plain_method, self.head = backbone, method, head
         self.backbone, self.method = replicate(backbone), replicate(method)
         self.optimizer = make_optimizer(cfg, backbone, method, head)
         head.bind(self.optimizer)
-        self.scaler = SharedScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda")     # else a no-op
+        self.scaler = SharedScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda")
         self.bad_steps = BadSteps(ranks.device, self.scaler.is_enabled(), cfg.gradient_acc)
 
     def step(self, images: Tensor, labels: Tensor, index: Tensor, flip: Tensor, clock: Clock, lr: float,
              update: bool = True) -> dict[str, Tensor]:
-        """Learn from one batch; the detached terms by name.
+        """One step of this rank's batch; the detached terms by name.  A collective.
 
-        images uint8 [B, H, W, 3]; labels, index int64 [B]; flip bool [B]; all on the CPU.  update = False
+        images uint8 [B, H, W, 3]; labels, index int64 [B]; flip bool [B], True = mirrored; all on the CPU.  update = False
         only adds to the gradients (config.gradient_acc).
         """
         device = self.ranks.device
@@ -82,7 +84,7 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()}
 
     def update(self, lr: float) -> Tensor:
-        """Change the weights; bool, on the device: the gradient was not finite (the scaler then has changed nothing)."""
+        """Update the weights; bool scalar on the device: the gradient was not finite (a scaler then skips the update)."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.scaler.unscale_(self.optimizer)
@@ -90,19 +92,19 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        return bad | self.scaler.skips          # the head's gradient, too, can overflow
+        return bad | self.scaler.skips          # the head's gradient can overflow, too
 
     def clip_gradients(self) -> Tensor:
         """Scale the gradients down to a norm of config.clip; their norm before.  A collective if the head is clipped, too.
 
         One norm over the backbone, the method's own parameters and, of a head with ``clipped``, all ranks' shards.
         """
-        everyone = [p for part in (self.plain_backbone, self.plain_method) for p in part.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in everyone])
+        clipped = [*self.plain_backbone.parameters(), *self.plain_method.parameters()]
+        norm = get_total_norm(gradients(clipped))
         if self.head.clipped:
-            shards = [p for p in self.head.parameters() if p.grad is not None]
-            squares = get_total_norm([p.grad for p in shards]).square()
+            shards = list(self.head.parameters())
+            squares = get_total_norm(gradients(shards)).square()
             dist.all_reduce(squares)
-            everyone, norm = everyone + shards, (norm.square() + squares).sqrt()
-        clip_grads_with_norm_(everyone, self.cfg.clip, norm)
+            clipped, norm = clipped + shards, (norm.square() + squares).sqrt()
+        clip_grads_with_norm_(clipped, self.cfg.clip, norm)
         return norm

@@ -1,9 +1,10 @@
 """Accuracy on pairs of aligned faces (lfw, cfp_fp, agedb_30 ... as .bin), ten folds, during training.
 
-The figure is insightface's: features of the image and of its mirror image are added and normalised, a pair
-is called the same below a squared distance that is chosen on nine folds and judged on the tenth.
+The figure is insightface's: features of the image and of its mirror image are added and normalised; a pair counts as the same
+person below a squared distance, which is chosen on nine folds and judged on the tenth.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +16,17 @@ from torch import Tensor, nn
 from engine.distributed import Ranks
 from records.bins import load_bin
 from records.images import to_input
+from utils.settings import Settings
 
 THRESHOLDS = np.arange(0, 4, 0.01)      # squared distances of unit features
 
 
 @torch.inference_mode()
 def embed_pairs(backbone: nn.Module, images: Tensor, ranks: Ranks, batch_size: int) -> tuple[np.ndarray, float]:
-    """(unit features [2P, d] of image + mirror image, mean norm of the plain feature); the ranks share the batches."""
+    """(unit features [2P, d] of image + mirror image, mean norm of the plain feature); a collective: ranks share the batches."""
     starts = range(0, len(images), batch_size)
-    features, norms = None, torch.zeros((), device=ranks.device)
+    features: Tensor | None = None
+    norms = torch.zeros((), device=ranks.device)
     for start in list(starts)[ranks.rank::ranks.world_size] or [0]:
         x = to_input(images[start:start + batch_size], ranks.device)
         plain = backbone(x)
@@ -32,8 +35,10 @@ def embed_pairs(backbone: nn.Module, images: Tensor, ranks: Ranks, batch_size: i
             features = plain.new_zeros(len(images), plain.shape[1])
         features[start:start + batch_size] = total
         norms += plain.norm(dim=1).sum()
-    if ranks.rank >= len(starts):                       # fewer batches than ranks: this one only gave the shape
-        features.zero_(), norms.zero_()
+    assert features is not None                         # every rank embeds at least one batch
+    if ranks.rank >= len(starts):                       # fewer batches than ranks: this rank only supplies the shape
+        features.zero_()
+        norms.zero_()
     dist.all_reduce(features)
     dist.all_reduce(norms)
     return nn.functional.normalize(features).cpu().numpy(), float(norms) / len(images)
@@ -61,10 +66,12 @@ class Accuracy(NamedTuple):
 
 
 class Verifier:
-    """The verification sets of a run: found once, kept as uint8 (a quarter of the floats, and not twice)."""
+    """The verification sets of a run: read once, kept as uint8 (a quarter of the size of float32)."""
 
-    def __init__(self, cfg, ranks: Ranks, log):
-        self.ranks, self.batch_size, self.sets, self.best = ranks, cfg.batch_size, {}, {}
+    def __init__(self, cfg: Settings, ranks: Ranks, log: logging.Logger):
+        self.ranks, self.batch_size = ranks, cfg.batch_size
+        self.sets: dict[str, tuple[Tensor, np.ndarray]] = {}
+        self.best: dict[str, float] = {}
         for name in cfg.val_targets:
             path = Path(cfg.dataset) / f"{name}.bin"
             if path.is_file():
@@ -73,7 +80,7 @@ class Verifier:
                 log.warning("no verification set %s: left out (config.val_targets)", path)
 
     def __call__(self, backbone: nn.Module) -> dict[str, Accuracy]:
-        """Accuracy by set name; backbone: not wrapped, put back into training mode afterwards.  A collective."""
+        """Accuracy by set name; backbone: not wrapped; in training mode afterwards.  A collective."""
         backbone.eval()
         accuracy = {}
         for name, (images, same) in self.sets.items():

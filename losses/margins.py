@@ -1,4 +1,4 @@
-"""Margins: from cosines to logits; each class changes the target cosine and nothing else.
+"""Margins: from cosines to logits; each class changes the target cosine only.
 
 ArcFace: Deng et al., CVPR 2019, arXiv 1801.07698.  CosFace: Wang et al., CVPR 2018, arXiv 1801.09414.
 """
@@ -13,8 +13,8 @@ def add_angle(cos: Tensor, margin: float) -> Tensor:
     """cos(theta + margin) where theta + margin <= pi, else cos(theta) - margin * sin(pi - margin).
 
     cos: any shape, cosines; margin in radians.  The second branch (ArcFace's own code, "easy_margin" off)
-    keeps the result falling in theta.  The sine is clamped away from 0: its gradient is infinite there,
-    so that one exact copy of a class vector would turn the whole model into NaN.
+    makes the result decrease in theta everywhere.  The sine is clamped away from 0, where its gradient is infinite: one exact
+    copy of a class vector would turn the model into NaN.
     """
     sin = (1.0 - cos.square()).clamp(min=1e-6).sqrt()
     shifted = cos * math.cos(margin) - sin * math.sin(margin)
@@ -43,7 +43,7 @@ class CombinedMarginLoss:
         return (add_angle(cos, self.m2) if self.m2 else cos) - self.m3
 
     def filtered(self, cos: Tensor, column: Tensor, here: Tensor) -> Tensor | None:
-        """bool [B, C], True = counts as 0; None = nothing does.  column int64 [B, 1]: the target's, where here [B, 1]."""
+        """bool [B, C], True = counts as 0; None = the filter is off.  column int64 [B, 1]: the target's, if here [B, 1]."""
         if self.interclass_filtering_threshold <= 0:
             return None
         above = cos > self.interclass_filtering_threshold
@@ -52,8 +52,8 @@ class CombinedMarginLoss:
     def __call__(self, cos: Tensor, labels: Tensor) -> Tensor:
         """Logits [B, C] from cosines [B, C], which are kept; labels int64 [B], -1 = the class is not in these columns.
 
-        :class:`losses.shards.ShardedCrossEntropy` does the same in the memory of the cosines.
-        No row is picked out by a mask: a mask would make the host wait for the GPU.
+        :class:`losses.shards.ShardedCrossEntropy` does the same in place.  No rows are selected by a mask, because that would
+        make the host wait for the GPU.
         """
         column, here = labels.clamp(min=0)[:, None], (labels >= 0)[:, None]
         filtered = self.filtered(cos, column, here)

@@ -1,4 +1,4 @@
-"""PartialFC: a margin softmax whose classes are divided over the ranks, and of which a sample may be used.
+"""PartialFC: a margin softmax whose classes are sharded over the ranks, and of which a step may use a sample.
 
 An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
 Partial FC", CVPR 2022, arXiv 2203.15565.
@@ -14,15 +14,15 @@ from utils.precision import half_type
 from utils.seed import generator
 
 CLASSES_PER_DRAW = 4096                # initial weights are drawn in blocks of this many classes
-# Of a product: what is made of a block's rows stays in a CPU's cache; a GPU wants few and large launches.
+# Classes per block of a matrix product. CPU: intermediates fit in the cache. CUDA: few, large kernels.
 CLASSES_PER_BLOCK = {"cpu": 4096, "cuda": 65_536}
 
 
 class Cosines(torch.autograd.Function):
     """^x . ^w^T, float32 [N, C], of unit rows ^x [N, d] and class vectors w [C, d] of any length.
 
-    Block by block: the unit class vectors, their gradient and the cosines in half precision, each as large as the
-    weight or the cosines themselves, never exist as a whole.
+    Computed block by block: unit class vectors, their gradient and cosines in half precision would each take as much memory as
+    the weights or the cosines.
     """
 
     @staticmethod
@@ -44,7 +44,7 @@ class Cosines(torch.autograd.Function):
             rows, g = rows / length, g.to(ctx.kind)
             to_unit += g @ rows.to(ctx.kind)
             to_rows = (g.T @ x).to(weight.dtype)
-            along = (to_rows * rows).sum(1, keepdim=True)           # a vector's length changes no cosine
+            along = (to_rows * rows).sum(1, keepdim=True)           # the length of a vector does not change its cosine
             torch.div(to_rows.addcmul_(rows, along, value=-1), length, out=out)
         return to_unit, to_weight, None
 
@@ -52,18 +52,18 @@ class Cosines(torch.autograd.Function):
 class PartialFC(nn.Module):
     """Class vectors [C_local, d] of this rank, the margin, and the loss of the global batch.
 
-    margin: a loss of :mod:`losses.margins`.  sample_rate: share of this rank's classes that take part in a
-    step, the classes of the batch always among them.  fp16: half precision in the product, float32 after it.
-    seed: the initial weights are a function of (seed, class), the same for any number of ranks.
+    margin: a loss of :mod:`losses.margins`.  sample_rate: share of this rank's classes that a step uses; the classes of the
+    batch are always used.  fp16: half precision in the product, float32 after it.  seed: the initial weights are a function of
+    (seed, class), the same for any number of ranks.
 
     ``head(new, labels)`` with new float32 [B, d] and labels int64 [B] of this rank gives the mean loss over
-    all ranks' rows, the same value on every rank.  B must be the same on all ranks.  The gradient that
-    reaches ``new`` is world_size times that of the value, because DDP averages it; the gradient of the
-    weights is that of the value.
+    all ranks' rows, the same value on every rank; a collective.  B must be the same on all ranks.  The gradient that
+    reaches ``new`` is world_size times that of the value, because DDP averages it; the gradient of the weights is that of
+    the value.
     """
 
     sharded = {"weight": 0, "bias": 0}      # dimension of the classes, for checkpoints of other numbers of ranks
-    clipped = False                         # whether its gradient is part of the norm that config.clip limits
+    clipped = False                         # True: its gradient is part of the norm that config.clip limits
 
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
                  fp16: bool = False, seed: int = 0):
@@ -88,13 +88,13 @@ class PartialFC(nn.Module):
                            CLASSES_PER_DRAW):
             drawn = torch.randn(CLASSES_PER_DRAW, embedding_size,
                                 generator=generator(self.seed, "class rows", first // CLASSES_PER_DRAW))
-            before = max(self.class_start - first, 0)               # of a draw that is divided between two ranks
+            before = max(self.class_start - first, 0)               # the first rows of this draw belong to the rank before
             own = rows[first + before - self.class_start:][:CLASSES_PER_DRAW - before]
             own.copy_(drawn[before:before + len(own)])
         return rows.mul_(0.01)
 
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Tell the head who updates it: a sampled head lends the optimiser its rows, step by step."""
+        """Give the head its optimiser: a sampled head passes it the rows of each step."""
         if self.sampler is not None:
             self.sampler.bind(optimizer, self.weight)
 
@@ -103,7 +103,7 @@ class PartialFC(nn.Module):
         return Cosines.apply(F.normalize(embeddings), weight, self.fp16)
 
     def scores(self, new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(cosines [N, classes of this rank's step] of all ranks' rows, their local labels [N])."""
+        """(cosines [N, classes that this rank uses in the step] of all ranks' rows, local labels [N]).  A collective."""
         embeddings = GatherForShards.apply(new.float())
         labels = local_labels(all_rows(labels), self.class_start, self.num_local)
         weight = self.weight
@@ -112,7 +112,7 @@ class PartialFC(nn.Module):
         return self.product(embeddings, weight), labels
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Of what :meth:`scores` gave, whose memory becomes the gradient's: keep a copy to use them again."""
+        """Loss of the results of :meth:`scores`; a collective.  The gradient overwrites the cosines: copy them to keep them."""
         return ShardedCrossEntropy.apply(scores, labels, self.margin)
 
     def forward(self, new: Tensor, labels: Tensor) -> Tensor:
@@ -120,17 +120,17 @@ class PartialFC(nn.Module):
 
 
 class RowSampler(nn.Module):
-    """A sample of a weight's rows as the parameter of the step; rows and their optimiser state go home after it.
+    """A sample of a weight's rows is the parameter of a step; afterwards rows and optimiser state are written back.
 
-    The rows that a step leaves out keep weight, momentum and (AdamW) moments untouched.  Its state is the step, which
-    the sample is a function of, and the optimiser state of all rows; the step's rows themselves are copies.
+    Rows that are not sampled keep their weight, momentum and (AdamW) moments.  The state of the sampler is the step, which
+    determines the sample, and the optimiser state of all rows; the rows of a step are copies.
     """
 
     def __init__(self, count: int, weight: Tensor, seed: int):
         super().__init__()
         self.count, self.seed, self.step = count, seed, 0
-        self.active = nn.Parameter(weight[:0].clone())      # the optimiser's parameter, anew at each step
-        self.state: dict[str, Tensor] = {}                   # optimiser state of all rows, by its own names
+        self.active = nn.Parameter(weight[:0].clone())      # the optimiser's parameter; another one in each step
+        self.state: dict[str, Tensor] = {}                   # optimiser state of all rows, by the optimiser's names
 
     def bind(self, optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
         self.optimizer = optimizer
@@ -155,11 +155,11 @@ class RowSampler(nn.Module):
         self.state = {name: value.to(self.active.device, copy=True) for name, value in state.items()}
 
     def scores(self, rows: int) -> Tensor:
-        """Uniform numbers [rows]; the highest are sampled."""
+        """Uniform random numbers [rows]; the rows with the highest are sampled."""
         return torch.rand(rows, generator=generator(self.seed, "class sample", dist.get_rank(), self.step))
 
     def lend(self, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The step's rows as a parameter [n, d], and labels renumbered to them (-1 stays)."""
+        """(the rows of this step as a parameter [n, d], labels renumbered to these rows; -1 stays)."""
         positive = labels[labels >= 0].unique()
         if len(positive) < self.count:
             scores = self.scores(len(weight)).to(weight.device)

@@ -12,8 +12,8 @@ from utils.precision import autocast
 class PrototypeLoss(nn.Module):
     """CE(scale * ^f . p^T, y) over all classes; the mean over all ranks' rows, the same value on every rank.
 
-    ``prototypes`` is a buffer [C_local, d], this rank's rows, used as they are: unit rows give scale * cosine.
-    No gradient reaches them.  Call it as ``loss(new, labels)`` with new float32 [B, d] and labels int64 [B] of
+    ``prototypes`` is a buffer [C_local, d], this rank's rows, not normalised here: unit rows give scale * cosine.  They get no
+    gradient.  A collective.  Call it as ``loss(new, labels)`` with new float32 [B, d] and labels int64 [B] of
     this rank; the gradient that reaches ``new`` is that of :class:`losses.PartialFC`.
     """
 
@@ -23,6 +23,7 @@ class PrototypeLoss(nn.Module):
         super().__init__()
         self.scale, self.fp16 = scale, fp16
         self.class_start, self.num_local = shard_of(num_classes)
+        self.prototypes: Tensor
         self.register_buffer("prototypes", torch.zeros(self.num_local, dim))
 
     @property

@@ -1,8 +1,7 @@
-"""Classes divided over the ranks: who holds which, and the collectives of a loss over all of them, with gradients.
+"""Classes sharded over the ranks: which rank holds which, and the collectives of a loss over all of them, with gradients.
 
-DDP takes the mean over the ranks of the gradient of everything replicated.  So that this is the gradient of the loss
-over all ranks' rows, what flows back into a rank's own rows is world_size times that loss's gradient there; what
-flows into a shard is the gradient itself.
+DDP averages the gradients of replicated parameters over the ranks.  For that average to be the gradient of the loss over all
+ranks' rows, the gradient that reaches a rank's own rows is world_size times that of the loss; a shard gets the gradient itself.
 """
 
 import math
@@ -13,11 +12,14 @@ from torch import Tensor
 
 from utils.errors import UserError
 
-LARGEST_LOSS = -math.log(1e-30)        # a sample's loss is cut here: probabilities below 1e-30 read 1e-30
+MAX_LOSS = -math.log(1e-30)        # of one sample, in nats: probabilities below 1e-30 count as 1e-30
 
 
 def shard_of(num_classes: int) -> tuple[int, int]:
-    """(first class, number of classes) of this rank; the first num_classes % world_size ranks hold one more."""
+    """(first class, number of classes) of this rank; the first num_classes % world_size ranks hold one more.
+
+    Raises :class:`UserError` if there are fewer classes than ranks.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     each, more = divmod(num_classes, world_size)
     if each == 0:
@@ -26,24 +28,25 @@ def shard_of(num_classes: int) -> tuple[int, int]:
 
 
 def local_labels(labels: Tensor, start: int, count: int) -> Tensor:
-    """Labels int64 counted from this shard's first class; -1 = the class lives on another rank."""
+    """Labels int64 counted from this shard's first class; -1 = the class is on another rank."""
     labels = labels - start
     return labels.masked_fill((labels < 0) | (labels >= count), -1)
 
 
 def all_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, without gradient; every rank brings the same number."""
+    """Rows of all ranks in rank order, without gradient; every rank has the same number.  A collective."""
     everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
     dist.all_gather_single(everyone, rows.contiguous())
     return everyone
 
 
 def own_rows(everyone: Tensor) -> Tensor:
+    """This rank's rows of :func:`all_rows`."""
     return everyone.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class GatherForShards(torch.autograd.Function):
-    """All ranks' rows for a loss of which each rank computes its own classes' part: the gradients add up."""
+    """All ranks' rows, for a loss of which each rank computes the part of its classes: the gradients add up.  A collective."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class GatherForShards(torch.autograd.Function):
 
 
 class GatherForAll(torch.autograd.Function):
-    """All ranks' rows for a loss that every rank computes whole: each has the full gradient already."""
+    """All ranks' rows, for a loss that every rank computes completely: each already has the full gradient.  A collective."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ class GatherForAll(torch.autograd.Function):
 
 
 class SumOfShards(torch.autograd.Function):
-    """The shards' parts of a sum over classes, added up, for a loss that every rank then computes whole."""
+    """Sum of the shards' parts of a sum over classes, for a loss that every rank then computes completely.  A collective."""
 
     @staticmethod
     def forward(ctx, part: Tensor) -> Tensor:
@@ -84,17 +87,17 @@ class SumOfShards(torch.autograd.Function):
 
 @torch.enable_grad()
 def value_and_slope(function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """function(x), elementwise, and its derivative there."""
+    """function(x), elementwise, and its derivative at x."""
     x = x.detach().requires_grad_()
     value = function(x)
     return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 
 class ShardedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of a margin's logits over cosines [N, C_local] whose columns lie on different ranks.
+    """Mean cross-entropy of a margin's logits over cosines [N, C_local] whose columns are sharded over the ranks.  A collective.
 
-    labels int64 [N]: the local column, -1 = the class lives on another rank.  margin: of :mod:`losses.margins`.  All
-    ranks get the value.  The cosines become logits, these probabilities and these the gradient, in one piece of memory.
+    labels int64 [N]: the local column, -1 = the class is on another rank.  margin: of :mod:`losses.margins`.  All ranks get
+    the value.  Logits, probabilities and gradient overwrite the cosines, to save memory.
     """
 
     @staticmethod
@@ -113,7 +116,7 @@ class ShardedCrossEntropy(torch.autograd.Function):
         total, target = both.split(1, 1)
         ctx.save_for_backward(exponentials, total, column, here, torch.where(here, slope, 1), filtered)
         ctx.s = margin.s
-        return (total.log() - target).clamp(max=LARGEST_LOSS).mean()
+        return (total.log() - target).clamp(max=MAX_LOSS).mean()
 
     @staticmethod
     def backward(ctx, upstream: Tensor):

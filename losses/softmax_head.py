@@ -14,8 +14,8 @@ from utils.precision import autocast
 class SoftmaxHead(PartialFC):
     """logits = f . W^T + b: no normalisation, no margin, no scale (``margin`` is not used).
 
-    The old models named *softmax* are trained with it.  Sampling classes would need the bias sampled too
-    and old models have few classes: sample_rate below 1 is refused.
+    The old models named *softmax* are trained with it.  sample_rate below 1 is refused: the bias would have to be sampled, too,
+    and old models have few classes.
     """
 
     clipped = True          # as in the public code, whose clipped module holds this layer

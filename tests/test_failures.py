@@ -1,4 +1,4 @@
-"""What ends a run: a signal, a rank that fails, hangs or differs, a loss that is no number; and bad records, which need not."""
+"""What ends a run: a signal, a rank that fails, hangs or differs, a loss that is not finite; corrupt records need not."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def said(folder: Path, rank: int = 0) -> str:
 @pytest.mark.parametrize("ranks, number, more", [
     pytest.param(1, signal.SIGTERM, ["workers=1"], marks=pytest.mark.slow), (2, signal.SIGUSR1, ["gradient_acc=3"])])
 def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_path):
-    """One rank is told, with its workers; all end at the same step, between updates, and the next start goes on there."""
+    """One rank gets the signal, with its workers; all end at the same step, between updates, and the next start resumes there."""
     processes = start(arguments(data, tmp_path, *more, epochs=1000), None, ranks, folder=tmp_path)
     wait_for(tmp_path / "said_0", "step 3/")
     told = processes[-1].pid
@@ -75,7 +75,7 @@ def test_a_folder_has_one_training(data, tmp_path):
     before = (tmp_path / "training.log").read_text()
     assert join(start(arguments(data, tmp_path, epochs=1000), None, 2, folder=tmp_path / "second")) == [1, 1]
     for rank in range(2):
-        assert f"error: another training, or what a killed one left running, still writes to {tmp_path}; wait" in said(
+        assert f"error: another training, or a process of a killed one, still writes to {tmp_path}; wait" in said(
             tmp_path / "second", rank)
     assert "images of" not in (tmp_path / "training.log").read_text().removeprefix(before)      # the second says nothing in it
     os.kill(first[0].pid, signal.SIGTERM)
@@ -222,6 +222,6 @@ def test_bad_records_leave_the_ranks_in_step(data, tmp_path):
         ours = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", f"workers={int(kind == 'damaged')}", epochs=2)
         assert join(start(ours, None, 2, folder=tmp_path / kind)) == [0, 0], said(tmp_path / kind)
     assert len(re.findall("  step ", said(tmp_path / "damaged"))) == 2 * 6
-    assert re.search("[2-6] of 96 images had a bad record", said(tmp_path / "damaged"))
+    assert re.search("[2-6] of 96 images had a corrupt record", said(tmp_path / "damaged"))
     for one, two in zip(newest_files(tmp_path / "damaged"), newest_files(tmp_path / "replaced"), strict=True):
         assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []

@@ -312,8 +312,8 @@ def test_training_on_two_ranks_is_training_on_one(name, old_side, one_rank, two_
 class Both(METHODS["BCT"]):
     """A user's method that has a parameter and a shard by class: DDP must leave the shard alone."""
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
+    def __init__(self, cfg, data):
+        super().__init__(cfg, data)
         self.factor = torch.nn.Parameter(torch.ones(()))
 
 
@@ -328,7 +328,7 @@ def test_ddp_leaves_shards_alone(two_ranks):
 
 
 def test_the_queue_forgets_the_oldest(one_rank):
-    """Twelve entries into a ring of ten, in batches of any size (a run that goes on with fewer ranks has smaller ones): the
+    """Twelve entries into a ring of ten, in batches of any size (a run that resumes on fewer ranks has smaller ones): the
     last ten remain, and a batch that does not fit is refused."""
     queue = Queue(10, DIM, CLASSES)
     rows = torch.arange(12.0)[:, None].expand(-1, DIM)
@@ -591,8 +591,8 @@ def test_a_torn_classifier_is_refused(old_side, one_rank, tmp_path):
     with pytest.raises(UserError, match=r"1 shards in .* hold 3 classes, expected 6"):
         rows_of_this_rank(old_side, tmp_path)
     torch.save({"weight": torch.ones(1).expand(10**6, DIM), "num_classes": 10**6}, tmp_path / "softmax_fc_gpu_1.pt")
-    with pytest.raises(UserError, match="gpu_1.pt is no shard of a classifier .*it promises more numbers than it holds"):
+    with pytest.raises(UserError, match="gpu_1.pt is not a classifier shard .*it promises more numbers than it holds"):
         rows_of_this_rank(old_side, tmp_path)
     (tmp_path / "softmax_fc_gpu_1.pt").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="no shard of a classifier"):
+    with pytest.raises(UserError, match="is not a classifier shard"):
         rows_of_this_rank(old_side, tmp_path)

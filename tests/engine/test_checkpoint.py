@@ -1,4 +1,4 @@
-"""Checkpoints: a run that goes on equals the straight one bit for bit; what is torn or foreign is refused by name."""
+"""Checkpoints: a resumed run equals the uninterrupted one bit for bit; corrupt or foreign files are refused by name."""
 
 import errno
 import json
@@ -76,7 +76,7 @@ def test_a_run_that_goes_on_inside_an_epoch_equals_the_straight_one(settings, he
 
 def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     code, said = train(data, tmp_path, "resume=True", "num_epoch=1")
-    assert code == 0 and "no checkpoint in" in said and "starts anew" in said
+    assert code == 0 and "no checkpoint in" in said and "starts from the beginning" in said
     before = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").unlink(), flip(tmp_path / "softmax_fc_gpu_0.pt")
     code, said = train(data, tmp_path, "num_epoch=1", "resume=True")            # the command repeated mends what is lost
@@ -90,7 +90,7 @@ def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     assert code == 0 and "config.lr was 0.02, is 0.01" in said and "config.num_epoch was 1, is 2" in said
     write_records(tmp_path / "other/train_part_30_class", COUNTS[::-1])
     code, said = train(tmp_path / "other", tmp_path, "resume=True")
-    assert code == 1 and "comes from another training (records was" in said.splitlines()[-1]
+    assert code == 1 and "is of another training (records was" in said.splitlines()[-1]
     code, said = train(data, tmp_path, "optimizer=adamw", "seed=1", "resume=True")
     assert code == 1 and "(optimizer was 'sgd', is 'adamw'; seed was 666, is 1); give what it was saved with" in said
     code, said = train(data, tmp_path, "embedding_size=64", "resume=True")
@@ -139,7 +139,8 @@ def test_every_truncation_is_refused_and_the_one_before_is_used(one_rank, tmp_pa
             path.write_bytes(whole[:len(whole) * twentieth // 20])
             again, said = make(tmp_path, one_rank)
             assert again.resume() == Position(0, 8) and again.trainer.plain_method.note.tolist() == [8, 8, 8]
-            assert f"{tmp_path}/checkpoints/16 is not used, and set aside as 16_damaged" in said[0] and str(path) in said[0], said
+            assert f"{tmp_path}/checkpoints/16 is not used, and is renamed to 16_damaged" in said[0], said
+            assert str(path) in said[0], said
             (tmp_path / "checkpoints/16_damaged").rename(path.parent)
             refused += 1
         path.write_bytes(whole)
@@ -150,8 +151,8 @@ def test_every_truncation_is_refused_and_the_one_before_is_used(one_rank, tmp_pa
 @pytest.mark.parametrize("harm, words", [
     (lambda folder: flip(folder / "rank_0.pt"), "rank_0.pt is not the file that was written"),
     (lambda folder: (folder / "rank_0.pt").unlink(), "rank_0.pt cannot be read .No such file"),
-    (lambda folder: (folder / "complete.json").write_text("[1]"), "complete.json is torn or comes from elsewhere"),
-    (lambda folder: (folder / "complete.json").write_text(json.dumps({"world_size": 10**9})), "complete.json is torn"),
+    (lambda folder: (folder / "complete.json").write_text("[1]"), "complete.json is corrupt or was not written"),
+    (lambda folder: (folder / "complete.json").write_text(json.dumps({"world_size": 10**9})), "complete.json is corrupt"),
 ])
 def test_a_foreign_file_is_refused(harm, words, one_rank, tmp_path):
     checkpoints, _ = make(tmp_path, one_rank)
@@ -166,7 +167,7 @@ def test_a_foreign_file_is_refused(harm, words, one_rank, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints/12")
     shutil.copy(tmp_path / "checkpoints/16_damaged/complete.json", tmp_path / "checkpoints/8/complete.json")
     flip(tmp_path / "checkpoints/8/rank_0.pt")
-    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match="no checkpoint in .* is intact"):
         make(tmp_path, one_rank)[0].resume()
 
 
@@ -208,7 +209,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path, small_disk):
-    """Room for three checkpoints and a part of the fourth; freed, the run goes on and equals the straight one."""
+    """Room for three checkpoints and a part of the fourth; with more room the run resumes and equals the uninterrupted one."""
     settings = ["network=mbf", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]
     assert train(data, tmp_path / "whole", *settings)[0] == 0
     size = {name: sum(file.stat().st_size for file in (tmp_path / "whole").glob(name))

@@ -17,7 +17,7 @@ from trainings import differences
 
 from engine import trainer
 from engine.distributed import Ranks
-from engine.finite import IN_A_ROW, BadSteps
+from engine.finite import MAX_SKIPPED_IN_A_ROW, BadSteps
 from engine.method import Clock, Method
 from engine.state import rank_state
 from losses import ArcFace, PartialFC
@@ -87,7 +87,7 @@ def test_twenty_in_a_row_end_the_run(scaled, data, tmp_path, monkeypatch):
     code, said = train(data, tmp_path, *SETTINGS, "num_epoch=8", head=PartialFC)
     last = said.splitlines()[-1]
     assert code == 1 and "the loss is not finite (cls = nan) since step 9, whose 8 images the line before names" in last
-    assert len(scaled) == 8 + IN_A_ROW
+    assert len(scaled) == 8 + MAX_SKIPPED_IN_A_ROW
     assert f"{tmp_path}/checkpoints/" in last and "is the last good checkpoint" in last
     assert torch.isfinite(newest(tmp_path)["tensors"]["head/weight"]).all()
 
@@ -164,7 +164,7 @@ def test_bad_updates_are_counted(one_rank):
     scaled, plain = BadSteps(one_rank.device, True, 1), BadSteps(one_rank.device, False, 2)
     for step in range(60):
         scaled.step(good)
-        scaled.update(overflow if step % IN_A_ROW else fine, step)      # 19 in a row, three times
+        scaled.update(overflow if step % MAX_SKIPPED_IN_A_ROW else fine, step)      # 19 in a row, three times
     assert scaled.read() == (57, -1)
     for step in range(60, 90):
         scaled.step(nan if step < 85 else good)
