@@ -6,13 +6,10 @@ open-class (OPclass): the new model sees the other 70 % of the identities;
 open-data (OPdata): it sees the other 70 % of each identity's images.
 """
 
-from pathlib import Path
-
 from easydict import EasyDict as edict
 
 from old_model.names import credible_kind, part_of
-
-ROOT = Path(__file__).resolve().parents[1]
+from utils.paths import ROOT
 
 # scenario -> (what the old model saw, what the new model sees)
 SCENARIOS = {"EXclass": ("class30", "class100"), "EXdata": ("data30", "data100"),

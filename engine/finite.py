@@ -1,7 +1,6 @@
 """Steps whose loss or gradient is not finite: counted on the device, read when the log is written; and what they leave behind."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.checkpoint_files import Position, last_words
+from engine.progress import Progress
 from records.loader import ShuffledBatches
 from utils.errors import UserError
 
@@ -71,19 +71,19 @@ class Statistics:
 class Guard:
     """Ends a run that is broken, and repairs what a skipped overflow left behind."""
 
-    def __init__(self, training: "Run", start: Position):
+    def __init__(self, training: "Run", progress: Progress, start: Position):
         """start: where this process started or resumed the run."""
-        self.training, self.start = training, start
+        self.training, self.progress, self.start = training, progress, start
         self.bad_steps, self.statistics = training.trainer.bad_steps, Statistics(training.trainer.plain_backbone)
 
-    def check(self, mean_terms: Callable[[], dict[str, float]]) -> int:
+    def check(self, terms: dict[str, float] | None = None) -> int:
         """Updates so far that were not finite.  A collective.
 
-        mean_terms: the loss terms by name, asked for only if the run is broken.  Raises :class:`UserError` then.
+        terms: loss terms by name; None = those since the last report.  Raises :class:`UserError` if the run is broken.
         """
         skipped, broken_since = self.bad_steps.read()
         if broken_since >= 0:
-            self.fail(broken_since, mean_terms())
+            self.fail(broken_since, self.progress.mean_terms() if terms is None else terms)
         if self.statistics.mend():
             self.training.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are "
                                       "restored to those of the last log line")
@@ -97,7 +97,7 @@ class Guard:
         batches.epoch, number = divmod(step, len(batches))
         if batches.epoch == self.start.epoch:       # other ranks may have begun this epoch
             batches.seen, number = self.start.images, step - training.steps_before(self.start)
-        training.log.info("images of step %d: %s", step + 1, batches.left()[number].ravel().tolist())
+        self.progress.say(f"images of step {step + 1}: {batches.left()[number].ravel().tolist()}")
         raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {step + 1}, whose "
                         f"{training.batch} images the line before names; {last_words(Path(cfg.output))}; look at these images, "
                         f"lower config.lr or set config.fp16 = False, and resume with resume=True")

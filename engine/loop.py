@@ -62,7 +62,7 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
         training = prepare(cfg, ranks, method_class, head_class, stop)
         start = training.checkpoints.resume()               # last: it restores the random states, too
         progress = Progress(cfg, ranks, training.log, training.steps_before(start), training.total_steps)
-        guard = Guard(training, start)
+        guard = Guard(training, progress, start)
         if start.epoch >= cfg.num_epoch:
             training.log.info("all %d epochs are done: the model is written again, and verified", cfg.num_epoch)
             training.checkpoints.write_model()
@@ -90,11 +90,11 @@ def train_epoch(training: Run, progress: Progress, guard: Guard, position: Posit
         terms = trainer.step(images, labels, index, flips(cfg, training.ranks, step), clock, lr, update)
         if progress.step(terms, clock):
             means = progress.mean_terms()
-            progress.report(means, clock, lr, skipped=guard.check(lambda means=means: means))
+            progress.report(means, clock, lr, skipped=guard.check(means))
         position = Position(position.epoch, position.images + training.batch)
         if (step + 1) % len(training.loader):               # the end of an epoch saves and verifies anyway
             if checkpoints.due(step + 1, update):
-                guard.check(progress.mean_terms)
+                guard.check()
                 with progress.pause():
                     checkpoints.save(position)
             if (step + 1) % cfg.verbose == 0:
@@ -113,7 +113,7 @@ def begin_epoch(training: Run, progress: Progress, epoch: int) -> None:
 def end_epoch(training: Run, progress: Progress, guard: Guard, position: Position) -> Position:
     """Save, then verify: a verification takes long, and changes nothing.  A collective."""
     step = training.steps_before(position)
-    guard.check(progress.mean_terms)
+    guard.check()
     report_corrupt_records(training, progress)
     with progress.pause():
         training.checkpoints.epoch_ends(position, step % training.cfg.gradient_acc == 0)

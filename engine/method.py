@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from losses import PartialFC
 from records.facts import Facts
 from utils.settings import Settings
 
@@ -36,7 +37,7 @@ class Method(nn.Module):
         resumes inside an epoch restores them from its checkpoint and does not call this again.
         """
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         """Weighted terms by name; the loop adds them up, logs them and follows the gradient of the sum.
 
         head: callable (embeddings, labels) -> loss.  It is an argument because DDP would overwrite the class shards of a

@@ -106,7 +106,8 @@ def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], 
     """Backbone, method and head with their optimiser, on the rank's device.  A collective: methods read files together."""
     backbone = get_model(cfg.network, dropout=cfg.dropout, fp16=cfg.fp16, num_features=cfg.embedding_size,
                          image_size=cfg.image_size)
-    backbone.to(ranks.device, memory_format=torch.channels_last)
-    margin = CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)
+    backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stubs lack it
+    m1, m2, m3 = cfg.margin_list
+    margin = CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
     head = head_class(margin, cfg.embedding_size, data.classes, sample_rate=cfg.sample_rate, fp16=cfg.fp16, seed=cfg.seed)
     return Trainer(cfg, ranks, backbone, method_class(cfg, data).to(ranks.device), head.to(ranks.device))

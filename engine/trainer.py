@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from engine.distributed import Ranks, replicate
 from engine.finite import BadSteps
 from engine.method import Clock, Method
+from losses import PartialFC
 from records.images import to_input
 from utils.settings import Settings
 
@@ -52,7 +53,7 @@ class SharedScaler(GradScaler):
 class Trainer:
     """Backbone, method, head and their optimiser.  The first two are replicated over the ranks, the head is sharded by class."""
 
-    def __init__(self, cfg: Settings, ranks: Ranks, backbone: nn.Module, method: Method, head: nn.Module):
+    def __init__(self, cfg: Settings, ranks: Ranks, backbone: nn.Module, method: Method, head: PartialFC):
         self.cfg, self.ranks = cfg, ranks
         self.plain_backbone, self.plain_method, self.head = backbone, method, head
         self.backbone, self.method = replicate(backbone), replicate(method)

@@ -106,7 +106,7 @@ class PartialFC(nn.Module):
         """(cosines [N, classes that this rank uses in the step] of all ranks' rows, local labels [N]).  A collective."""
         embeddings = GatherForShards.apply(new.float())
         labels = local_labels(all_rows(labels), self.class_start, self.num_local)
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.sampler is not None:
             weight, labels = self.sampler.lend(self.weight, labels)
         return self.product(embeddings, weight), labels

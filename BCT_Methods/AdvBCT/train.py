@@ -6,7 +6,7 @@ CVPR 2023, arXiv 2305.02610.
     L = L_arc + p2s_weight * L_p2s + adv_weight * (E - e + 1) / E * L_adv
     L_p2s = mean over the samples that violate it of (||^f_n - c_y||_2 - r_y)_+
     L_adv = NLL(D(GRL_a(^f_n)), new) + NLL(D(^f_o), old)
-    r_k: r_max moved towards T by sigmoid(v_k) |r_max - T|, v_k learnt;  c_k, r_max: class_balls.py
+    r_k: r_max moved towards T by sigmoid(v_k) |r_max - T|, v_k learnt;  c_k, r_max: old_model.statistics.class_balls
     D = Linear(d, 100) - BatchNorm - ReLU - Linear(100, 2) - LogSoftmax;  a = 2 / (1 + exp(-10 p)) - 1, p in [0, 1)
 
     cd BCT_Methods/AdvBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
+from losses import PartialFC
 from losses.shards import GatherForAll, all_rows
 from old_model.features import OldFeatures, load_labels, old_side
 from old_model.statistics import shared_class_balls
@@ -35,7 +36,7 @@ NEW, OLD = 0, 1             # the discriminator's two answers
 
 
 class Reverse(torch.autograd.Function):
-    """GRL_a: the identity, whose gradient is multiplied by -a: D learns to tell, the backbone to deceive it."""
+    """GRL_a: the identity; its gradient is multiplied by -a: D learns to tell new from old, the backbone to deceive it."""
 
     @staticmethod
     def forward(ctx, features: Tensor, strength: float) -> Tensor:
@@ -55,16 +56,19 @@ class AdvBCT(Method):
         self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
         labels = load_labels(**old_side(cfg, data, "old_feature"), num_classes=data.classes)
         centres, radii, kept = shared_class_balls(self.old.rows, labels, data.classes)
+        self.centres: Tensor
+        self.radii: Tensor
+        self.is_ball: Tensor
         self.register_buffer("centres", centres, persistent=False)
         self.register_buffer("radii", radii, persistent=False)
-        self.register_buffer("is_ball", kept > 1, persistent=False)     # one distance says nothing about a class
+        self.register_buffer("is_ball", kept > 1, persistent=False)     # one distance is no radius
         draw = generator(cfg.seed, "elastic radius")
         self.elastic = nn.Parameter(torch.rand(data.classes, generator=draw) * 2 - 1)        # v
         self.discriminator = nn.Sequential(nn.Linear(cfg.embedding_size, 100), nn.BatchNorm1d(100), nn.ReLU(),
                                            nn.Linear(100, 2), nn.LogSoftmax(dim=1))
 
     def point_to_set(self, new: Tensor, labels: Tensor) -> Tensor:
-        """L_p2s of unit features [N, d]; 0, with a gradient of 0, when none violates it."""
+        """L_p2s of unit features [N, d]; 0 with a gradient of 0 if no row violates it."""
         radius = self.radii[labels]
         radius = radius + (self.cfg.threshold - radius) * self.elastic[labels].sigmoid()
         outside = ((new - self.centres[labels]).norm(dim=1) - radius).clamp(min=0) * self.is_ball[labels]
@@ -76,7 +80,7 @@ class AdvBCT(Method):
         guess_new, guess_old = self.discriminator(Reverse.apply(new, strength)), self.discriminator(old)
         return -guess_new[:, NEW].mean() - guess_old[:, OLD].mean()
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         cfg = self.cfg
         old = all_rows(self.old[index].to(new.device, non_blocking=True))
         everyone = GatherForAll.apply(F.normalize(new))

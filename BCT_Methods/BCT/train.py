@@ -5,8 +5,8 @@ Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, a
     L = L_arc(f_n) + CE(bct_scale * ^f_n . ^p^T, y)
     p_c: mean old feature of class c on the new data, frozen
 
-The paper's influence loss takes the old classifier's own rows for the classes that it knows and such means for
-the others: config.old_classifier.
+config.old_classifier: as in the paper's influence loss, the old classifier's rows for the classes that it has, class means for
+the others.
 
     cd BCT_Methods/BCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
         --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_BCT_softmax_to_arc_f128.py
@@ -15,14 +15,14 @@ the others: config.old_classifier.
 import sys
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from engine.loop import main
 from engine.method import Clock, Method
 from engine.model_files import load_classifier
-from losses import PrototypeLoss
+from losses import PartialFC, PrototypeLoss
 from old_model.features import load_prototypes, old_side
 from records.facts import Facts
 from utils.errors import UserError
@@ -31,7 +31,7 @@ from utils.settings import Settings
 
 
 def old_prototypes(cfg: Settings, data: Facts, classes: slice) -> Tensor:
-    """p of these classes, unit rows float32 [classes, d]: class means, or the old classifier's rows where it has them."""
+    """p of these classes, unit rows float32 [classes, d]: class means, or the old classifier's rows for classes that it has."""
     rows = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
                            classes=classes)
     if cfg.old_classifier is not None:
@@ -55,9 +55,10 @@ class BCT(Method):
         self.start_prototypes(data)
 
     def start_prototypes(self, data: Facts) -> None:
+        """Fill in the prototypes at the start of a run."""
         self.influence.prototypes.copy_(old_prototypes(self.cfg, data, self.influence.classes))
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         return {"cls": head(new, labels), "bct": self.influence(new, labels)}
 
 

@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
+from losses import PartialFC
 from old_model.features import OldFeatures, old_side
 from records.facts import Facts
 from utils.settings import Settings
@@ -37,7 +38,7 @@ class L2(Method):
         super().__init__(cfg, data)
         self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         old = self.old[index].to(new.device, non_blocking=True)
         distance = beyond(F.normalize(new), old, self.cfg.threshold)
         return {"cls": head(new, labels), "l2": self.cfg.l2_weight * distance.mean()}

@@ -3,7 +3,7 @@
 Liang et al., "MixBCT: Towards Self-Adapting Backward-Compatible Training", arXiv 2308.06948.
 
     z_i = ^f_o,i  for i in R,   f_n,i  else;        L = L_arc(z)
-    R: int(alpha * B) rows, drawn at random among the batch's credible ones
+    R: int(alpha * B) rows, drawn at random among the batch's credible ones (all of them if there are fewer)
 
 Replacement within the batch, not interpolation: a replaced row sends no gradient to the backbone, the class
 vectors are pulled by both, and the margin applies to old features too.
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.loop import main
 from engine.method import Clock, Method
+from losses import PartialFC
 from old_model.features import OldFeatures, load_credible, old_side
 from records.facts import Facts
 from utils.seed import generator
@@ -29,7 +30,7 @@ from utils.settings import Settings
 
 
 class MixBCT(Method):
-    """Needs the old feature of every new training image and the marks of the credible ones."""
+    """Needs the old feature of every new training image and the credible marks."""
 
     def __init__(self, cfg: Settings, data: Facts):
         super().__init__(cfg, data)
@@ -42,11 +43,11 @@ class MixBCT(Method):
         draw = torch.randperm(len(rows), generator=generator(self.cfg.seed, "mix", dist.get_rank(), clock.step))
         return rows[draw[:int(self.cfg.mix_ratio * len(index))]]
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         rows = self.replaced(index, clock)
         old = self.old[index[rows]].to(new.device, non_blocking=True)
-        mixed = new.index_copy(0, rows.to(new.device, non_blocking=True), old)
-        return {"cls": head(mixed, labels)}
+        embeddings = new.index_copy(0, rows.to(new.device, non_blocking=True), old)
+        return {"cls": head(embeddings, labels)}
 
 
 METHOD = MixBCT

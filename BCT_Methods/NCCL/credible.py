@@ -1,4 +1,4 @@
-"""NCCL's filter: old embeddings that lie between the classes teach nothing."""
+"""NCCL's filter: old embeddings between the classes are left out."""
 
 import math
 
@@ -13,13 +13,13 @@ from records.facts import Facts
 from utils.settings import Settings
 
 
-def entropy(scores: Tensor) -> Tensor:
-    """Entropy in nats [N] of softmax(scores) over all classes; scores [N, C_local] lie sharded over the ranks."""
-    highest = scores.amax(1)
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats [N] of softmax(logits) over all classes; logits [N, C_local] are sharded over the ranks.  A collective."""
+    highest = logits.amax(1)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
-    scores = scores - highest[:, None]
-    share = scores.exp()
-    sums = torch.stack([share.sum(1), (share * scores).sum(1)])
+    logits = logits - highest[:, None]
+    share = logits.exp()
+    sums = torch.stack([share.sum(1), (share * logits).sum(1)])
     dist.all_reduce(sums)
     total, weighted = sums
     return total.log() - weighted / total
@@ -33,12 +33,13 @@ class CredibleOld(nn.Module):
 
     def __init__(self, cfg: Settings, data: Facts):
         super().__init__()
-        self.scale, self.most = cfg.scale, math.log(data.classes) / 2
+        self.scale, self.max_entropy = cfg.scale, math.log(data.classes) / 2
         start, count = shard_of(data.classes)
         centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
                                   classes=slice(start, start + count))
+        self.centres: Tensor
         self.register_buffer("centres", centres, persistent=False)
 
     @torch.no_grad()
     def forward(self, old: Tensor) -> Tensor:
-        return entropy(self.scale * F.linear(old, self.centres)) <= self.most
+        return entropy(self.scale * F.linear(old, self.centres)) <= self.max_entropy

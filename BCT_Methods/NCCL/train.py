@@ -21,29 +21,30 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from BCT_Methods.NCCL.credible import CredibleOld
 from BCT_Methods.NCCL.old_queue import Queue
 from engine.loop import main
 from engine.method import Clock, Method
+from losses import PartialFC
 from losses.shards import GatherForAll, SumOfShards, all_rows
 from old_model.features import OldFeatures, old_side
 from records.facts import Facts
 from utils.errors import UserError
 from utils.settings import Settings
 
-NOT_THERE = -1e30          # a similarity whose exponential is 0, and that times weight 0 is 0
+LEFT_OUT = -1e30           # a similarity whose exponential is 0 (and finite: its product with weight 0 must be 0)
 
 
 def contrast(similarity: Tensor, weight: Tensor, positive: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
     """-mean_i 1/|P(i)| sum_{k in P(i)} w_ik log softmax_k(similarity_i).
 
-    similarity, weight float32 [N, Q]; positive bool [N, Q]: P(i); rows bool [N] and entries bool [Q]: which of the
-    batch and of the queue take part.
+    similarity, weight float32 [N, Q]; positive bool [N, Q]: P(i); rows bool [N], entries bool [Q]: True = this row of the batch,
+    this entry of the queue takes part.
     """
-    similarity = similarity.masked_fill(~entries, NOT_THERE)
+    similarity = similarity.masked_fill(~entries, LEFT_OUT)
     weight = weight * positive / positive.sum(1, keepdim=True).clamp(min=1)
     loss = weight.sum(1) * similarity.logsumexp(1) - (weight * similarity).sum(1)
     return (loss * rows).sum() / rows.sum().clamp(min=1)
@@ -60,14 +61,14 @@ class NCCL(Method):
         self.queue = Queue(cfg.queue_size, cfg.embedding_size, data.classes, cfg.fp16)
         self.credible = CredibleOld(cfg, data) if cfg.credible_only else None
 
-    def logits(self, head: nn.Module, cos: Tensor, local: Tensor) -> Tensor:
-        """g [N, C_local] of cosines [N, C_local]."""
+    def logits(self, head: PartialFC, cos: Tensor, local: Tensor) -> Tensor:
+        """g [N, C_local] from cosines [N, C_local]; local: labels [N], counted from this rank's first class."""
         if not self.cfg.as_published:
             return cos
         logits = head.margin(cos, local).detach()
         return logits.clamp(-1, 1) if self.cfg.fp16 else logits
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         cfg = self.cfg
         old = all_rows(self.old[index].to(new.device, non_blocking=True))
         all_labels = all_rows(labels)
@@ -80,9 +81,9 @@ class NCCL(Method):
         # Each rank multiplies its own classes: a matrix [N, Q] is summed over the ranks, the logits are never gathered.
         near = GatherForAll.apply(F.normalize(new)) @ queue.features.T / cfg.tau
         alike = SumOfShards.apply(queue.product(self.logits(head, cos, local))) / cfg.tau
-        pairs = dict(weight=(1 + old @ queue.features.T) / 2, positive=all_labels[:, None] == queue.labels,
-                     rows=credible, entries=queue.labels >= (-1 if cfg.as_published else 0))
-        # The loss comes last: the cosines end in it.  (Products with the frozen queue save none of them.)
+        pairs: dict[str, Tensor] = dict(weight=(1 + old @ queue.features.T) / 2, positive=all_labels[:, None] == queue.labels,
+                                        rows=credible, entries=queue.labels >= (-1 if cfg.as_published else 0))
+        # The loss overwrites the cosines, so it comes last.  (Autograd keeps none of them for products with the frozen queue.)
         return {"cls": head.loss(cos, local), "feature": cfg.alpha * contrast(near, **pairs),
                 "logit": cfg.beta * contrast(alike, **pairs)}
 

@@ -3,9 +3,9 @@
 Zhang et al., "Towards Universal Backward-Compatible Representation Learning", IJCAI 2022, arXiv 2203.01583.
 
     L = L_arc(f_n) + w_e * CE(bct_scale * ^f_n . p^T, y);        w_e = 0 before the first refinement, then 1
-    per class of n images:  A = row-wise softmax(^V_n ^V_n^T / tau), the diagonal left out
+    per class of n images:  A = row-wise softmax(^V_n ^V_n^T / tau) without the diagonal
                             V' = (1 - lambda) (I - lambda A)^-1 V_o,      p = mean of the rows of V', normalised
-    V_n, V_o [n, d]: new and old features of the class's images; refined when the epochs 10 and 20 begin
+    V_n, V_o [n, d]: new and old features of the class's images; refined at the start of the epochs 10 and 20
 
 as_published: raw dot products, softmax over columns (which makes p exactly the plain mean), p not normalised, scale 1.
 
@@ -23,6 +23,7 @@ from BCT_Methods.BCT.train import BCT
 from BCT_Methods.UniBCT.refinement import refine
 from engine.loop import main
 from engine.method import Clock, Method
+from losses import PartialFC
 from old_model.features import OldFeatures, old_side
 from records.facts import Facts
 from utils.errors import UserError
@@ -42,7 +43,7 @@ class UniBCT(BCT):
             self.influence.scale = 1.0
 
     def start_prototypes(self, data: Facts) -> None:
-        """Nothing to start from."""
+        """The prototypes stay zero until the first refinement."""
 
     def start_epoch(self, epoch: int, backbone: nn.Module, dataset) -> None:
         if epoch in self.cfg.refine_epoch:
@@ -51,7 +52,7 @@ class UniBCT(BCT):
                    batch_size=cfg.batch_size, workers=cfg.workers, lamb=cfg.lamb, tau=cfg.tau,
                    as_published=cfg.as_published)
 
-    def forward(self, head: nn.Module, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         if clock.epoch < min(self.cfg.refine_epoch):
             return Method.forward(self, head, new, labels, index, clock)
         return super().forward(head, new, labels, index, clock)
