@@ -122,7 +122,7 @@ def test_features_of_another_model_are_refused(project):
     output = project / "work_dirs/f128_r18_softmax_class30"
     command = f"python train_old_softmax.py configs/f128_r18_softmax_class30.py {SMALL} seed=1"
     refused = shell(command, project)
-    assert refused.returncode == 1 and "add resume=True to go on from it" in refused.stderr
+    assert refused.returncode == 1 and "add resume=True to resume from it" in refused.stderr
     shutil.rmtree(output / "checkpoints")
     again = shell(command, project)
     assert again.returncode == 0 and (output / "model.pt").is_file()

@@ -83,7 +83,7 @@ def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     assert code == 0 and "all 1 epochs are done: the model is written again" in said
     assert (tmp_path / "model.pt").read_bytes() == before and len(whole_classifier(tmp_path)["weight"]) == 5
     code, said = train(data, tmp_path, "num_epoch=1")
-    assert code == 1 and "add resume=True to go on from it, give another output=FOLDER, or remove" in said.splitlines()[-1]
+    assert code == 1 and "add resume=True to resume from it, give another output=FOLDER, or remove" in said.splitlines()[-1]
     assert "ended: " in (log := (tmp_path / "training.log").read_text()).splitlines()[-1] and "add resume=True" in log
     assert (tmp_path / "model.pt").read_bytes() == before
     code, said = train(data, tmp_path, "num_epoch=2", "lr=0.01", "resume=True")

@@ -193,7 +193,7 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="1 shards in .* hold 6 classes, expected 11; copy all shards"):
         main()
     (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"torn")
-    with pytest.raises(UserError, match="no shard of a classifier"):
+    with pytest.raises(UserError, match="is not a classifier shard"):
         main()
     with pytest.raises(UserError, match="no softmax_fc_gpu"):
         whole_classifier(tmp_path / "nowhere")
