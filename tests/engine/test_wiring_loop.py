@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from recorded import BATCH, PER_EPOCH, Noted, Run, Wrapped, image_of, record, write_data
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.method import Method
 from losses import PartialFC, SoftmaxHead
@@ -171,7 +172,7 @@ def test_log_lines_and_curves(data, tmp_path):
 
 def test_a_resumed_run_is_the_rest_of_the_straight_one(data, tmp_path):
     """Killed before step 10 (of 18), which is inside the second epoch; the last checkpoint is that of step 8."""
-    settings = ["num_epoch=3", "save_every=4"]
+    settings = ["num_epoch=3", "save_every=4", "frequent=1"]
     straight = record(data, tmp_path / "straight", *settings)
 
     def kill(step):
@@ -187,6 +188,9 @@ def test_a_resumed_run_is_the_rest_of_the_straight_one(data, tmp_path):
     assert all(training for training, _ in rest.trainer.plain_backbone.inputs)
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("straight", "half"))
     assert same(one.values(), two.values())
+    curves = [EventAccumulator(str(tmp_path / name / "tensorboard")).Reload().Scalars("loss") for name in ("straight", "half")]
+    assert [[(point.step, point.value) for point in curve] for curve in curves] == [
+        [(step, pytest.approx(value)) for step, value in straight.values("loss")]] * 2      # each of the 18 steps once
     done = record(data, tmp_path / "half", *settings, "resume=True", "val_targets=['pairs']")
     assert done.code == 0 and done.events == [("model",), ("verify", 18)]
 

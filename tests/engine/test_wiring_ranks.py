@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine import loop
 from engine.distributed import Ranks
+from utils.old_features import whole_classifier
 
 SETTINGS = ["gradient_acc=2", "clip=0.3", "frequent=2", "save_every=2", "val_targets=['pairs']", "lr=0.1", "weight_decay=0.01"]
 
@@ -74,6 +75,8 @@ def test_the_weights_are_those_of_one_rank(both):
         assert saved.keys() == {"fc.weight", "fc.bias"}
         for found, expected in zip(saved.values(), one["weights"], strict=False):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for name, parts in (("one", [one]), ("two", ranks)):
+        assert torch.equal(whole_classifier(folder / name)["weight"], torch.cat([part["head"] for part in parts]))
 
 
 def test_a_method_gets_the_plain_backbone_and_random_numbers_of_its_own(both):
