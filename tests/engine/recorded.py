@@ -47,15 +47,19 @@ class Net(nn.Module):
         return self.fc(self.norm(x.flatten(1)))
 
 
+def children() -> set[int]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
 class Call(NamedTuple):
-    """One call of a method.  workers: processes of the loader at that time."""
+    """One call of a method.  children: numbers of the processes that this one had started."""
 
     head: nn.Module
     new: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
     clock: Clock
-    workers: int
+    children: set[int]
 
 
 class Noted(Method):
@@ -74,8 +78,7 @@ class Noted(Method):
         backbone.eval()                 # which a method may do
 
     def forward(self, head, new, labels, index, clock):
-        self.calls.append(Call(head, new.detach().clone(), labels.clone(), index.clone(), clock,
-                               len(multiprocessing.active_children())))
+        self.calls.append(Call(head, new.detach().clone(), labels.clone(), index.clone(), clock, children()))
         return {"cls": head(new, labels), "pull": 0.1 * (new - self.target).square().mean()}
 
 
@@ -97,7 +100,7 @@ class Run:
     steps: of each Trainer.step its arguments by name, its "terms", "rates", the learning rates of all parameter groups after
     it, and "before", weights of backbone and head before it.  scalars: (name, value, step) for TensorBoard.
     networks: arguments of get_model.  timeouts: those of start_ranks.  repeatable: (torch's deterministic algorithms,
-    cuDNN's benchmark mode) during the run.
+    cuDNN's benchmark mode) during the run.  children: processes of this one before the run.
     """
 
     events: list = field(default_factory=list)
@@ -107,6 +110,7 @@ class Run:
     timeouts: list = field(default_factory=list)
     trainer: Trainer | None = None
     repeatable: tuple[bool, bool] | None = None
+    children: set[int] = field(default_factory=children)
     code: int = 0
     said: str = ""
 
@@ -135,7 +139,7 @@ def record(data: Path, output: Path, *settings: str, head: type[PartialFC] = Par
            norm: bool = True, before_step=None, start=loop.main) -> Run:
     """Run the training script with these settings.  before_step(step) may raise SystemExit, as a kill."""
     run, said = Run(), io.StringIO()
-    with recording(run, norm, before_step) as patch, redirect_stderr(said):
+    with Recording(run, norm, before_step).in_place() as patch, redirect_stderr(said):
         patch.setattr(sys, "argv", ["train.py", str(data / "toy.py"), f"dataset={data}", f"output={output}", *settings])
         try:
             start(method, head)
@@ -148,62 +152,68 @@ def record(data: Path, output: Path, *settings: str, head: type[PartialFC] = Par
     return run
 
 
-@contextmanager
-def recording(run: Run, norm: bool, before_step):
-    def ranks(whole, timeout):
-        run.timeouts.append(timeout)
+class Recording:
+    """Puts itself in the place of what the loop calls; each method gets the original as ``whole``."""
+
+    def __init__(self, run: Run, norm: bool, before_step):
+        self.run, self.norm, self.before_step = run, norm, before_step
+
+    def network(self, name, **more):
+        self.run.networks.append({"name": name, **more})
+        return Net(more["num_features"], more["image_size"], self.norm)
+
+    def ranks(self, whole, timeout):
+        self.run.timeouts.append(timeout)
         return whole(timeout)
 
-    def network(name, **more):
-        run.networks.append({"name": name, **more})
-        return Net(more["num_features"], more["image_size"], norm)
+    def start_epoch(self, whole, method, epoch, *args):
+        self.run.events.append(("start", epoch))
+        return whole(method, epoch, *args)
 
-    def start(whole, self, epoch, *args):
-        run.events.append(("start", epoch))
-        return whole(self, epoch, *args)
-
-    def step(whole, self, *args, **more):
-        arguments = inspect.signature(whole).bind(self, *args, **more)
-        arguments.apply_defaults()
-        given = {name: value.clone() if isinstance(value, torch.Tensor) else value
-                 for name, value in arguments.arguments.items() if name != "self"}
-        if before_step:
-            before_step(given["clock"].step)
-        run.events.append(("step", given["clock"].step))
-        run.trainer = self
-        run.repeatable = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-        before = {"backbone": self.plain_backbone.state_dict(), "head": self.head.state_dict()}
-        before = {f"{part}.{name}": value.clone() for part, state in before.items() for name, value in state.items()}
-        terms = whole(self, *args, **more)
-        run.steps.append(given | {"rates": {group["lr"] for group in self.optimizer.param_groups}, "terms": terms,
-                                  "before": before})
+    def step(self, whole, made, *args, **more):
+        given = inspect.signature(whole).bind(made, *args, **more)
+        given.apply_defaults()
+        given = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in given.arguments.items()}
+        if self.before_step:
+            self.before_step(given["clock"].step)
+        self.run.events.append(("step", given["clock"].step))
+        self.run.trainer = made
+        self.run.repeatable = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        state = {"backbone": made.plain_backbone.state_dict(), "head": made.head.state_dict()}
+        before = {f"{part}.{name}": value.clone() for part, values in state.items() for name, value in values.items()}
+        terms = whole(made, *args, **more)
+        rates = {group["lr"] for group in made.optimizer.param_groups}
+        self.run.steps.append(given | {"rates": rates, "terms": terms, "before": before})
         return terms
 
-    def scalars(whole, self, values, step):
-        run.scalars += [(name, value, step) for name, value in values.items()]
+    def scalars(self, whole, progress, values, step):
+        self.run.scalars += [(name, value, step) for name, value in values.items()]
         if any(name.startswith("verification/") for name in values):
-            run.events.append(("verify", step))
-        return whole(self, values, step)
+            self.run.events.append(("verify", step))
+        return whole(progress, values, step)
 
-    def save(whole, self, position):
-        run.events.append(("save", position.epoch, position.images))
-        return whole(self, position)
+    def save(self, whole, checkpoints, position):
+        self.run.events.append(("save", position.epoch, position.images))
+        return whole(checkpoints, position)
 
-    def model(whole, self):
-        run.events.append(("model",))
-        return whole(self)
+    def model(self, whole, checkpoints):
+        self.run.events.append(("model",))
+        return whole(checkpoints)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "get_model", network)
-        patch.setattr(loop, "start_ranks", partial(ranks, loop.start_ranks))
-        if not dist.is_initialized():
-            patch.setattr(trainer, "replicate", Wrapped)
-        for owner, name, wrapper in ((Noted, "start_epoch", start), (Trainer, "step", step), (Progress, "scalars", scalars),
-                                     (Checkpoints, "write", save), (Checkpoints, "write_model", model)):
-            patch.setattr(owner, name, method_of(partial(wrapper, getattr(owner, name))))
-        yield patch
+    @contextmanager
+    def in_place(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "get_model", self.network)
+            patch.setattr(loop, "start_ranks", partial(self.ranks, loop.start_ranks))
+            if not dist.is_initialized():
+                patch.setattr(trainer, "replicate", Wrapped)
+            for owner, name, recorder in ((Noted, "start_epoch", self.start_epoch), (Trainer, "step", self.step),
+                                          (Progress, "scalars", self.scalars), (Checkpoints, "write", self.save),
+                                          (Checkpoints, "write_model", self.model)):
+                patch.setattr(owner, name, method_of(partial(recorder, getattr(owner, name))))
+            yield patch
 
 
 def method_of(function):
-    """A partial is no method of an object: this is one."""
+    """A partial is not a method of an object: this is one."""
     return lambda self, *args, **more: function(self, *args, **more)
