@@ -1,10 +1,22 @@
-"""The methods' equations, slowly: float64, one image after the other, settings as plain arguments."""
+"""The methods' equations, slowly: float64, one image after the other; ``slow_terms`` puts them together."""
 
 import math
 
 import numpy as np
 import torch
-from method_toys import CLASSES, M2, M3, SCALE, old_classifier, old_features, old_prototypes
+from method_toys import (
+    CLASSES,
+    IMAGES,
+    M2,
+    M3,
+    SCALE,
+    embedded,
+    make_backbone,
+    old_classifier,
+    old_features,
+    old_prototypes,
+    pictures,
+)
 from torch import Tensor
 
 
@@ -159,3 +171,35 @@ def adversarial(new, old, progress: float, p: dict[str, Tensor]) -> Tensor:
     turned = rows.detach() - a * (rows - rows.detach())         # the value of rows, -a times their gradient
     return -discriminator(turned, p)[:, 0].mean() - discriminator(old, p)[:, 1].mean()
 
+
+def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, replaced: Tensor) -> dict[str, Tensor]:
+    """The method's weighted terms of a batch (new, labels, index), all float64.
+
+    weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first, which grows.
+    replaced bool [B]: MixBCT's rows.
+    """
+    new, labels, index = batch
+    if name == "MixBCT":
+        return {"cls": margin_loss(torch.where(replaced[:, None], old_unit(index), new), labels, weight)}
+    terms = {"cls": margin_loss(new, labels, weight)}
+    if name == "L2":
+        terms["l2"] = cfg.l2_weight * pull(new, old_unit(index), cfg.threshold)
+    if name == "BCT":
+        terms["bct"] = influence_loss(new, labels, bct_rows(cfg.old_classifier is not None), cfg.bct_scale)
+    if name == "UniBCT" and clock.epoch >= min(cfg.refine_epoch):
+        backbone = make_backbone()[1]
+        images = embedded(pictures(range(IMAGES)), backbone.weight.double(), backbone.bias.double())
+        rows = refined_rows(images.detach().numpy(), cfg.lamb, cfg.tau, cfg.as_published)
+        terms["bct"] = influence_loss(new, labels, rows, 1.0 if cfg.as_published else cfg.bct_scale)
+    if name == "NCCL":
+        how = dict(margin=cfg.as_published, scale=cfg.scale if cfg.credible_only else None)
+        memory[:] = (memory + queue_entries(index, labels, weight, **how))[-cfg.queue_size:]
+        empty = cfg.queue_size - len(memory) if cfg.as_published else 0
+        l1, l2 = contrasts(new, labels, index, weight, memory, tau=cfg.tau, empty=empty, **how)
+        terms |= {"feature": cfg.alpha * l1, "logit": cfg.beta * l2}
+    if name == "AdvBCT":
+        fading = (cfg.num_epoch + 1 - clock.epoch) / cfg.num_epoch
+        d = {key.removeprefix("discriminator."): value for key, value in p.items()}
+        terms |= {"p2s": cfg.p2s_weight * point_to_set(new, labels, p["elastic"], cfg.threshold),
+                  "adv": cfg.adv_weight * fading * adversarial(new, old_unit(index), clock.progress, d)}
+    return terms

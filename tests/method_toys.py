@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
 IMAGES, CLASSES, DIM, BATCH = 48, 7, 6, 10
 SCALE, M2, M3 = 8.0, 0.3, 0.1                  # of the toy head's margin: both kinds
+# What differs from the defaults in all cases: a small scale, because a sample's loss is cut at 69; and epoch 3 refines.
+START = {"UniBCT": {"refine_epoch": [3], "bct_scale": 12.0}, "BCT": {"bct_scale": 12.0}}
 SD = "f128_r18_softmax_class70"                # the name that the OPclass configs read
 
 
@@ -127,3 +129,15 @@ def embedded(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     """What such a backbone makes of images uint8 [B, 4, 4, 3], in the precision of its weight."""
     rows = [((image.permute(2, 0, 1).to(weight.dtype) - 127.5) / 127.5).flatten() for image in images]
     return torch.stack([weight @ row + bias for row in rows])
+
+
+def make_method(name: str, folder: Path, **more):
+    """(method, its settings); of UniBCT after the refinement of epoch 3."""
+    torch.manual_seed(16)
+    more = START.get(name, {}) | more
+    if "old_classifier" in more:
+        more["old_classifier"] = str(folder / "old")
+    cfg = settings(name, folder, **more)
+    method = METHODS[name](cfg)
+    method.start_epoch(3, make_backbone(), Pictures())
+    return method, cfg

@@ -3,40 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from method_loops import (
-    adversarial,
-    bct_rows,
-    contrasts,
-    influence_loss,
-    margin_loss,
-    old_unit,
-    point_to_set,
-    pull,
-    queue_entries,
-    refined_rows,
-)
-from method_toys import (
-    BATCH,
-    CLASSES,
-    METHODS,
-    ROOT,
-    Pictures,
-    batches,
-    credible_marks,
-    embedded,
-    make_backbone,
-    make_head,
-    pictures,
-    settings,
-)
+from method_loops import slow_terms
+from method_toys import BATCH, CLASSES, METHODS, ROOT, batches, credible_marks, make_head, make_method, settings
 
 from engine.method import Clock
 from utils.config import run_config
 
 # Epoch, step and progress do not follow from one another: each must be used where the equation names it.
 CLOCKS = [Clock(3, 17, 0.07), Clock(3, 18, 0.22)]
-# What a case changes.  The scale is small because a sample's loss is cut at 69 (tests/losses/test_largest_loss.py).
-START = {"UniBCT": {"refine_epoch": [3], "bct_scale": 12.0}, "BCT": {"bct_scale": 12.0}}
 CASES = [
     ("MixBCT", {"mix_ratio": 0.25}), ("MixBCT", {"mix_ratio": 0.8}),
     ("L2", {"l2_weight": 3.5}), ("L2", {"threshold": 1.2}),
@@ -51,7 +25,7 @@ CASES = [
 ]
 
 
-def steps(method, cfg, head) -> list[dict]:
+def steps(method, head) -> list[dict]:
     """Two steps, between which the class vectors move: terms, and the gradients of their sum."""
     out = []
     for clock, (new, labels, index) in zip(CLOCKS, batches(), strict=True):
@@ -67,60 +41,18 @@ def steps(method, cfg, head) -> list[dict]:
     return out
 
 
-def slow_terms(name: str, cfg, clock: Clock, batch, weight, p: dict, memory: list) -> dict:
-    """The equations; memory: NCCL's queue, oldest first."""
-    new, labels, index = batch
-    terms = {"cls": margin_loss(new, labels, weight)}
-    if name == "L2":
-        terms["l2"] = cfg.l2_weight * pull(new, old_unit(index), cfg.threshold)
-    if name == "BCT":
-        terms["bct"] = influence_loss(new, labels, bct_rows(cfg.old_classifier is not None), cfg.bct_scale)
-    if name == "UniBCT" and clock.epoch >= min(cfg.refine_epoch):
-        backbone = make_backbone()[1]
-        images = embedded(pictures(range(len(credible_marks()))), backbone.weight.double(), backbone.bias.double())
-        rows = refined_rows(images.detach().numpy(), cfg.lamb, cfg.tau, cfg.as_published)
-        terms["bct"] = influence_loss(new, labels, rows, 1.0 if cfg.as_published else cfg.bct_scale)
-    if name == "NCCL":
-        how = dict(margin=cfg.as_published, scale=cfg.scale if cfg.credible_only else None)
-        memory[:] = (memory + queue_entries(index, labels, weight, **how))[-cfg.queue_size:]
-        empty = cfg.queue_size - len(memory) if cfg.as_published else 0
-        l1, l2 = contrasts(new, labels, index, weight, memory, tau=cfg.tau, empty=empty, **how)
-        terms |= {"feature": cfg.alpha * l1, "logit": cfg.beta * l2}
-    if name == "AdvBCT":
-        fading = (cfg.num_epoch + 1 - clock.epoch) / cfg.num_epoch
-        d = {key.removeprefix("discriminator."): value for key, value in p.items()}
-        terms |= {"p2s": cfg.p2s_weight * point_to_set(new, labels, p["elastic"], cfg.threshold),
-                  "adv": cfg.adv_weight * fading * adversarial(new, old_unit(index), clock.progress, d)}
-    return terms
-
-
-def made(name: str, folder, more: dict):
-    """(method, its settings); of UniBCT after the refinement of epoch 3."""
-    torch.manual_seed(16)
-    more = START.get(name, {}) | more
-    if "old_classifier" in more:
-        more["old_classifier"] = str(folder / "old")
-    cfg = settings(name, folder, **more)
-    method = METHODS[name](cfg)
-    method.start_epoch(3, make_backbone(), Pictures())
-    return method, cfg
-
-
 @pytest.mark.parametrize("name, more", CASES, ids=lambda case: case if isinstance(case, str) else "-".join(case))
 def test_terms_and_gradients_follow_the_setting(name, more, old_side, one_rank):
-    method, cfg = made(name, old_side, more)
+    method, cfg = make_method(name, old_side, **more)
     parameters = {key: value.detach().double() for key, value in method.named_parameters()}
-    found, memory = steps(method, cfg, make_head()), []
+    found, memory = steps(method, make_head()), []
     for clock, (new, labels, index), step in zip(CLOCKS, batches(), found, strict=True):
         new, weight = new.double().requires_grad_(), step["weight"].requires_grad_()
         p = {key: value.clone().requires_grad_() for key, value in parameters.items()}
-        if name == "MixBCT":                # test_mixbct_draw.py has the rules of the draw; here it is what has no gradient
-            replaced = ~step["gradients"]["new"].any(1)
+        replaced = ~step["gradients"]["new"].any(1)
+        if name == "MixBCT":                # which rows these are is what test_mixbct_draw.py is about
             assert replaced.sum() == min(int(cfg.mix_ratio * BATCH), credible_marks()[index].sum())
-            mixed = torch.where(replaced[:, None], old_unit(index), new)
-            terms = {"cls": margin_loss(mixed, labels, weight)}
-        else:
-            terms = slow_terms(name, cfg, clock, (new, labels, index), weight, p, memory)
+        terms = slow_terms(name, cfg, clock, (new, labels, index), weight, p, memory, replaced)
         slow = torch.autograd.grad(sum(terms.values()), [new, weight, *p.values()])
         assert terms.keys() == step["terms"].keys()
         for key, value in terms.items():
@@ -138,14 +70,11 @@ def test_every_setting_of_a_method_has_a_case(name):
 
 def test_the_toy_data_tells_the_cases_apart(old_side, one_rank):
     """Each case changes the gradient against the defaults by far more than the tolerance: otherwise it would test nothing."""
-    plain = {}
+    plain = {name: steps(make_method(name, old_side)[0], make_head()) for name in METHODS}
     for name, more in CASES:
-        if name not in plain:
-            method, cfg = made(name, old_side, {})
-            plain[name] = steps(method, cfg, make_head())
-        method, cfg = made(name, old_side, more)
+        found = steps(make_method(name, old_side, **more)[0], make_head())
         moved = max(float((a["gradients"]["new"] - b["gradients"]["new"]).abs().max())
-                    for a, b in zip(steps(method, cfg, make_head()), plain[name], strict=True))
+                    for a, b in zip(found, plain[name], strict=True))
         assert moved > 1e-4, (name, more)
 
 

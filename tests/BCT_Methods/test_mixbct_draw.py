@@ -33,7 +33,7 @@ def drawn(method: MixBCT, step: int = 0, rows: slice = slice(None)) -> set[int]:
 
 
 def test_the_toy_batch_has_both_kinds_in_no_order():
-    assert CREDIBLE.sum() == 11 and (CREDIBLE.int().diff() != 0).sum() > 8 and len(set(INDEX.tolist())) == SIZE
+    assert CREDIBLE.sum() == 11 and (CREDIBLE.int().diff() != 0).sum() >= 8 and len(set(INDEX.tolist())) == SIZE
 
 
 @pytest.mark.parametrize("ratio, count", [(0.3, 7), (0.4, 9), (0.29, 6), (0.04, 0), (0.5, 11), (1.0, 11), (0.0, 0)])
