@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from method_loops import bct_rows, influence_loss, is_credible, margin_loss, old_unit
+from method_loops import ball, bct_rows, influence_loss, is_credible, margin_loss, old_unit
 from method_toys import (
     CLASSES,
     DIM,
@@ -139,9 +139,15 @@ def test_each_rank_draws_for_itself_in_mixbct(ranks):
     assert first | second <= set(credible_marks().nonzero()[0].tolist())
 
 
-def test_advbct_has_the_same_balls_and_radii_on_both_ranks(ranks):
+def test_advbct_has_the_balls_of_all_classes_and_the_same_radii_on_both_ranks(ranks):
+    """Each rank has read half of the classes only."""
+    balls = [ball(c) for c in range(CLASSES)]
     for one, other in zip(ranks[0]["adv"], ranks[1]["adv"], strict=True):
         assert torch.equal(one, other) and len(one) == CLASSES
+    _, centres, radii, is_ball = ranks[1]["adv"]
+    torch.testing.assert_close(centres.double(), torch.stack([centre for centre, _ in balls]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(radii.double(), torch.tensor([kept[-1] for _, kept in balls]).double(), rtol=0, atol=1e-6)
+    assert is_ball.tolist() == [len(kept) > 1 for _, kept in balls]
 
 
 def test_each_rank_reads_the_images_of_its_own_classes_for_unibct(ranks):
