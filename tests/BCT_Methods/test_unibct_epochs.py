@@ -1,13 +1,17 @@
 """UniBCT over the epochs: when prototypes are refined, from which images and backbone, and when the second term is there."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from method_loops import refined_rows
 from method_toys import DIM, IMAGES, Pictures, batches, embedded, make_backbone, make_head, old_features, pictures, settings
 
+from BCT_Methods.UniBCT import refinement
 from BCT_Methods.UniBCT.train import UniBCT
 from engine.method import Clock
+from utils.classes import class_blocks
 
 
 def slow_prototypes(backbone: torch.nn.Sequential, lamb: float = 0.9, tau: float = 0.05) -> torch.Tensor:
@@ -65,6 +69,16 @@ def test_refinement_uses_the_statistics_of_training_and_leaves_them_alone(old_si
     new = (new - norm.running_mean) / torch.sqrt(norm.running_var.double() + 1e-5)
     expected = refined_rows(new.numpy(), 0.9, 0.3, False)
     torch.testing.assert_close(method.influence.prototypes.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows, numbers", [(13, 1 << 24), (1, 1 << 24), (10**6, 60)])
+def test_blocks_of_classes_and_parts_of_a_block_change_nothing(rows, numbers, old_side, one_rank, monkeypatch):
+    """Few images at once, or few neighbour matrices at once: the same prototypes at the same places."""
+    monkeypatch.setattr(refinement, "class_blocks", partial(class_blocks, rows=rows))
+    monkeypatch.setattr(refinement, "LARGEST", numbers)
+    method, backbone = UniBCT(settings("UniBCT", old_side, refine_epoch=[0], tau=0.3)), make_backbone()
+    method.start_epoch(0, backbone, Pictures())
+    torch.testing.assert_close(method.influence.prototypes.double(), slow_prototypes(backbone, 0.9, 0.3), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("as_published", [False, True])

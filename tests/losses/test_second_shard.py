@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from method_loops import ball, bct_rows, influence_loss, is_credible, margin_loss, old_unit
+from method_loops import ball, bct_rows, influence_loss, is_credible, margin_loss, old_unit, refined_rows, slow_terms
 from method_toys import (
     CLASSES,
     DIM,
     IMAGES,
+    METHODS,
+    START,
     Pictures,
     batches,
     credible_marks,
+    embedded,
     make_backbone,
     make_head,
+    make_method,
+    pictures,
     settings,
     write_old_side,
 )
@@ -30,6 +35,8 @@ from losses import SoftmaxHead
 from losses.shards import all_rows, local_labels
 
 HALF = 5                # rows of each rank
+CLOCK = Clock(3, 17, 0.22)
+MORE = {"NCCL": {"beta": 0.5, "credible_only": True, "scale": 8.0}, "AdvBCT": {"threshold": 0.9}}
 NEW, LABELS, INDEX = batches()[0]
 
 
@@ -54,6 +61,16 @@ def sampled_step() -> dict:
             "moved": (head.weight != before).any(1)}
 
 
+def step_of(name: str, folder: Path) -> dict:
+    """A method's terms of the global batch, and the gradients of this rank's rows and of its class vectors."""
+    method, _ = make_method(name, folder, **MORE.get(name, {}))
+    new, head = own(NEW).clone().requires_grad_(), make_head()
+    terms = method(head, new, own(LABELS), own(INDEX), CLOCK)
+    to_new, to_weight = torch.autograd.grad(sum(terms.values()), [new, head.weight])
+    return {"terms": {key: value.detach() for key, value in terms.items()}, "new": to_new, "to_weight": to_weight,
+            "weight": head.weight.detach(), "parameters": {key: p.detach() for key, p in method.named_parameters()}}
+
+
 def of_this_rank(folder: Path) -> dict:
     clock, rank = Clock(0, 4, 0.1), dist.get_rank()
     new = own(NEW).clone().requires_grad_()
@@ -69,12 +86,33 @@ def of_this_rank(folder: Path) -> dict:
             "softmax": with_gradients(head(new / 10, own(LABELS)), head.weight, head.bias),
             "credible": NCCL(settings("NCCL", folder, credible_only=True, scale=8.0)).credible(old_unit(range(IMAGES)).float()),
             "mix": mix.replaced(torch.arange(IMAGES), clock), "adv": (adv.elastic.detach(), adv.centres, adv.radii, adv.is_ball),
-            "read": sorted(sum(dataset.asked, [])), "sampled": sampled_step()}
+            "read": sorted(sum(dataset.asked, [])), "sampled": sampled_step(),
+            "refined": uni.influence.prototypes, "steps": {name: step_of(name, folder) for name in METHODS}}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     return on_ranks(2, of_this_rank, write_old_side(tmp_path_factory.mktemp("feature_save")))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_on_two_ranks_is_its_equation_on_the_global_batch(name, ranks, tmp_path):
+    """DDP takes the mean over two ranks: a rank's own rows carry twice the gradient, its class vectors the whole one.
+
+    A term may be that of the rank's own rows (L2): the mean over the ranks counts.
+    """
+    found = [rank["steps"][name] for rank in ranks]
+    cfg = settings(name, tmp_path, **START.get(name, {}), **MORE.get(name, {}))
+    new, weight = NEW.double().requires_grad_(), torch.cat([rank["weight"] for rank in found]).double().requires_grad_()
+    to_new = torch.cat([rank["new"] for rank in found]).double() / 2
+    parameters = {key: value.double() for key, value in found[1]["parameters"].items()}
+    terms = slow_terms(name, cfg, CLOCK, (new, LABELS, INDEX), weight, parameters, [], ~to_new.any(1))
+    slow = torch.autograd.grad(sum(terms.values()), [new, weight])
+    for key, value in terms.items():
+        mean = sum(rank["terms"][key].double() for rank in found) / 2
+        torch.testing.assert_close(mean, value.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(to_new, slow[0], rtol=1e-3, atol=2e-6)
+    torch.testing.assert_close(torch.cat([rank["to_weight"] for rank in found]).double(), slow[1], rtol=1e-3, atol=2e-6)
 
 
 def test_rows_come_in_the_order_of_the_ranks_and_labels_are_counted_from_the_shards_first_class(ranks):
@@ -150,7 +188,10 @@ def test_advbct_has_the_balls_of_all_classes_and_the_same_radii_on_both_ranks(ra
     assert is_ball.tolist() == [len(kept) > 1 for _, kept in balls]
 
 
-def test_each_rank_reads_the_images_of_its_own_classes_for_unibct(ranks):
+def test_each_rank_reads_the_images_of_its_own_classes_for_unibct_and_refines_these(ranks):
+    weight, bias = (value.detach().double() for value in make_backbone()[1].parameters())
+    rows = refined_rows(embedded(pictures(range(IMAGES)), weight, bias).numpy(), 0.9, 0.05, False)
+    torch.testing.assert_close(torch.cat([rank["refined"] for rank in ranks]).double(), rows, rtol=0, atol=1e-5)
     labels = Pictures().labels()
     for rank, classes in zip(ranks, (range(4), range(4, 7)), strict=True):
         assert rank["read"] == [i for i in range(IMAGES) if labels[i] in classes]

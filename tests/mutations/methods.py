@@ -12,7 +12,7 @@ NCCL, FILTER, RING = "BCT_Methods/NCCL/train.py", "BCT_Methods/NCCL/credible.py"
 UNIBCT, REFINE = "BCT_Methods/UniBCT/train.py", "BCT_Methods/UniBCT/refinement.py"
 SCENARIOS, OLD, LOOP = "BCT_Methods/scenarios.py", "utils/old_features.py", "engine/loop.py"
 MARGINS, PFC, SHARDS = "losses/margins.py", "losses/partial_fc.py", "losses/shards.py"
-PROTOTYPES, SOFTMAX = "losses/prototypes.py", "losses/softmax_head.py"
+CLASSES, PROTOTYPES, SOFTMAX = "utils/classes.py", "losses/prototypes.py", "losses/softmax_head.py"
 
 # (file, the line as it is without its indentation, the line as it becomes, the test files or node ids that must fail)
 MUTATIONS = [
@@ -88,6 +88,15 @@ MUTATIONS = [
     (REFINE, "closeness.diagonal(dim1=1, dim2=2).fill_(-torch.inf)", "closeness.diagonal(dim1=1, dim2=2)", EPOCHS),
     (REFINE, "share = torch.linalg.solve(system.mT, torch.ones_like(system[:, :, :1]))",
      "share = torch.linalg.solve(system, torch.ones_like(system[:, :, :1]))", EPOCHS),
+
+    (REFINE, "counts = np.bincount(labels[own] - classes.start, minlength=len(prototypes))",
+     "counts = np.bincount(labels[own], minlength=len(prototypes))", SECOND),
+    (REFINE, "left = np.bincount(labels[rows] - classes.start - block.start, minlength=block.stop - block.start)",
+     "left = np.bincount(labels[rows] - classes.start, minlength=block.stop - block.start)", EPOCHS),
+    (REFINE, "out[some] = spread(new[rows], old[rows], lamb, tau, as_published)",
+     "out[alike[:len(some)]] = spread(new[rows], old[rows], lamb, tau, as_published)", EPOCHS),
+    (REFINE, "rows = torch.from_numpy(starts[some][:, None] + np.arange(size)).to(new.device)",
+     "rows = torch.from_numpy(some[:, None] + np.arange(size)).to(new.device)", EPOCHS),
 
     # NCCL
     (NCCL, "self.queue = Queue(cfg.queue_size, cfg.embedding_size, cfg.num_classes, cfg.fp16)",
@@ -204,6 +213,14 @@ MUTATIONS = [
      "return torch.from_numpy(np.array(prototypes[classes], np.float32))", OLD_SIDE),
     (OLD, "return F.normalize(rows.float())", "return rows.float()", SETTINGS),
 
+    (CLASSES, 'order = np.argsort(labels, kind="stable")', "order = np.arange(len(labels))", EPOCHS),
+    (CLASSES, "begin = ends[first] - counts[first]", "begin = ends[first]", EPOCHS),
+    (CLASSES, "if unit:", "if not unit:", OLD_SIDE),
+    (CLASSES, 'return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")',
+     'return np.argsort(labels, kind="stable")', OLD_SIDE),
+    (CLASSES, 'return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")',
+     'return np.argsort(labels + values, kind="stable")', OLD_SIDE),
+
     # from the config to the head
     (LOOP, "margin = CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)",
      "margin = CombinedMarginLoss(64.0, *cfg.margin_list, cfg.interclass_filtering_threshold)", HEAD),
@@ -266,7 +283,10 @@ MUTATIONS = [
     (SHARDS, "return everyone.chunk(dist.get_world_size())[dist.get_rank()]",
      "return everyone.chunk(dist.get_world_size())[0]", SECOND),
     (SHARDS, "return own_rows(grad) * dist.get_world_size()", "return own_rows(grad)", SECOND, 1),
+    (SHARDS, "return own_rows(grad) * dist.get_world_size()", "return own_rows(grad)", SECOND, 2),
     (SHARDS, "dist.all_reduce(grad)", "pass", SECOND),
+    (SHARDS, "dist.all_reduce(total)", "pass", SECOND),
+    (SHARDS, "dist.all_reduce(both)", "pass", SECOND),
     (SHARDS, "return (total.log() - target).clamp(max=LARGEST_LOSS).mean()",
      "return (total.log() - target).mean()", "tests/losses/test_largest_loss.py"),
     (SHARDS, "return each * rank + min(rank, more), each + (rank < more)", "return each * rank, each + (rank < more)", SECOND),
