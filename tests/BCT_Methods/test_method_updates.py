@@ -1,0 +1,54 @@
+"""One update of the trainer with each method: everything that learns moves down the gradient of the whole sum."""
+
+import pytest
+import torch
+from method_loops import slow_terms
+from method_toys import METHODS, batches, embedded, make_backbone, make_head, make_method, pictures
+
+from engine.distributed import Ranks
+from engine.method import Clock
+from engine.trainer import Trainer
+
+LR, DECAY = 0.05, 0.1
+CLOCK = Clock(3, 17, 0.22)
+MORE = {"NCCL": {"beta": 0.5}, "L2": {"threshold": 0.5}, "MixBCT": {"mix_ratio": 0.4}}
+
+
+def learning(backbone, method, head) -> dict[str, torch.Tensor]:
+    return {"weight": backbone[1].weight, "bias": backbone[1].bias, "head": head.weight, **dict(method.named_parameters())}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_moves_everything_by_lr_times_gradient_and_decay(name, old_side, one_rank):
+    """New embeddings of the images themselves; AdvBCT's radii and discriminator are in the optimiser, too."""
+    method, cfg = make_method(name, old_side, lr=1.0, weight_decay=DECAY, clip=1e9, **MORE.get(name, {}))
+    backbone, head, (_, labels, index) = make_backbone(), make_head(), batches()[0]
+    trainer = Trainer(cfg, Ranks(0, 1, torch.device("cpu")), backbone, method, head)
+    before = {key: value.detach().double() for key, value in learning(backbone, method, head).items()}
+    replaced = torch.zeros(len(index), dtype=torch.bool)
+    if name == "MixBCT":
+        replaced[method.replaced(index, CLOCK)] = True
+
+    found = trainer.step(pictures(index), labels, index, torch.zeros(len(index), dtype=torch.bool), CLOCK, LR)
+
+    p = {key: value.clone().requires_grad_() for key, value in before.items()}
+    own = {key: value for key, value in p.items() if key not in ("weight", "bias", "head")}
+    new = embedded(pictures(index), p["weight"], p["bias"])
+    terms = slow_terms(name, cfg, CLOCK, (new, labels, index), p["head"], own, [], replaced)
+    gradients = dict(zip(p, torch.autograd.grad(sum(terms.values()), p.values()), strict=True))
+    assert found.keys() == terms.keys() and (name == "AdvBCT") == (len(own) > 0)
+    for key, value in terms.items():
+        torch.testing.assert_close(found[key].double(), value.detach(), rtol=1e-5, atol=1e-6)
+    for key, value in learning(backbone, method, head).items():
+        expected = before[key] - LR * (gradients[key] + DECAY * before[key])
+        torch.testing.assert_close(value.detach().double(), expected, rtol=1e-4, atol=1e-6)
+        assert gradients[key].abs().max() > 1e-3 or key == "discriminator.0.bias", key      # BatchNorm takes that one off
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_unibct_does_something_when_an_epoch_begins(name, old_side, one_rank):
+    method = make_method(name, old_side)[0]
+    before, backbone = {key: value.clone() for key, value in method.state_dict().items()}, make_backbone(seed=9)
+    for epoch in (0, 4, 10, 20):
+        method.start_epoch(epoch, backbone, None)
+    assert backbone.training and all(torch.equal(value, before[key]) for key, value in method.state_dict().items())

@@ -1,0 +1,70 @@
+"""NCCL's queue and filter inside the method: what enters, what it is compared with, and what is left out."""
+
+import math
+
+import pytest
+import torch
+from method_loops import is_credible, old_unit
+from method_toys import CLASSES, DIM, IMAGES, batches, make_head, settings
+
+from BCT_Methods.NCCL import old_queue
+from BCT_Methods.NCCL.credible import CredibleOld
+from BCT_Methods.NCCL.old_queue import Queue
+from BCT_Methods.NCCL.train import NCCL
+from engine.method import Clock
+
+CLOCK = Clock(0, 0, 0.0)
+
+
+def test_the_batch_enters_the_ring_as_old_unit_features_with_labels_and_old_logits(old_side, one_rank):
+    """Ten images a step into 15 places: the second step takes the five empty ones and the five oldest."""
+    method, head = NCCL(settings("NCCL", old_side, queue_size=15)), make_head()
+    steps = batches()
+    for new, labels, index in steps:
+        method(head, new, labels, index, CLOCK)
+    places = [*[(1, k) for k in range(5, 10)], *[(0, k) for k in range(5, 10)], *[(1, k) for k in range(5)]]
+    for place, (step, row) in enumerate(places):
+        _, labels, index = steps[step]
+        old = old_unit([index[row]])[0]
+        torch.testing.assert_close(method.queue.features[place].double(), old, rtol=0, atol=1e-6)
+        assert method.queue.labels[place] == labels[row] and method.queue.pushed == 20
+        for c in range(CLASSES):
+            w = head.weight[c].detach().double()
+            assert method.queue.logits[place, c].item() == pytest.approx((w @ old / w.norm()).item(), abs=1e-6)
+
+
+def test_old_embeddings_between_the_classes_enter_with_no_label(old_side, one_rank):
+    method = NCCL(settings("NCCL", old_side, queue_size=15, credible_only=True, scale=8.0))
+    new, labels, index = batches()[0]
+    method(make_head(), new, labels, index, CLOCK)
+    good = [is_credible(row, 8.0) for row in old_unit(index)]
+    assert 0 < sum(good) < len(good)
+    assert method.queue.labels.tolist() == [*(int(y) if ok else -1 for y, ok in zip(labels, good, strict=True)), *5 * [-1]]
+
+
+@pytest.mark.parametrize("scale", [5.0, 8.0, 16.0])
+def test_credible_is_an_entropy_of_at_most_half_of_ln_c_at_the_scale_of_the_classification_loss(scale, old_side, one_rank):
+    filters = CredibleOld(settings("NCCL", old_side, scale=scale))
+    old = old_unit(range(IMAGES))
+    assert filters(old.float()).tolist() == [is_credible(row, scale) for row in old]
+    assert filters.most == pytest.approx(math.log(7) / 2)
+
+
+def test_without_the_filter_the_class_means_are_not_asked_for(old_side, one_rank):
+    assert NCCL(settings("NCCL", old_side, prototypes=None)).credible is None
+
+
+def test_products_of_many_classes_are_the_sum_over_blocks_of_them(one_rank, monkeypatch):
+    queue = Queue(4, DIM, CLASSES)
+    logits = torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(1))
+    queue.push(torch.zeros(4, DIM), logits, torch.arange(4))
+    monkeypatch.setattr(old_queue, "CLASSES", 3)
+    new = torch.randn(2, CLASSES, generator=torch.Generator().manual_seed(2))
+    slow = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in logits.tolist()] for x in new.tolist()]
+    torch.testing.assert_close(queue.product(new).double(), torch.tensor(slow, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+def test_queue_and_method_use_half_precision_only_if_the_config_says_so(old_side, one_rank, monkeypatch):
+    monkeypatch.setattr(old_queue, "half_precision", lambda device: torch.bfloat16)
+    kinds = [NCCL(settings("NCCL", old_side, fp16=fp16)).queue.logits.dtype for fp16 in (False, True)]
+    assert kinds == [torch.float32, torch.bfloat16]

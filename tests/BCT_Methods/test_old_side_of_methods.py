@@ -1,0 +1,121 @@
+"""What a method reads of the old model: the right file, the right rows, and none that belongs to another run."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from method_loops import ball, bct_rows, old_unit
+from method_toys import CLASSES, DIM, IMAGES, METHODS, SD, credible_marks, old_features, old_prototypes, settings
+
+from backbones.weights import fingerprint
+from utils.errors import UserError
+from utils.old_features import OldFeatures, load_credible, load_labels, load_prototypes, old_side, save_origin
+
+KINDS = {"old_feature": "feature", "label": "label", "credible": "credible_ratio_90_feature", "prototypes": "avg_feature"}
+# what each method needs: the names that its documentation gives
+READS = {"MixBCT": {"old_feature", "credible"}, "L2": {"old_feature"}, "BCT": {"prototypes"}, "UniBCT": {"old_feature"},
+         "NCCL": {"old_feature"}, "NCCL credible_only": {"old_feature", "prototypes"}, "AdvBCT": {"old_feature", "label"}}
+
+
+def made(name: str, folder: Path, **more):
+    name, *only = name.split()
+    return METHODS[name](settings(name, folder, **more, **{key: True for key in only}))
+
+
+@pytest.fixture
+def own_side(old_side, tmp_path) -> Path:
+    """A copy of the old side whose files say where they come from: records "r", and model.pt next to them."""
+    folder = tmp_path / "feature_save"
+    shutil.copytree(old_side, folder)
+    for number in (1, 2):
+        torch.save({"weight": torch.full((2, 2), float(number))}, folder / f"model{number}.pt")
+    for kind in KINDS:
+        describe(folder, kind)
+    return folder
+
+
+def describe(folder: Path, kind: str, records: str = "r", model: int = 1) -> None:
+    origin = {"records": records, "images": IMAGES, "model": fingerprint({"weight": torch.full((2, 2), float(model))})}
+    save_origin(folder / f"OPclass/{SD}_{KINDS[kind]}.npy", origin)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_files_of_other_records_or_another_model_are_refused(name, own_side, one_rank):
+    """Exactly the files that the method needs are looked at; with those of this run it starts."""
+    mine = dict(records="r", old_model=str(own_side / "model1.pt"))
+    made(name, own_side, **mine)
+    for kind in KINDS:
+        for other, word in ({"records": "s"}, "records"), ({"model": 2}, "model"):
+            describe(own_side, kind, **other)
+            if kind in READS[name]:
+                with pytest.raises(UserError, match=rf"{KINDS[kind]}.npy was computed from a different {word}"):
+                    made(name, own_side, **mine)
+            else:
+                made(name, own_side, **mine)
+        describe(own_side, kind)
+    made(name, own_side, records=None, old_model=str(own_side / "no such file.pt"))       # nothing to compare with
+    with pytest.raises(UserError, match="different model"):
+        made(name, own_side, records="r", old_model=str(own_side / "model2.pt"))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_method_asks_for_what_it_needs_and_for_nothing_else(name, old_side, one_rank):
+    for key in ("old_feature", "credible", "prototypes"):
+        if key in READS[name]:
+            with pytest.raises(UserError, match=f"config.{key} is not set"):
+                made(name, old_side, **{key: None})
+        else:
+            made(name, old_side, **{key: None})
+
+
+def test_prototypes_of_other_images_are_refused(own_side, one_rank):
+    save_origin(own_side / f"OPclass/{SD}_avg_feature.npy", {"images": IMAGES - 1})
+    with pytest.raises(UserError, match="different images"):
+        made("BCT", own_side)
+
+
+def test_old_side_names_file_images_records_and_model(own_side, one_rank):
+    cfg = settings("MixBCT", own_side, records="r", old_model=str(own_side / "model2.pt"))
+    prints = {number: fingerprint({"weight": torch.full((2, 2), float(number))}) for number in (1, 2)}
+    assert prints[1] != prints[2]
+    assert old_side(cfg, "credible") == {"path": own_side / f"OPclass/{SD}_credible_ratio_90_feature.npy", "images": IMAGES,
+                                         "records": "r", "model": prints[2]}
+
+
+def test_row_i_is_image_i(old_side, one_rank):
+    """Features, marks and labels in the order of the records, whatever order is asked for; prototypes by class."""
+    start = old_side / f"OPclass/{SD}"
+    index = torch.tensor([41, 0, 17, 17, 5])
+    rows = OldFeatures(Path(f"{start}_feature.npy"), images=IMAGES, dim=DIM)[index]
+    assert rows.dtype == torch.float32 and not rows.requires_grad
+    torch.testing.assert_close(rows.double(), old_unit(index), rtol=0, atol=1e-6)
+    assert load_credible(Path(f"{start}_credible_ratio_90_feature.npy"), images=IMAGES).tolist() == credible_marks().tolist()
+    labels = load_labels(Path(f"{start}_feature.npy"), images=IMAGES, num_classes=CLASSES)
+    assert labels.dtype == np.int64 and labels.tolist() == old_features()[1].tolist()
+    some = load_prototypes(Path(f"{start}_avg_feature.npy"), images=IMAGES, num_classes=CLASSES, dim=DIM, classes=slice(2, 6))
+    torch.testing.assert_close(some.double(), bct_rows(False)[2:6], rtol=0, atol=1e-6)
+    assert np.linalg.norm(old_prototypes(), axis=1).min() > 2
+
+
+def test_advbct_takes_the_labels_next_to_its_features(old_side, one_rank, tmp_path):
+    """Other labels next to the same features make other balls: those of the classes that they name."""
+    shutil.copytree(old_side / "OPclass", tmp_path / "OPclass")
+    turned = (CLASSES - 1 - old_features()[1]).astype(np.int32)
+    np.save(tmp_path / f"OPclass/{SD}_label.npy", turned)
+    for folder, class_of in ((old_side, lambda c: c), (tmp_path, lambda c: CLASSES - 1 - c)):
+        method = made("AdvBCT", folder)
+        for c in range(CLASSES):
+            centre, distances = ball(class_of(c))
+            torch.testing.assert_close(method.centres[c].double(), centre, rtol=0, atol=1e-6)
+            assert method.radii[c].item() == pytest.approx(distances[-1], abs=1e-6)
+            assert method.is_ball[c] == (len(distances) > 1)
+
+
+def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(old_side, one_rank):
+    torch.testing.assert_close(made("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
+
+
+def test_unibct_starts_from_nothing(old_side, one_rank):
+    assert not made("UniBCT", old_side).influence.prototypes.any()

@@ -1,0 +1,255 @@
+"""The parts that the loop builds and asks: settings, data set, network and heads, loader, verification, speed, signals."""
+
+import os
+import re
+import shutil
+import signal
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from recorded import Noted, record, write_data
+from torch import nn
+
+from backbones.mobilefacenet import MobileFaceNet
+from backbones.vit import VisionTransformer
+from engine import distributed, progress
+from engine.checkpoint import Position
+from engine.distributed import Ranks
+from engine.finite import BadSteps
+from engine.loop import build, check_settings, flips, open_dataset, settings_of
+from engine.method import Clock, Method
+from engine.progress import Progress
+from engine.verification import Verifier
+from losses import ArcFace, PartialFC, SoftmaxHead
+from records.faces import FaceRecords, SyntheticFaces
+from records.loader import ShuffledBatches
+from utils.config import ROOT, run_config
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def settings(**more):
+    cfg = run_config(ROOT / "configs/base.py")
+    cfg.update(**{**dict(num_classes=7, num_image=49, records="abc", val_targets=[], fp16=False), **more})
+    return cfg
+
+
+class Log(list):
+    """What is logged, as sentences."""
+
+    def info(self, text, *values):
+        self.append(text % values)
+    warning = info
+
+
+# settings that are refused before anything is built
+
+LEAST = {"batch_size": 1, "num_epoch": 1, "gradient_acc": 1, "frequent": 1, "verbose": 1, "keep_checkpoints": 1, "workers": 0,
+         "seed": 0, "save_every": 0, "warmup_epoch": 0, "timeout": 0.01}
+
+
+@pytest.mark.parametrize("key, value", [
+    *((key, least - 1) for key, least in LEAST.items()), ("batch_size", 2.5), ("num_epoch", True), ("frequent", "9"),
+    ("save_every", None), ("warmup_epoch", float("nan")), ("timeout", "30"), ("sample_rate", 0), ("sample_rate", 1.01),
+    ("sample_rate", float("nan")), ("val_targets", "lfw"), ("bad_records", "replace"), ("dali", True)])
+def test_a_setting_that_means_nothing_is_refused_by_name(key, value):
+    with pytest.raises(UserError, match=f"config.{key} "):
+        check_settings(settings(**{key: value}))
+
+
+def test_the_least_values_are_accepted():
+    check_settings(settings(**LEAST, sample_rate=1, bad_records="stop"))
+    check_settings(settings(**LEAST, sample_rate=0.01, bad_records="skip", val_targets=("lfw",)))
+    check_settings(settings(warmup_epoch=0.5, gradient_acc=4))
+    with pytest.raises(UserError, match="sample_rate = 0.5 samples classes for one batch, config.gradient_acc = 2"):
+        check_settings(settings(sample_rate=0.5, gradient_acc=2))
+
+
+# what a run is
+
+def test_a_run_is_its_settings_and_the_contents_of_its_files():
+    """Not where its files are, nor how many processes decode: these differ from machine to machine."""
+    found = settings_of(settings(lr=0.25, workers=9, dataset="/data", output="/out", feature_save="/old"), Noted, SoftmaxHead)
+    expected = run_config(ROOT / "configs/base.py").keys() | {"records", "method", "head"}
+    assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
+    assert (found["lr"], found["records"], found["method"], found["head"]) == ("0.25", "'abc'", "Noted", "SoftmaxHead")
+
+
+def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
+    """Another method or head is refused, the same data elsewhere is not."""
+    assert record(data, tmp_path / "run", "num_epoch=1").code == 0
+    other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", method=Method)
+    assert other.code == 1 and "comes from another training (method was Noted, is Method)" in other.said
+    other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", head=SoftmaxHead)
+    assert other.code == 1 and "comes from another training (head was PartialFC, is SoftmaxHead)" in other.said
+    shutil.copytree(data, tmp_path / "elsewhere")
+    again = record(tmp_path / "elsewhere", tmp_path / "run", "num_epoch=2", "resume=True", "workers=1")
+    assert again.code == 0 and again.events[:2] == [("start", 1), ("step", 6)]
+    assert "resumed from" in again.said and "config.num_epoch was 1, is 2" in again.said and "dataset was" not in again.said
+
+
+def test_the_data_set_tells_its_numbers(data):
+    cfg = settings(dataset=str(data), rec="train", image_size=8, num_classes=None, num_image=None, bad_records="skip")
+    faces = open_dataset(cfg, log := Log())
+    assert (len(faces), faces.image_size, faces.bad_records, log) == (49, 8, "skip", [])
+    assert (cfg.num_image, cfg.num_classes, cfg.records) == (49, 5, FaceRecords(data / "train").fingerprint())
+    cfg.num_image = 49
+    assert open_dataset(cfg, log) and log == []
+    cfg = settings(rec="synthetic", num_image=None, num_classes=None, image_size=16)
+    faces = open_dataset(cfg, log)
+    assert isinstance(faces, SyntheticFaces) and (len(faces), faces.num_classes, faces.image_size) == (100_000, 10_000, 16)
+    assert (cfg.num_image, cfg.num_classes, cfg.records) == (100_000, 10_000, None)
+
+
+# network and heads
+
+@pytest.mark.parametrize("network, kind", [("mbf", MobileFaceNet), ("vit_t_dp005_mask0", VisionTransformer)])
+def test_the_network_is_that_of_the_settings(network, kind, one_rank):
+    cfg = settings(network=network, dropout=0.25, embedding_size=24, image_size=16, fp16=torch.bfloat16)
+    made = build(cfg, one_rank, Noted, PartialFC)
+    net = made.plain_backbone
+    assert type(net) is kind and net.fp16 == torch.bfloat16 and net(torch.zeros(2, 3, 16, 16)).shape == (2, 24)
+    assert 0.25 in {module.p for module in net.modules() if isinstance(module, nn.Dropout)}
+    assert made.head.weight.shape == (7, 24) and made.plain_method.cfg is cfg and type(made.plain_method) is Noted
+
+
+def head_of(kind: type, **more):
+    return kind(ArcFace(8.0), 16, 40, **more)
+
+
+@pytest.mark.parametrize("kind", [PartialFC, SoftmaxHead])
+def test_a_heads_seed_and_precision(kind, one_rank):
+    """Class vectors are a function of the seed; half precision is used, and near."""
+    draw = torch.Generator().manual_seed(0)
+    new, labels = torch.randn(6, 16, generator=draw), torch.randint(40, (6,), generator=draw)
+    assert torch.equal(head_of(kind, seed=3).weight, head_of(kind, seed=3).weight)
+    assert not torch.equal(head_of(kind, seed=3).weight, head_of(kind, seed=4).weight)
+    exact, half = (head_of(kind, fp16=fp16)(new, labels).item() for fp16 in (False, torch.bfloat16))
+    assert exact != half and half == pytest.approx(exact, rel=2e-2)
+
+
+def test_sampled_classes_depend_on_seed_and_step(one_rank):
+    labels = torch.tensor([5, 9])
+    found = []
+    for seed in (3, 4):
+        head = head_of(PartialFC, sample_rate=0.2, seed=seed)
+        head.bind(torch.optim.SGD(head.parameters(), 0.1))
+        for _ in range(2):
+            head.sampler.lend(head.weight, labels)
+            found.append(tuple(head.sampler.rows.tolist()))
+    assert len(set(found)) == 4 and all(len(rows) == 8 and {5, 9} <= set(rows) for rows in found)
+
+
+@pytest.mark.parametrize("kind", [PartialFC, SoftmaxHead])
+def test_a_loss_is_cut_at_the_smallest_probability(kind, one_rank):
+    """A probability below 1e-30 counts as 1e-30: 69.08 for the row that is sure of another class, 0 for the other."""
+    head = kind(ArcFace(100.0, 0.0), 2, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[100.0, 0.0], [-100.0, 0.0]]))
+    loss = head(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx(30 * 2.302585 / 2, rel=1e-5)
+
+
+# loader and mirror images
+
+def test_the_rest_of_an_epoch_on_other_ranks_and_batches():
+    """After 16 images of 49, seen by one rank in batches of eight, three ranks take the next ones in batches of two."""
+    whole, ranks = ShuffledBatches(49, 8, 0, 1, 3), [ShuffledBatches(49, 2, rank, 3, 3) for rank in range(3)]
+    whole.epoch = 5
+    order = [int(i) for rows in whole for i in rows]
+    for batches in ranks:
+        batches.epoch, batches.seen = 5, 16
+    rest = [[rows.tolist() for rows in batches] for batches in ranks]
+    assert [len(batches) for batches in rest] == [5, 5, 5]
+    assert [i for step in zip(*rest, strict=True) for rows in step for i in rows][:30] == order[16:46]
+
+
+def test_mirror_marks_are_one_draw_for_all_ranks():
+    cfg = settings(batch_size=200, seed=3)
+    one, two = (flips(cfg, Ranks(rank, 2, torch.device("cpu")), 9) for rank in range(2))
+    cfg.batch_size = 400
+    assert torch.equal(torch.cat([one, two]), flips(cfg, Ranks(0, 1, torch.device("cpu")), 9))
+    assert 80 < int(one.sum()) < 120 and not torch.equal(one, two)
+
+
+# verification
+
+class Colour(nn.Module):
+    """Features that tell classes by their colour, or the same feature for all, in eval mode; batches: their sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.knows, self.batches = True, []
+
+    def forward(self, x):
+        assert not self.training
+        self.batches.append(len(x))
+        mean = x.mean((2, 3))
+        return F.normalize(mean - mean.mean(1, keepdim=True)) if self.knows else torch.ones_like(mean)
+
+
+def test_verification_sets(data, one_rank, tmp_path):
+    """Each set that is there is verified under its name, with the run's batch size; the best figure is remembered."""
+    shutil.copy(data / "pairs.bin", tmp_path / "more.bin"), shutil.copy(data / "pairs.bin", tmp_path / "pairs.bin")
+    cfg = settings(val_targets=["pairs", "none", "more"], dataset=str(tmp_path), batch_size=6, image_size=16)
+    verify, net = Verifier(cfg, one_rank, log := Log()), Colour()
+    assert len(log) == 1 and f"no verification set {tmp_path}/none.bin" in log[0]
+    found = [verify(net)]
+    net.knows = False
+    found.append(verify(net))
+    assert [list(accuracy) for accuracy in found] == [["pairs", "more"]] * 2 and net.training
+    assert net.batches == [6, 6, 6, 6, 6, 6, 2, 2] * 4
+    good, bad = (accuracy["pairs"][1] for accuracy in found)
+    assert good == 1 and bad <= 0.5 and "(best 100.00 %," in found[1]["pairs"][0]
+    assert found[1]["pairs"][0].startswith(f"pairs accuracy {100 * bad:.2f} +- ")
+
+
+# time
+
+def test_images_per_second_without_pauses(one_rank, tmp_path, monkeypatch):
+    """Five steps of two seconds and four images, and a pause of 100 seconds that does not count, in two log intervals."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    cfg = SimpleNamespace(output=str(tmp_path), frequent=3, batch_size=4, num_epoch=1, num_image=40, fp16=False)
+    trainer = SimpleNamespace(bad_steps=BadSteps(one_rank.device, False, 1), plain_backbone=nn.BatchNorm1d(2))
+    shown = Progress(cfg, one_rank, log := Log(), Position(), 10, trainer)
+    for step in range(6):
+        now[0] += 2.0
+        if step == 4:
+            with shown.pause():
+                now[0] += 100.0
+        shown.step({"cls": torch.tensor(1.0)}, Clock(0, step, step / 10), 0.1)
+    shown.close()
+    assert [re.search(r"  (\d+) images/s  (.*) left", line).groups() for line in log] == [("2", "14 s"), ("2", "1 min 14 s")]
+
+
+def test_the_ranks_wait_for_config_timeout(monkeypatch):
+    asked = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, timeout: asked.append(timeout))
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 4)
+    ranks = distributed.start_ranks(7)
+    assert (ranks.rank, ranks.world_size) == (1, 4) and asked == [timedelta(minutes=7)]
+
+
+# signals
+
+@pytest.mark.parametrize("acc, last, position", [(1, 8, (1, 24)), (4, 11, (2, 0)), (5, 9, (1, 32))])
+def test_a_signal_ends_the_run_at_the_next_update(acc, last, position, data, tmp_path):
+    """A SIGTERM during step 8 (from 0): a checkpoint after the update of that step or a later one, exit code 75."""
+    def tell(step):
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
+    run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=tell)
+    assert run.code == 75 and run.steps[-1]["clock"].step == last and run.events[-1] == ("save", *position)
+    assert "stopped by SIGTERM" in run.said and signal.getsignal(signal.SIGTERM) == before
