@@ -13,11 +13,13 @@ from BCT_Methods.NCCL.train import NCCL
 from BCT_Methods.UniBCT.train import UniBCT
 from losses import CombinedMarginLoss, PartialFC
 from records.faces import Faces
+from records.facts import Facts
 from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
 IMAGES, CLASSES, DIM, BATCH = 48, 7, 6, 10
+DATA = Facts(IMAGES, CLASSES)
 SCALE, M2, M3 = 8.0, 0.3, 0.1                  # of the toy head's margin: both kinds
 # What differs from the defaults in all cases: a small scale, because a sample's loss is cut at 69; and epoch 3 refines.
 START = {"UniBCT": {"refine_epoch": [3], "bct_scale": 12.0}, "BCT": {"bct_scale": 12.0}}
@@ -71,11 +73,9 @@ def write_old_side(folder: Path) -> Path:
 def settings(name: str, folder: Path, **more):
     """The method's own settings, with ``more`` on top; an unknown name in ``more`` fails."""
     cfg = load_config(ROOT / f"BCT_Methods/{name}/configs/OPclass_ms1mv3_r18_to_r50_{name}_softmax_to_arc_f128.py")
-    cfg.update(num_classes=CLASSES, num_image=IMAGES, records=None)
     assert more.keys() <= cfg.keys(), more
-    cfg.update(feature_save=str(folder), old_model=None, embedding_size=DIM, fp16=False, workers=0, batch_size=BATCH)
-    cfg.update(more)
-    return cfg
+    toy = dict(feature_save=str(folder), old_model=None, embedding_size=DIM, fp16=False, workers=0, batch_size=BATCH)
+    return cfg.replace(**toy | more)
 
 
 def batches(count: int = 2, size: int = BATCH) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -138,6 +138,6 @@ def make_method(name: str, folder: Path, **more):
     if "old_classifier" in more:
         more["old_classifier"] = str(folder / "old")
     cfg = settings(name, folder, **more)
-    method = METHODS[name](cfg)
+    method = METHODS[name](cfg, DATA)
     method.start_epoch(3, make_backbone(), Pictures())
     return method, cfg

@@ -1,10 +1,12 @@
 """Each setting of each method, away from its default: every term and every gradient is the equation with that value."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from method_loops import slow_terms
-from method_toys import BATCH, CLASSES, METHODS, ROOT, batches, credible_marks, make_head, make_method, settings
+from method_toys import BATCH, CLASSES, DATA, METHODS, ROOT, batches, credible_marks, make_head, make_method, settings
 
 from engine.method import Clock
 from utils.config import run_config
@@ -80,7 +82,7 @@ def test_the_toy_data_tells_the_cases_apart(old_side, one_rank):
 
 def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(old_side, one_rank):
     def drawn(seed: int) -> np.ndarray:
-        return METHODS["AdvBCT"](settings("AdvBCT", old_side, seed=seed, num_classes=2000)).elastic.detach().numpy()
+        return METHODS["AdvBCT"](settings("AdvBCT", old_side, seed=seed), replace(DATA, classes=2000)).elastic.detach().numpy()
     torch.manual_seed(1)
     first = drawn(3)
     torch.manual_seed(2)
@@ -91,7 +93,7 @@ def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(old_side,
 def test_half_precision_reaches_the_prototypes_product(old_side, one_rank):
     """config.fp16: near the exact value, and not equal to it."""
     new, labels, index = batches()[0]
-    terms = [METHODS["BCT"](settings("BCT", old_side, fp16=fp16))(make_head(), new, labels, index, CLOCKS[0])["bct"]
+    terms = [METHODS["BCT"](settings("BCT", old_side, fp16=fp16), DATA)(make_head(), new, labels, index, CLOCKS[0])["bct"]
              for fp16 in (False, torch.bfloat16)]
     assert 1e-5 < abs(terms[1] / terms[0] - 1) < 2e-2
 
@@ -99,7 +101,7 @@ def test_half_precision_reaches_the_prototypes_product(old_side, one_rank):
 @pytest.mark.parametrize("fp16", [False, True])
 def test_published_logits_are_cut_to_plus_minus_one_in_half_precision_only(fp16, old_side, one_rank):
     """NCCL as published: g after margin and scale, without gradient; under fp16 clamped to [-1, 1]."""
-    method = METHODS["NCCL"](settings("NCCL", old_side, as_published=True, queue_size=20, fp16=fp16))
+    method = METHODS["NCCL"](settings("NCCL", old_side, as_published=True, queue_size=20, fp16=fp16), DATA)
     cosines, labels = torch.linspace(-0.9, 0.9, 2 * CLASSES).view(2, CLASSES).requires_grad_(), torch.tensor([2, -1])
     found = method.logits(make_head(), cosines, labels)
     slow = 8 * cosines.detach().double()

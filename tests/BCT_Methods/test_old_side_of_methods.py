@@ -1,17 +1,19 @@
 """What a method reads of the old model: the right file, the right rows, and none that belongs to another run."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from method_loops import ball, bct_rows, old_unit
-from method_toys import CLASSES, DIM, IMAGES, METHODS, SD, credible_marks, old_features, old_prototypes, settings
+from method_toys import CLASSES, DATA, DIM, IMAGES, METHODS, SD, credible_marks, old_features, old_prototypes, settings
 
 from backbones.weights import fingerprint
+from old_model.features import OldFeatures, load_credible, load_labels, load_prototypes, old_side
 from utils.errors import UserError
-from utils.old_features import OldFeatures, load_credible, load_labels, load_prototypes, old_side, save_origin
+from utils.origin import save_origin
 
 KINDS = {"old_feature": "feature", "label": "label", "credible": "credible_ratio_90_feature", "prototypes": "avg_feature"}
 # what each method needs: the names that its documentation gives
@@ -19,9 +21,10 @@ READS = {"MixBCT": {"old_feature", "credible"}, "L2": {"old_feature"}, "BCT": {"
          "NCCL": {"old_feature"}, "NCCL credible_only": {"old_feature", "prototypes"}, "AdvBCT": {"old_feature", "label"}}
 
 
-def made(name: str, folder: Path, **more):
+def made(name: str, folder: Path, records: str | None = None, **more):
     name, *only = name.split()
-    return METHODS[name](settings(name, folder, **more, **{key: True for key in only}))
+    cfg = settings(name, folder, **more, **{key: True for key in only})
+    return METHODS[name](cfg, replace(DATA, fingerprint=records))
 
 
 @pytest.fixture
@@ -77,10 +80,11 @@ def test_prototypes_of_other_images_are_refused(own_side, one_rank):
 
 
 def test_old_side_names_file_images_records_and_model(own_side, one_rank):
-    cfg = settings("MixBCT", own_side, records="r", old_model=str(own_side / "model2.pt"))
+    cfg = settings("MixBCT", own_side, old_model=str(own_side / "model2.pt"))
     prints = {number: fingerprint({"weight": torch.full((2, 2), float(number))}) for number in (1, 2)}
     assert prints[1] != prints[2]
-    assert old_side(cfg, "credible") == {"path": own_side / f"OPclass/{SD}_credible_ratio_90_feature.npy", "images": IMAGES,
+    found = old_side(cfg, replace(DATA, fingerprint="r"), "credible")
+    assert found == {"path": own_side / f"OPclass/{SD}_credible_ratio_90_feature.npy", "images": IMAGES,
                                          "records": "r", "model": prints[2]}
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from toy import jpeg, write_records
 
-from engine import loop, trainer
+from engine import loop, prepare, trainer
 from engine.checkpoint import Checkpoints
 from engine.method import Clock, Method
 from engine.progress import Progress
@@ -68,8 +68,9 @@ class Noted(Method):
     starts: (epoch, backbone, dataset, seed of torch's global generator) of each epoch.
     """
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
+    def __init__(self, cfg, data):
+        super().__init__(cfg, data)
+        self.data = data
         self.target = nn.Parameter(torch.ones(cfg.embedding_size))
         self.starts, self.calls = [], []
 
@@ -203,7 +204,7 @@ class Recording:
     @contextmanager
     def in_place(self):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "get_model", self.network)
+            patch.setattr(prepare, "get_model", self.network)
             patch.setattr(loop, "start_ranks", partial(self.ranks, loop.start_ranks))
             if not dist.is_initialized():
                 patch.setattr(trainer, "replicate", Wrapped)

@@ -17,13 +17,14 @@ from backbones.weights import fingerprint, load_state
 from BCT_Methods.BCT.train import old_prototypes
 from engine.distributed import start_ranks
 from losses import PartialFC
+from old_model.features import old_side
 from records.recordio import RecordReader
-from utils.config import ROOT, run_config
+from utils.config import read_schema
 from utils.errors import UserError
 from utils.files import quick_hash
-from utils.old_features import old_side
+from utils.paths import ROOT
 
-BASE = run_config(ROOT / "configs/base.py")
+_, BASE = read_schema(ROOT / "configs")
 # 42 images, seven batches of six in each of three epochs; two batches to an update.
 FIRST = ["rec=other", "num_classes=7", "num_image=30", "workers=1", "image_size=32", "val_targets=['pairs','missing']",
          "network=mbf", "embedding_size=12", "dropout=0.3", "margin_list=(1.0,0.3,0.1)", "scale=16.0",
@@ -89,6 +90,10 @@ def kept(r, name: str) -> str:
     return about["settings"][f"{name} (contents)"]
 
 
+def kept_side(r) -> dict:
+    return old_side(r.first.trainer.cfg, r.first.trainer.plain_method.data, "old_feature")
+
+
 def checksum(r, file: str) -> str:
     return quick_hash(r.old / file)[:12]
 
@@ -137,7 +142,7 @@ CHECKS = {
     "num_classes": lambda r: (len(r.first.trainer.head.weight), 7),
     "num_image": lambda r: ((len(dataset(r.third)), "num_image = 30, but other holds 42 images" in r.first.said), (32, True)),
     "workers": lambda r: ({len(call.children - r.first.children) for call in r.first.trainer.plain_method.calls}, {1}),
-    "bad_records": lambda r: (" images had a bad record and were replaced" in r.second.said, True),
+    "bad_records": lambda r: (" images had a corrupt record and were replaced" in r.second.said, True),
     "image_size": lambda r: ({x.shape[1:] for _, x in r.first.trainer.plain_backbone.inputs}, {(3, 32, 32)}),
     "val_targets": lambda r: (({name for name, *_ in r.first.scalars if name.startswith("verification")},
                                "no verification set " + str(r.data / "missing.bin") in r.first.said),
@@ -178,9 +183,10 @@ CHECKS = {
     "keep_checkpoints": lambda r: (len(list((r.folder / "first/checkpoints").iterdir())), 3),
     "timeout": lambda r: (r.first.timeouts, [12]),
     "dali": lambda r: ("config.dali = True is not supported" in record(r.data, r.folder / "dali", "dali=True").said, True),
-    "feature_save": lambda r: (old_side(r.first.trainer.cfg, "old_feature")["path"], r.old / "saved/EX/a_feature.npy"),
-    "scenario": lambda r: ("found OPclass; set it to None" in refusal(old_prototypes, r.first.trainer.cfg, slice(7)), True),
-    "old_model": lambda r: (old_side(r.first.trainer.cfg, "old_feature")["model"], fingerprint(load_state(r.old / "model.pt"))),
+    "feature_save": lambda r: (kept_side(r)["path"], r.old / "saved/EX/a_feature.npy"),
+    "scenario": lambda r: ("found OPclass; set it to None" in refusal(
+        old_prototypes, r.first.trainer.cfg, r.first.trainer.plain_method.data, slice(7)), True),
+    "old_model": lambda r: (kept_side(r)["model"], fingerprint(load_state(r.old / "model.pt"))),
     "old_feature": lambda r: ((kept(r, "old_feature"), kept(r, "labels")),
                               (checksum(r, "saved/EX/a_feature.npy"), checksum(r, "saved/EX/a_label.npy"))),
     "credible": lambda r: (kept(r, "credible"), checksum(r, "saved/EX/a_mask.npy")),

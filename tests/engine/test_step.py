@@ -13,6 +13,7 @@ from engine.distributed import Ranks
 from engine.method import Clock, Method
 from engine.trainer import SharedScaler, Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
+from records.facts import Facts
 
 DIM, CLASSES, IMAGES, BATCH, SIDE, SCALE, MARGIN = 6, 7, 20, 5, 4, 8.0, 0.5
 WANTED = torch.randn(IMAGES, DIM, generator=torch.Generator().manual_seed(1))
@@ -23,7 +24,7 @@ class Pull(Method):
     """The head's term, and one with a parameter of the method's own that depends on the index and the clock."""
 
     def __init__(self, cfg):
-        super().__init__(cfg)
+        super().__init__(cfg, Facts(IMAGES, CLASSES))
         self.turn = nn.Parameter(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(2)))
 
     def forward(self, head, new, labels, index, clock):
@@ -81,7 +82,7 @@ def terms_by_hand(w: dict, step: int, head: str, progress: float) -> dict[str, t
 
 def inside_the_norm(name: str, head: str) -> bool:
     """Whether the gradient of this parameter counts in the norm of config.clip, and is scaled by it."""
-    return name.startswith("backbone.")
+    return name.startswith(("backbone.", "method.")) or name.startswith("head.") and head == "softmax"
 
 
 def clipped(gradients: dict, clip: float, head: str) -> dict:

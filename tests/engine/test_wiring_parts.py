@@ -17,18 +17,23 @@ from torch import nn
 from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
 from engine import distributed, progress
-from engine.checkpoint import Position
 from engine.distributed import Ranks
-from engine.finite import BadSteps
-from engine.loop import build, check_settings, flips, open_dataset, settings_of
+from engine.loop import flips
 from engine.method import Clock, Method
+from engine.prepare import build, open_dataset
 from engine.progress import Progress
+from engine.settings import check_settings, settings_of
 from engine.verification import Verifier
 from losses import ArcFace, PartialFC, SoftmaxHead
 from records.faces import FaceRecords, SyntheticFaces
+from records.facts import Facts
 from records.loader import ShuffledBatches
-from utils.config import ROOT, run_config
+from utils.config import load_config, read_schema
 from utils.errors import UserError
+from utils.paths import ROOT
+from utils.settings import Settings
+
+CONFIG = ROOT / "configs/f512_r18_arc_class30.py"
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,8 @@ def data(tmp_path_factory) -> Path:
 
 
 def settings(**more):
-    cfg = run_config(ROOT / "configs/base.py")
-    cfg.update(**{**dict(num_classes=7, num_image=49, records="abc", val_targets=[], fp16=False), **more})
-    return cfg
+    _, values = read_schema(ROOT / "configs")
+    return Settings(values | dict(val_targets=[], fp16=False) | more)
 
 
 class Log(list):
@@ -52,7 +56,7 @@ class Log(list):
 
 # settings that are refused before anything is built
 
-LEAST = {"batch_size": 1, "num_epoch": 1, "gradient_acc": 1, "frequent": 1, "verbose": 1, "keep_checkpoints": 1, "workers": 0,
+LEAST = {"batch_size": 2, "num_epoch": 1, "gradient_acc": 1, "frequent": 1, "verbose": 1, "keep_checkpoints": 1, "workers": 0,
          "seed": 0, "save_every": 0, "warmup_epoch": 0, "timeout": 0.01}
 
 
@@ -62,13 +66,14 @@ LEAST = {"batch_size": 1, "num_epoch": 1, "gradient_acc": 1, "frequent": 1, "ver
     ("sample_rate", float("nan")), ("val_targets", "lfw"), ("bad_records", "replace"), ("dali", True)])
 def test_a_setting_that_means_nothing_is_refused_by_name(key, value):
     with pytest.raises(UserError, match=f"config.{key} "):
-        check_settings(settings(**{key: value}))
+        check_settings(load_config(CONFIG, [f"{key}={value}"]))
 
 
 def test_the_least_values_are_accepted():
-    check_settings(settings(**LEAST, sample_rate=1, bad_records="stop"))
-    check_settings(settings(**LEAST, sample_rate=0.01, bad_records="skip", val_targets=("lfw",)))
-    check_settings(settings(warmup_epoch=0.5, gradient_acc=4))
+    least = [f"{key}={value}" for key, value in LEAST.items()]
+    check_settings(load_config(CONFIG, [*least, "sample_rate=1", "bad_records=stop"]))
+    check_settings(load_config(CONFIG, [*least, "sample_rate=0.01", "bad_records=skip", "val_targets=('lfw',)"]))
+    check_settings(load_config(CONFIG, ["warmup_epoch=0.5", "gradient_acc=4"]))
     with pytest.raises(UserError, match="sample_rate = 0.5 samples classes for one batch, config.gradient_acc = 2"):
         check_settings(settings(sample_rate=0.5, gradient_acc=2))
 
@@ -77,8 +82,9 @@ def test_the_least_values_are_accepted():
 
 def test_a_run_is_its_settings_and_the_contents_of_its_files():
     """Not where its files are, nor how many processes decode: these differ from machine to machine."""
-    found = settings_of(settings(lr=0.25, workers=9, dataset="/data", output="/out", feature_save="/old"), Noted, SoftmaxHead)
-    expected = run_config(ROOT / "configs/base.py").keys() | {"records", "method", "head"}
+    cfg = settings(lr=0.25, workers=9, dataset="/data", output="/out", feature_save="/old")
+    found = settings_of(cfg, Facts(49, 7, "abc"), Noted, SoftmaxHead)
+    expected = settings().keys() | {"records", "method", "head"}
     assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
     assert (found["lr"], found["records"], found["method"], found["head"]) == ("0.25", "'abc'", "Noted", "SoftmaxHead")
 
@@ -87,9 +93,9 @@ def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
     """Another method or head is refused, the same data elsewhere is not."""
     assert record(data, tmp_path / "run", "num_epoch=1").code == 0
     other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", method=Method)
-    assert other.code == 1 and "comes from another training (method was Noted, is Method)" in other.said
+    assert other.code == 1 and "is of another training (method was Noted, is Method)" in other.said
     other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", head=SoftmaxHead)
-    assert other.code == 1 and "comes from another training (head was PartialFC, is SoftmaxHead)" in other.said
+    assert other.code == 1 and "is of another training (head was PartialFC, is SoftmaxHead)" in other.said
     shutil.copytree(data, tmp_path / "elsewhere")
     again = record(tmp_path / "elsewhere", tmp_path / "run", "num_epoch=2", "resume=True", "workers=1")
     assert again.code == 0 and again.events[:2] == [("start", 1), ("step", 6)]
@@ -98,15 +104,14 @@ def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
 
 def test_the_data_set_tells_its_numbers(data):
     cfg = settings(dataset=str(data), rec="train", image_size=8, num_classes=None, num_image=None, bad_records="skip")
-    faces = open_dataset(cfg, log := Log())
+    faces, facts = open_dataset(cfg, log := Log())
     assert (len(faces), faces.image_size, faces.bad_records, log) == (49, 8, "skip", [])
-    assert (cfg.num_image, cfg.num_classes, cfg.records) == (49, 5, FaceRecords(data / "train").fingerprint())
-    cfg.num_image = 49
-    assert open_dataset(cfg, log) and log == []
+    assert facts == Facts(49, 5, FaceRecords(data / "train").fingerprint())
+    assert open_dataset(cfg.replace(num_image=49), log) and log == []
     cfg = settings(rec="synthetic", num_image=None, num_classes=None, image_size=16)
-    faces = open_dataset(cfg, log)
+    faces, facts = open_dataset(cfg, log)
     assert isinstance(faces, SyntheticFaces) and (len(faces), faces.num_classes, faces.image_size) == (100_000, 10_000, 16)
-    assert (cfg.num_image, cfg.num_classes, cfg.records) == (100_000, 10_000, None)
+    assert facts == Facts(100_000, 10_000, None)
 
 
 # network and heads
@@ -114,7 +119,7 @@ def test_the_data_set_tells_its_numbers(data):
 @pytest.mark.parametrize("network, kind", [("mbf", MobileFaceNet), ("vit_t_dp005_mask0", VisionTransformer)])
 def test_the_network_is_that_of_the_settings(network, kind, one_rank):
     cfg = settings(network=network, dropout=0.25, embedding_size=24, image_size=16, fp16=torch.bfloat16)
-    made = build(cfg, one_rank, Noted, PartialFC)
+    made = build(cfg, Facts(49, 7), one_rank, Noted, PartialFC)
     net = made.plain_backbone
     assert type(net) is kind and net.fp16 == torch.bfloat16 and net(torch.zeros(2, 3, 16, 16)).shape == (2, 24)
     assert 0.25 in {module.p for module in net.modules() if isinstance(module, nn.Dropout)}
@@ -207,9 +212,9 @@ def test_verification_sets(data, one_rank, tmp_path):
     found.append(verify(net))
     assert [list(accuracy) for accuracy in found] == [["pairs", "more"]] * 2 and net.training
     assert net.batches == [6, 6, 6, 6, 6, 6, 2, 2] * 4
-    good, bad = (accuracy["pairs"][1] for accuracy in found)
-    assert good == 1 and bad <= 0.5 and "(best 100.00 %," in found[1]["pairs"][0]
-    assert found[1]["pairs"][0].startswith(f"pairs accuracy {100 * bad:.2f} +- ")
+    good, bad = (accuracy["pairs"].mean for accuracy in found)
+    assert good == 1 and bad <= 0.5 and "(best 100.00 %," in found[1]["pairs"].text
+    assert found[1]["pairs"].text.startswith(f"pairs accuracy {100 * bad:.2f} +- ")
 
 
 # time
@@ -218,15 +223,16 @@ def test_images_per_second_without_pauses(one_rank, tmp_path, monkeypatch):
     """Five steps of two seconds and four images, and a pause of 100 seconds that does not count, in two log intervals."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    cfg = SimpleNamespace(output=str(tmp_path), frequent=3, batch_size=4, num_epoch=1, num_image=40, fp16=False)
-    trainer = SimpleNamespace(bad_steps=BadSteps(one_rank.device, False, 1), plain_backbone=nn.BatchNorm1d(2))
-    shown = Progress(cfg, one_rank, log := Log(), Position(), 10, trainer)
+    cfg = SimpleNamespace(output=str(tmp_path), frequent=3, batch_size=4, num_epoch=1, fp16=False)
+    shown = Progress(cfg, one_rank, log := Log(), 0, 10)
     for step in range(6):
         now[0] += 2.0
         if step == 4:
             with shown.pause():
                 now[0] += 100.0
-        shown.step({"cls": torch.tensor(1.0)}, Clock(0, step, step / 10), 0.1)
+        clock = Clock(0, step, step / 10)
+        if shown.step({"cls": torch.tensor(1.0)}, clock):
+            shown.report(shown.mean_terms(), clock, 0.1, skipped=0)
     shown.close()
     assert [re.search(r"  (\d+) images/s  (.*) left", line).groups() for line in log] == [("2", "14 s"), ("2", "1 min 14 s")]
 

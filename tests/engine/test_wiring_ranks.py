@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine import loop
 from engine.distributed import Ranks
-from utils.old_features import whole_classifier
+from engine.model_files import whole_classifier
 
 SETTINGS = ["gradient_acc=2", "clip=0.3", "frequent=2", "save_every=2", "val_targets=['pairs']", "lr=0.1", "weight_decay=0.01"]
 

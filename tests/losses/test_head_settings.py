@@ -4,11 +4,13 @@ import pytest
 import torch
 from method_loops import margin_loss
 
-from engine import loop
+from engine import prepare
 from engine.distributed import Ranks
 from engine.method import Method
 from losses import PartialFC, SoftmaxHead
+from records.facts import Facts
 from utils.config import load_config
+from utils.paths import ROOT
 
 CLASSES, DIM = 9, 6
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -16,10 +18,10 @@ CPU = Ranks(0, 1, torch.device("cpu"))
 
 def head_of(monkeypatch, kind: type = PartialFC, **more) -> PartialFC:
     """The head that a run with these settings has."""
-    monkeypatch.setattr(loop, "get_model", lambda *_, **__: torch.nn.Linear(4, DIM))
-    cfg = load_config(loop.ROOT / "configs/f512_r18_arc_class30.py")
-    cfg.update({"num_classes": CLASSES, "embedding_size": DIM, "fp16": False} | more)
-    head = loop.build(cfg, CPU, Method, kind).head
+    monkeypatch.setattr(prepare, "get_model", lambda *_, **__: torch.nn.Linear(4, DIM))
+    cfg = load_config(ROOT / "configs/f512_r18_arc_class30.py")
+    cfg = cfg.replace(**{"embedding_size": DIM, "fp16": False} | more)
+    head = prepare.build(cfg, Facts(100, CLASSES), CPU, Method, kind).head
     with torch.no_grad():
         head.weight.mul_(30)
     return head

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from method_loops import ball, bct_rows, influence_loss, is_credible, margin_loss, old_unit, refined_rows, slow_terms
 from method_toys import (
     CLASSES,
+    DATA,
     DIM,
     IMAGES,
     METHODS,
@@ -74,17 +75,18 @@ def step_of(name: str, folder: Path) -> dict:
 def of_this_rank(folder: Path) -> dict:
     clock, rank = Clock(0, 4, 0.1), dist.get_rank()
     new = own(NEW).clone().requires_grad_()
-    bct = BCT(settings("BCT", folder, old_classifier=str(folder / "old"), scenario="EXdata", bct_scale=9.0))
+    bct = BCT(settings("BCT", folder, old_classifier=str(folder / "old"), scenario="EXdata", bct_scale=9.0), DATA)
     head = SoftmaxHead(None, DIM, CLASSES, seed=3)
-    mix, adv = MixBCT(settings("MixBCT", folder, mix_ratio=0.4)), AdvBCT(settings("AdvBCT", folder, threshold=0.9))
-    dataset, uni = Pictures(), UniBCT(settings("UniBCT", folder, refine_epoch=[0]))
+    mix, adv = MixBCT(settings("MixBCT", folder, mix_ratio=0.4), DATA), AdvBCT(settings("AdvBCT", folder, threshold=0.9), DATA)
+    dataset, uni = Pictures(), UniBCT(settings("UniBCT", folder, refine_epoch=[0]), DATA)
     uni.start_epoch(0, make_backbone(), dataset)
+    credible = NCCL(settings("NCCL", folder, credible_only=True, scale=8.0), DATA).credible
     return {"gathered": all_rows(own(LABELS)), "local": local_labels(LABELS, *((0, 4), (4, 3))[rank]),
             "prototypes": bct.influence.prototypes, "classes": bct.influence.classes,
             "bct": with_gradients(bct.influence(new, own(LABELS)), new),
             "start": head.class_start, "weight": head.weight.detach(),
             "softmax": with_gradients(head(new / 10, own(LABELS)), head.weight, head.bias),
-            "credible": NCCL(settings("NCCL", folder, credible_only=True, scale=8.0)).credible(old_unit(range(IMAGES)).float()),
+            "credible": credible(old_unit(range(IMAGES)).float()),
             "mix": mix.replaced(torch.arange(IMAGES), clock), "adv": (adv.elastic.detach(), adv.centres, adv.radii, adv.is_ball),
             "read": sorted(sum(dataset.asked, [])), "sampled": sampled_step(),
             "refined": uni.influence.prototypes, "steps": {name: step_of(name, folder) for name in METHODS}}

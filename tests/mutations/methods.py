@@ -6,13 +6,13 @@ EPOCHS, TABLE = "tests/BCT_Methods/test_unibct_epochs.py", "tests/BCT_Methods/te
 OLD_SIDE, HEAD = "tests/BCT_Methods/test_old_side_of_methods.py", "tests/losses/test_head_settings.py"
 SAMPLER, SECOND = "tests/losses/test_row_sampler.py", "tests/losses/test_second_shard.py"
 
-ADVBCT, BALLS = "BCT_Methods/AdvBCT/train.py", "BCT_Methods/AdvBCT/class_balls.py"
+ADVBCT, BALLS = "BCT_Methods/AdvBCT/train.py", "old_model/statistics.py"
 BCT, L2, MIXBCT = "BCT_Methods/BCT/train.py", "BCT_Methods/L2/train.py", "BCT_Methods/MixBCT/train.py"
 NCCL, FILTER, RING = "BCT_Methods/NCCL/train.py", "BCT_Methods/NCCL/credible.py", "BCT_Methods/NCCL/old_queue.py"
 UNIBCT, REFINE = "BCT_Methods/UniBCT/train.py", "BCT_Methods/UniBCT/refinement.py"
 SCENARIOS, OLD, LOOP = "BCT_Methods/scenarios.py", "utils/old_features.py", "engine/loop.py"
 MARGINS, PFC, SHARDS = "losses/margins.py", "losses/partial_fc.py", "losses/shards.py"
-CLASSES, PROTOTYPES, SOFTMAX = "utils/classes.py", "losses/prototypes.py", "losses/softmax_head.py"
+CLASSES, PROTOTYPES, SOFTMAX = "old_model/statistics.py", "losses/prototypes.py", "losses/softmax_head.py"
 
 # (file, the line as it is without its indentation, the line as it becomes, the test files or node ids that must fail)
 MUTATIONS = [
