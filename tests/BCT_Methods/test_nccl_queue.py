@@ -47,7 +47,7 @@ def test_credible_is_an_entropy_of_at_most_half_of_ln_c_at_the_scale_of_the_clas
     filters = CredibleOld(settings("NCCL", old_side, scale=scale), DATA)
     old = old_unit(range(IMAGES))
     assert filters(old.float()).tolist() == [is_credible(row, scale) for row in old]
-    assert filters.most == pytest.approx(math.log(7) / 2)
+    assert filters.max_entropy == pytest.approx(math.log(7) / 2)
 
 
 def test_without_the_filter_the_class_means_are_not_asked_for(old_side, one_rank):
@@ -58,7 +58,7 @@ def test_products_of_many_classes_are_the_sum_over_blocks_of_them(one_rank, monk
     queue = Queue(4, DIM, CLASSES)
     logits = torch.randn(4, CLASSES, generator=torch.Generator().manual_seed(1))
     queue.push(torch.zeros(4, DIM), logits, torch.arange(4))
-    monkeypatch.setattr(old_queue, "CLASSES", 3)
+    monkeypatch.setattr(old_queue, "CLASSES_PER_SUM", 3)
     new = torch.randn(2, CLASSES, generator=torch.Generator().manual_seed(2))
     slow = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in logits.tolist()] for x in new.tolist()]
     torch.testing.assert_close(queue.product(new).double(), torch.tensor(slow, dtype=torch.float64), rtol=1e-5, atol=1e-6)

@@ -75,7 +75,7 @@ def test_refinement_uses_the_statistics_of_training_and_leaves_them_alone(old_si
 def test_blocks_of_classes_and_parts_of_a_block_change_nothing(rows, numbers, old_side, one_rank, monkeypatch):
     """Few images at once, or few neighbour matrices at once: the same prototypes at the same places."""
     monkeypatch.setattr(refinement, "class_blocks", partial(class_blocks, rows=rows))
-    monkeypatch.setattr(refinement, "LARGEST", numbers)
+    monkeypatch.setattr(refinement, "MAX_NUMBERS_SOLVED", numbers)
     method, backbone = UniBCT(settings("UniBCT", old_side, refine_epoch=[0], tau=0.3), DATA), make_backbone()
     method.start_epoch(0, backbone, Pictures())
     torch.testing.assert_close(method.influence.prototypes.double(), slow_prototypes(backbone, 0.9, 0.3), rtol=0, atol=1e-5)

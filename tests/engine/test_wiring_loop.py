@@ -82,7 +82,7 @@ def test_a_method_is_told_the_time(plain):
 def test_a_method_knows_the_records_and_gets_the_head(plain, data):
     method = plain.trainer.plain_method
     assert (method.data.images, method.data.classes) == (49, 5)
-    assert method.cfg.records == FaceRecords(data / "train").fingerprint()
+    assert method.data.fingerprint == FaceRecords(data / "train").fingerprint()
     assert all(call.head is plain.trainer.head for call in method.calls)
 
 
