@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.paths import ROOT
 
-FEATURE_SAVE = str(Path(__file__).resolve().parents[1] / "feature_save")
+FEATURE_SAVE = str(ROOT / "feature_save")
 
 # What --SD ends in -> (scenario folder in feature_save, record file in config.dataset).
 PARTS = {

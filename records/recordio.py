@@ -9,13 +9,13 @@ import hashlib
 import mmap
 import os
 import struct
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from records.index import ascending, read_index, record_files
 from utils.errors import UserError
 from utils.files import disk_errors, put_in_place, to_disk
 
@@ -25,7 +25,6 @@ LENGTH_BITS = 29
 HEADER = struct.Struct("<IfQQ")         # flag, label, id, id2
 AHEAD = 64 * 1024                       # bytes of a record that are fetched ahead
 LARGEST = 1 << 27                       # bytes of a record; no face has more
-LINE = 64                               # bytes of a line of the .idx, two numbers of 20 digits at most
 EDGE = 64 * 1024                        # bytes of the .rec's start and end that enter its fingerprint
 
 
@@ -57,37 +56,6 @@ def unpack(payload) -> tuple[Header, memoryview]:
     return Header(flag, row, id, id2), memoryview(payload)[HEADER.size + 4 * flag:]
 
 
-def rec_path(path) -> Path:
-    """The .rec file that ``path`` means: itself, a prefix, or a folder with a train.rec."""
-    path = Path(path)
-    if path.suffix == ".rec":
-        return path
-    return path / "train.rec" if path.is_dir() else path.with_name(path.name + ".rec")
-
-
-def read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, offsets) int64 of an .idx, checked against the .rec's ``size`` in bytes."""
-    if path.stat().st_size > LINE * (size // 8):
-        raise UserError(f"{path} has {path.stat().st_size} bytes, far more than {path.with_suffix('.rec')} with its {size} can "
-                        f"need; the two files do not belong together: copy both again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)                # an empty file
-            warnings.simplefilter("error", DeprecationWarning)          # 1.5 for a key
-            lines = np.loadtxt(path, np.int64, comments=None, delimiter="\t", ndmin=2, encoding="ascii")
-    except (ValueError, DeprecationWarning) as error:
-        raise UserError(f"{path} is not an index ({error}); expected lines of key<TAB>offset") from error
-    if lines.size == 0 or lines.shape[1] != 2:
-        raise UserError(f"{path} holds {lines.size} numbers in {len(lines)} lines; expected lines of key<TAB>offset")
-    keys, offsets = lines[:, 0].copy(), lines[:, 1].copy()
-    outside = np.flatnonzero((offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0))
-    if len(outside):
-        raise UserError(f"{path}: key {keys[outside[0]]} points to byte {offsets[outside[0]]}, "
-                        f"{path.with_suffix('.rec')} has {size}; the two files do not belong together or the .rec is "
-                        f"cut short: copy both again")
-    return keys, offsets
-
-
 class RecordReader:
     """Random access to the records of ``path`` (.rec file, prefix, or folder with train.rec).
 
@@ -97,21 +65,11 @@ class RecordReader:
     """
 
     def __init__(self, path, whole: bool = True):
-        self.path = rec_path(path)
-        index = self.path.with_suffix(".idx")
-        for file in (self.path, index):
-            if not file.is_file():
-                raise UserError(f"no file {file}; expected a .rec and an .idx of one name (tools/split_dataset makes "
-                                f"the parts of train.rec, tools/make_rec makes a .rec of a folder of images)")
+        self.path, index = record_files(path)
         self.size = self.path.stat().st_size
         self.keys, self.offsets = read_index(index, self.size)
-        ascending = bool(np.all(self.keys[1:] > self.keys[:-1]))
-        self._order = None if ascending else np.argsort(self.keys)
-        if not ascending and not np.all(np.diff(self.keys[self._order])):
-            raise UserError(f"{index} names a key twice; make the index again")
-        self.starts = self.offsets if np.all(self.offsets[1:] > self.offsets[:-1]) else np.sort(self.offsets)
-        if not np.all(self.starts[1:] > self.starts[:-1]):
-            raise UserError(f"{index} names a byte twice; make the index again")
+        self._order = None if ascending(self.keys) else np.argsort(self.keys)
+        self.starts = self.offsets if ascending(self.offsets) else np.sort(self.offsets)
         self._map = None
         if whole:
             self.read(int(self.keys[np.argmax(self.offsets)]))

@@ -21,8 +21,8 @@ from records.recordio import RecordReader
 from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
 from utils.origin import load_array, load_origin, save_array
+from utils.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
 
 

@@ -11,8 +11,8 @@ from toy import jpeg, write_records
 
 from records.faces import FaceRecords
 from records.recordio import RecordReader, RecordWriter, pack
+from utils.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = [4, 1, 9, 2, 7, 3, 5, 6, 8, 1]
 
 

@@ -22,8 +22,7 @@ from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError, run
-
-ROOT = Path(__file__).resolve().parents[2]
+from utils.paths import ROOT
 
 
 def checked_labels(faces: FaceRecords) -> np.ndarray:

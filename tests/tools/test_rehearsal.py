@@ -16,8 +16,7 @@ from tools.rehearsal.identity import identity
 from tools.rehearsal.layouts import EVALUATE, NOTE, TRAIN, VERIFY, refuse_foreign
 from tools.rehearsal.render import Difficulty, render
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from utils.paths import ROOT
 
 
 def make(out: Path, *more: str) -> Path:
