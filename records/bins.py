@@ -4,13 +4,13 @@ import io
 import pickle
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from records.images import decode
 from utils.errors import UserError
+from utils.opencv import cv2
 
 PAIRS = 1 << 15                         # of a verification set: the largest in use has 7,000
 NUMBERS = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)] + ["f4", "f8"]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from records.images import decode
 from records.recordio import RecordReader
 from utils.errors import UserError
+from utils.opencv import cv2
 
 Batch = tuple[Tensor, Tensor, Tensor]
 T = TypeVar("T")

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import parent_process
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from records.faces import Faces, Filled
 from utils.errors import UserError
 from utils.memory import give_back_freed_memory
+from utils.opencv import cv2
 from utils.seed import generator
 
 AHEAD = 4          # batches that a worker prepares before they are asked for

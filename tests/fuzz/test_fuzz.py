@@ -74,12 +74,19 @@ def test_files_that_once_broke_a_reader(file, tmp_path):
         TARGETS[file.parent.name][0](file.read_bytes(), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> tuple[Path, list[bytes]]:
+    """A folder to write to, and valid record files."""
+    folder = tmp_path_factory.mktemp("frame")
+    return folder, record_seeds(folder)
+
+
 @QUICK
 @given(st.data())
-def test_a_damaged_frame_is_an_error_or_harmless(tmp_path_factory, data):
+def test_a_damaged_frame_is_an_error_or_harmless(seeds, data):
     """One number of a record's frame or of the index is another: each key's payload is the written one or refused."""
-    folder = tmp_path_factory.mktemp("frame")
-    idx, _, rec = data.draw(st.sampled_from(record_seeds(folder))).partition(b"\0")
+    folder, valid = seeds
+    idx, _, rec = data.draw(st.sampled_from(valid)).partition(b"\0")
     lines = [tuple(map(int, line.split())) for line in idx.splitlines()]
     expected = {key: slow_record(rec, offset) for key, offset in lines}
     row, bit = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.integers(0, 31))

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from multiprocessing import Pool
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from easydict import EasyDict as edict
@@ -46,6 +45,7 @@ from utils.command_line import at_least
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.files import disk_errors
+from utils.opencv import cv2
 from utils.origin import check_whole, describe, load_origin
 from utils.paths import locate
 

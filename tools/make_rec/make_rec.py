@@ -11,7 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,6 +19,7 @@ from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError, run
 from utils.files import write_text
+from utils.opencv import cv2
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 QUALITY = 95        # of JPEGs that are encoded anew

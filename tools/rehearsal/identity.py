@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
+
+from utils.opencv import cv2
 
 # Streams of random numbers; a key is (stream, ...) and never repeats (see draws).
 FACE, SCENE, FRAME, LAYOUT = range(4)

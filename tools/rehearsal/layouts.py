@@ -8,7 +8,6 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from tools.rehearsal.identity import LAYOUT, draws, identity
 from tools.rehearsal.render import Difficulty, Picture, render
 from utils.errors import UserError
 from utils.files import disk_errors, write_text, written_beside
+from utils.opencv import cv2
 
 # Identity numbers of the three sets never meet.
 TRAIN, VERIFY, EVALUATE = 0, 1_000_000, 2_000_000

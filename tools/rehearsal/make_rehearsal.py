@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -23,6 +22,7 @@ from tools.rehearsal.render import Difficulty, render
 from utils.command_line import make_folder
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
+from utils.opencv import cv2
 
 
 def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people: int = 8, images: int = 10) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from tools.rehearsal import contours
 from tools.rehearsal.contours import Shape
 from tools.rehearsal.identity import CELL, FRAME, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws, height, varied
+from utils.opencv import cv2
 
 # Five landmarks of the aligned 112 x 112 crop (insightface's), x + iy.
 TEMPLATE = np.array([38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j,
