@@ -12,7 +12,7 @@ from backbones.vit import VisionTransformer
 from utils.errors import UserError
 
 # name -> class and what makes it this network.
-BUILDERS = {
+BUILDERS: dict[str, tuple[type[Backbone], dict]] = {
     "r18": (IResNet, dict(depths=(2, 2, 2, 2))),
     "r34": (IResNet, dict(depths=(3, 4, 6, 3))),
     "r50": (IResNet, dict(depths=(3, 4, 14, 3))),

@@ -74,7 +74,8 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     then (column_norm) each column over the whole set, as the public tool does.
     """
     counts, of = class_counts(labels, source), torch.tensor(labels)
-    sums, squares = torch.zeros(len(counts), features.shape[1], dtype=torch.float64), 0
+    sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64)
+    squares = torch.zeros(features.shape[1], dtype=torch.float64)
     for rows, block in blocks_in_order(features, unit=True, words="means"):
         sums.index_add_(0, of[rows], block)
         squares = squares + block.norm(dim=0).square()

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -139,10 +140,6 @@ class Loader:
             persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=begin_worker,
             generator=torch.Generator())    # its own: how often workers start must not move the global one
 
-    def set_epoch(self, epoch: int, seen: int = 0) -> None:
-        """What the next pass goes over: the images of ``epoch`` but for the first ``seen`` (of all ranks)."""
-        self.batches.epoch, self.batches.seen = epoch, seen
-
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -161,6 +158,16 @@ class Loader:
             raise error.with_traceback(None) from None
 
 
+class TrainLoader(Loader):
+    """The loader of a training: each epoch has an order of its own."""
+
+    batches: ShuffledBatches
+
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """The next pass is over the images of ``epoch`` but for the first ``seen``, counted over all ranks."""
+        self.batches.epoch, self.batches.seen = epoch, seen
+
+
 def pinned_copy(images: torch.Tensor) -> torch.Tensor:
     """In memory of its own, which torch uses again only when the GPU, who copies it later, has done so."""
     out = torch.empty_like(images, pin_memory=True)
@@ -176,21 +183,21 @@ def begin_worker(_worker: int) -> None:
     """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
     cv2.setNumThreads(0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=end_with_parent, args=(parent_process().pid,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent_process(),), daemon=True).start()
 
 
-def end_with_parent(parent: int) -> None:
+def end_with_parent(parent: BaseProcess) -> None:
     """A SIGTERM of the process that started this one ends it: so Python ends what is left of a run that has failed."""
     while True:
         told = signal.sigwaitinfo(SIGNALS)
-        if told.si_pid == parent and told.si_signo == signal.SIGTERM:
+        if told.si_pid == parent.pid and told.si_signo == signal.SIGTERM:
             os._exit(0)
 
 
-def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:
+def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> TrainLoader:
     """Shuffled whole batches of this rank; call set_epoch before each epoch.  workers: processes of this rank."""
     batches = ShuffledBatches(len(dataset), batch_size, rank, world_size, seed)
-    return Loader(dataset, batches, batch_size, workers)
+    return TrainLoader(dataset, batches, batch_size, workers)
 
 
 def ordered_loader(dataset, batch_size: int, rank: int, world_size: int, workers: int, skip=()) -> Loader:

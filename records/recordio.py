@@ -11,7 +11,7 @@ import os
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class RecordReader:
         self.keys, self.offsets = read_index(index, self.size)
         self._order = None if ascending(self.keys) else np.argsort(self.keys)
         self.starts = self.offsets if ascending(self.offsets) else np.sort(self.offsets)
-        self._map = None
+        self._map: mmap.mmap | None = None
         if whole:
             self.read(int(self.keys[np.argmax(self.offsets)]))
 
@@ -80,7 +80,7 @@ class RecordReader:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def fail(self, key: int, offset: int, words: str):
+    def fail(self, key: int, offset: int, words: str) -> NoReturn:
         raise UserError(f"{self.path}: record {key} at byte {offset} {words}; copy or make the file again")
 
     def row(self, key: int) -> int:
@@ -141,7 +141,8 @@ class RecordReader:
         """(payload of record ``key``, byte of the .rec behind it)."""
         data, row = self.mapped(), self.row(key)
         start = offset = int(self.offsets[row])
-        parts, total = [], 0
+        parts: list[bytes] = []
+        total = 0
         while True:
             if offset + 8 > self.size:
                 self.fail(key, start, "runs past the end of the file")

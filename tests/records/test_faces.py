@@ -133,5 +133,5 @@ def test_an_image_of_absurd_size_names_its_record(tmp_path):
     data[at + 5:at + 9] = b"\xea\x60" * 2
     with RecordWriter(tmp_path / "train") as writer:
         writer.write(0, pack(0, bytes(data), 0, 0))
-    with pytest.raises(UserError, match="record 0 at byte 0 is no image .*claims more pixels than"):
+    with pytest.raises(UserError, match="record 0 at byte 0 is not an image .*claims more pixels than"):
         FaceRecords(tmp_path, 16)[0]

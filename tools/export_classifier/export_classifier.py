@@ -24,9 +24,9 @@ from utils.files import written_beside
 def of_checkpoint(folder: Path) -> dict[str, Tensor]:
     """{"weight": [C, d]} and of a softmax head {"bias": [C]}, out of a checkpoint that is whole."""
     about = about_checkpoint(folder)
-    wrong = problem_of(folder, about)
-    if wrong:
-        raise UserError(f"{wrong}; export another checkpoint")
+    problem = problem_of(folder, about)
+    if problem or isinstance(about, str):
+        raise UserError(f"{problem}; export another checkpoint")
     ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
     return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
             if f"head/{name}" in ranks[0]}

@@ -65,7 +65,8 @@ class PartialFile:
                 raise
             write_text(self.plan_file, json.dumps(plan))
         dist.barrier()
-        self.waiting, self.synced = [], time.monotonic()
+        self.waiting: list[int] = []
+        self.synced = time.monotonic()
         self.features, self.labels, self.done = (open_npy(self.names[kind], "r+") for kind in shapes)
 
     def goes_on(self, plan: dict, shapes: dict[str, tuple]) -> bool:

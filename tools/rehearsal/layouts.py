@@ -121,8 +121,8 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
     lines, number = [], 0
     try:
         with disk_errors(target):
-            for pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
-                for jpeg, picture in pictures:
+            for person_pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
+                for jpeg, picture in person_pictures:
                     number += 1
                     (crops / f"{number}.jpg").write_bytes(jpeg)
                     points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
