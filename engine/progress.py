@@ -92,7 +92,7 @@ class Progress:
         batches.epoch, number = divmod(since, len(batches))
         if batches.epoch == self.start.epoch:       # which may have been left in the middle by other ranks
             batches.seen, number = self.start.images, since - self.first_step
-        self.say(f"images of step {since + 1}: {batches.left()[number].ravel().tolist()}")
+        self.say(f"images of step {since + 1}: {batches.remaining()[number].ravel().tolist()}")
         raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {since + 1}, whose "
                         f"{cfg.batch_size * world_size} images the line before names; {last_words(Path(cfg.output))}; look at "
                         f"these images, lower config.lr or set config.fp16 = False, and go on with resume=True")

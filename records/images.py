@@ -1,4 +1,4 @@
-"""Images: from an encoded file to pixels, whoever wrote it, and from pixels to network input on its device."""
+"""Images: from the bytes of other people's files to pixels, and from pixels to the input of a network on its device."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils.opencv import LIMIT, cv2
 
-MAX_SCANS = 100             # scans of a JPEG: a few bytes each can cost a pass over all pixels; encoders write about ten
+MAX_SCANS = 100             # scans of a JPEG: a scan of a few bytes costs a pass over all pixels; encoders write about ten
 MAX_SEGMENTS = 10_000       # segments of a JPEG that are looked at
 # A marker of a JPEG.  Not one: 0xff before 0x00 (a byte of the data), before 0xff (filling), restarts inside a scan.
 MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -36,7 +36,7 @@ def decode(encoded, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
         if not chunks_fit(data):
             raise ValueError(f"a PNG of {len(data)} bytes with a chunk that is longer")
     elif not data.startswith(BMP) and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
-        raise ValueError("it begins like no JPEG, PNG, BMP or WebP")
+        raise ValueError("it does not begin like a JPEG, PNG, BMP or WebP")
     try:
         image = cv2.imdecode(array, colours)
     except cv2.error as error:
@@ -93,9 +93,9 @@ def to_input(images: Tensor, device: torch.device | str, flip: Tensor | None = N
              pixel_scale: float = 127.5) -> Tensor:
     """Network input [B, 3, H, W] float32 in channels_last, (x - 127.5) / pixel_scale.
 
-    images: uint8 [B, H, W, 3], RGB.  flip: bool [B], True = mirror left to right.
-    Only a quarter of the float bytes crosses to the device, and the permuted view of [B, H, W, 3]
-    already *is* channels_last: nothing is copied for the layout.
+    images: uint8 [B, H, W, 3], RGB.  flip: bool [B], True: mirror left to right.
+    The bytes go to the device as uint8, a quarter of float32.  The permuted view of [B, H, W, 3] is channels_last already,
+    so the layout costs no copy.
     """
     x = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
     x = (x.float() - 127.5) / pixel_scale

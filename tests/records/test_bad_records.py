@@ -10,11 +10,11 @@ from records.recordio import RecordReader, RecordWriter, pack
 from utils.errors import UserError
 
 
-def test_a_record_that_is_no_image_is_one_sentence_from_any_worker(tmp_path):
+def test_a_record_that_is_not_an_image_is_one_sentence_from_any_worker(tmp_path):
     with RecordWriter(tmp_path / "train") as writer:
         writer.write(0, pack([3, 1], b"", 0, 0))
         writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))
-        writer.write(2, pack([0, 0], b"no jpeg", 2, 0))
+        writer.write(2, pack([0, 0], b"not a jpeg", 2, 0))
     for workers in (0, 2):
         with pytest.raises(UserError) as error:
             list(ordered_loader(FaceRecords(tmp_path), 2, 0, 1, workers))
@@ -22,7 +22,7 @@ def test_a_record_that_is_no_image_is_one_sentence_from_any_worker(tmp_path):
         assert sentence.startswith(str(tmp_path / "train.rec")) and "record 2" in sentence and "\n" not in sentence
 
 
-def damage(folder, *images: int, how: str = "pixels") -> None:
+def corrupt(folder, *images: int, how: str = "pixels") -> None:
     """Overwrite bytes of the images i (key i + 1) of train.rec: of the JPEG, of the frame, or the label."""
     reader = RecordReader(folder / "train")
     data = bytearray(reader.path.read_bytes())
@@ -39,7 +39,7 @@ def test_skipped_records_are_replaced_by_the_next_readable_image(tmp_path, caplo
     labels = write_records(tmp_path / "train", [10] * 5)
     whole = FaceRecords(tmp_path, 16)
     expected = [whole[i][0] for i in range(50)]
-    damage(tmp_path, 9, 10, 30, 49, how=how)                   # two in a row across a class, one alone, the last
+    corrupt(tmp_path, 9, 10, 30, 49, how=how)                   # two in a row across a class, one alone, the last
     with pytest.raises(UserError, match="record (10|50) "):
         list(ordered_loader(FaceRecords(tmp_path, 16), 8, 0, 1, workers))
     taken = {9: 11, 10: 11, 30: 31, 49: 0}
@@ -55,15 +55,15 @@ def test_skipped_records_are_replaced_by_the_next_readable_image(tmp_path, caplo
     assert (label, index) == (labels[11], 11) and np.array_equal(image, expected[11])
 
 
-def test_labels_of_damaged_headers_are_those_of_the_replacement(tmp_path):
+def test_a_corrupt_header_has_the_label_of_the_replacement(tmp_path):
     labels = write_records(tmp_path / "train", [10] * 5)
-    damage(tmp_path, 9, 49, how="frame")
+    corrupt(tmp_path, 9, 49, how="frame")
     assert FaceRecords(tmp_path, 16, bad_records="skip").labels().tolist() == labels[:9] + [1] + labels[10:49] + [0]
 
 
-def test_more_than_a_few_bad_records_end_the_run(tmp_path, caplog):
+def test_too_many_bad_records_end_the_run(tmp_path, caplog):
     write_records(tmp_path / "train", [150] * 2)
-    damage(tmp_path, *range(0, 22, 2))
+    corrupt(tmp_path, *range(0, 22, 2))
     for batch in (10, 300):
         with pytest.raises(UserError, match="^11 of .* more than 1 % .and more than 10.; the last: .*record 21 at byte"):
             list(ordered_loader(FaceRecords(tmp_path, 16, bad_records="skip"), batch, 0, 1, 0))
@@ -78,8 +78,8 @@ def test_more_than_a_few_bad_records_end_the_run(tmp_path, caplog):
         counts.add(0, {99: "the last"})
 
 
-def test_nothing_to_take_its_place(tmp_path):
+def test_a_file_of_bad_records_has_no_replacement(tmp_path):
     write_records(tmp_path / "train", [3])
-    damage(tmp_path, 0, 1, 2)
+    corrupt(tmp_path, 0, 1, 2)
     with pytest.raises(UserError, match="record 1 .* none among the next 2"):
         FaceRecords(tmp_path, 16, bad_records="skip")[0]

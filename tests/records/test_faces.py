@@ -93,7 +93,7 @@ def test_impossible_labels_name_the_record(tmp_path, label, words):
             ask(FaceRecords(tmp_path))
 
 
-def test_a_header_that_promises_too_much(tmp_path):
+def test_a_header_that_promises_more_images_than_the_index_has(tmp_path):
     with RecordWriter(tmp_path / "train") as writer:
         writer.write(0, pack([30, 2], b"", 0, 0))
         writer.write(1, pack([0, 0], jpeg(0, 1, 16), 1, 0))

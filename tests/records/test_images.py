@@ -36,7 +36,7 @@ def claiming(kind: str, width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind, how", [(".jpg", ()), (".jpg", (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)), (".png", ()), (".bmp", ()),
                                        (".webp", ()), (".webp", (cv2.IMWRITE_WEBP_QUALITY, 80))])
-def test_pixels_are_cv2s(kind, how):
+def test_pixels_equal_those_of_cv2(kind, how):
     data = encoded(kind, *how)
     assert np.array_equal(decode(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1])
     assert np.array_equal(decode(memoryview(data), cv2.IMREAD_COLOR_BGR)[:, :, ::-1], decode(data))
@@ -78,7 +78,7 @@ def test_a_png_whose_chunk_promises_gigabytes():
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp"])
-def test_what_is_cut_short_is_refused(kind):
+def test_an_image_cut_short_is_refused(kind):
     data = encoded(kind)
     for length in [*range(64), len(data) // 2, len(data) - 20]:
         with pytest.raises(ValueError):
@@ -86,7 +86,7 @@ def test_what_is_cut_short_is_refused(kind):
 
 
 def test_other_formats_are_refused():
-    with pytest.raises(ValueError, match="begins like no JPEG, PNG, BMP or WebP"):
+    with pytest.raises(ValueError, match="does not begin like a JPEG, PNG, BMP or WebP"):
         decode(encoded(".tiff"))
 
 
@@ -97,11 +97,11 @@ def with_scans(count: int, between: bytes = b"") -> bytes:
     return data[:-2] + count * scan + between + count * scan + data[-2:]
 
 
-def test_endless_scans_are_refused_and_what_looks_like_them_is_not():
+def test_a_jpeg_of_many_scans_is_refused_and_one_with_a_film_after_it_is_not():
     for data in (with_scans(100), with_scans(60, b"\xff\xd0" * 20_000), with_scans(0, b"\xff\x01" * 20_000)):
         with pytest.raises(ValueError, match="a JPEG of more than 100 scans"):
             decode(data)
-    photo = with_scans(1) + 200 * b"\xff\xda"               # a film behind the end, as telephones write it
+    photo = with_scans(1) + 200 * b"\xff\xda"               # a film after the end, as telephones write it
     assert decode(photo).shape == (2000, 2000, 3)
 
 
