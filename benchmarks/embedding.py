@@ -30,10 +30,10 @@ from evaluation.align import TEMPLATE
 from evaluation.embed import AlignedFaces, one_thread, write_embeddings
 from evaluation.models import TorchModel, find_devices
 from evaluation.protocol import Images
+from old_model.extraction import PartialFile, extract
 from records.faces import FaceRecords
 from records.images import to_input
 from records.loader import ordered_loader
-from tools.get_feature.get_feature import PartialFile, extract
 from utils.errors import run
 from utils.opencv import cv2
 

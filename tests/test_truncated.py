@@ -23,12 +23,12 @@ from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
 from evaluation.study import read_evaluation
 from evaluation.versions import Version, kept_views, plain_features
+from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes
 from old_model.names import artefact
 from records.bins import load_bin
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
-from tools.get_feature.get_feature import PartialFile
 from tools.ijbc_eval.ijbc_eval import kept_embeddings
 from tools.ijbc_eval.report import load_result, save_result
 from utils.errors import UserError

@@ -14,11 +14,11 @@ from toy import write_records
 
 from backbones import get_model
 from backbones.weights import fingerprint
+from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible
 from records.faces import FaceRecords
 from records.images import to_input
 from records.recordio import RecordReader
-from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
 from utils.origin import load_array, load_origin, save_array
 from utils.paths import ROOT
