@@ -1,7 +1,7 @@
 """Every file that a later step reads, cut at every twentieth of its length: its reader refuses it by name.
 
-The readers are the functions that the commands call.  The one cut that nobody can see is one between two rows of a text
-table: what is read then are the rows before it, as they are.
+The readers are the functions that the commands call.  One cut cannot be seen: between two rows of a text table.  The rows
+before it are read then.
 """
 
 import pickle
@@ -188,8 +188,8 @@ def test_an_onnx_file(onnx_file, made):
     cut(onnx_file, lambda: open_model(str(onnx_file), "", [torch.device("cpu")], False, 127.5))
 
 
-def test_an_extraction_whose_parts_are_cut_starts_anew(tmp_path, one_rank):
-    """They hold nothing that cannot be computed again."""
+def test_an_extraction_whose_part_files_are_cut_starts_over(tmp_path, one_rank):
+    """What they hold can be computed again."""
     target = tmp_path / "feature.npy"
     start = partial(PartialFile, target, tmp_path / "label.npy", PLAN, one_rank)
     for name in ("feature.npy.part", "label.npy.part", "feature.npy.done.part", "feature.npy.plan.part"):
@@ -205,7 +205,7 @@ def test_an_extraction_whose_parts_are_cut_starts_anew(tmp_path, one_rank):
 
 
 def test_a_table_cut_between_two_rows_gives_the_rows_before(made):
-    """Nobody can see that cut without knowing how many rows there were; nothing is invented."""
+    """The cut cannot be seen without knowing the number of rows; no row is invented."""
     file, images = made / f"{META}template_pair_label.txt", read_images(made, "IJBC")
     whole, pairs = file.read_bytes(), read_pairs(made, "IJBC", images)
     try:

@@ -44,7 +44,7 @@ def test_blocks_cover_every_image_once_in_class_order(rows):
 
 @pytest.mark.parametrize("rows", [1, 7, 10 ** 6])
 def test_blocks_in_the_order_of_the_file(rows, monkeypatch):
-    monkeypatch.setattr(statistics, "IN_CACHE", rows)
+    monkeypatch.setattr(statistics, "FILE_BLOCK", rows)
     array = random_features(3)[0]
     found = [(part.start, block.clone().numpy()) for part, block in blocks_in_order(array, unit=True, words="")]
     assert [start for start, _ in found] == list(range(0, 200, rows))

@@ -89,5 +89,5 @@ def test_npz_that_lies(tmp_path, data, words):
 @pytest.mark.parametrize("text", ["[1]", "[" * 100_000, "{"], ids=range(3))
 def test_an_origin_that_is_no_table(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(UserError, match="a.json is no description of a.npy"):
+    with pytest.raises(UserError, match="a.json is not a description of a.npy"):
         check_origin(tmp_path / "a.npy", "this", model="m")

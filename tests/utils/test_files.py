@@ -162,10 +162,10 @@ def test_a_foreign_array_under_the_name_is_refused(tmp_path):
     save_array(file, np.zeros((20, 4), np.float32), {"model": "m"})
     assert load_array(file, "x", whole=True).shape == (20, 4)
     np.save(file, np.ones((20, 4), np.float32))
-    with pytest.raises(UserError, match="f_feature.npy is damaged, or not the file that f_feature.json .*make it again with: x"):
+    with pytest.raises(UserError, match="f_feature.npy is corrupt, or not the file that f_feature.json .*make it again with: x"):
         load_array(file, "x")
     (tmp_path / "f_feature.json").write_text("[]")
-    with pytest.raises(UserError, match="f_feature.json is no description of f_feature.npy"):
+    with pytest.raises(UserError, match="f_feature.json is not a description of f_feature.npy"):
         load_array(file, "x")
     (tmp_path / "f_feature.json").write_text(json.dumps({"model": "m"}))           # of an earlier version: no checksums
     assert load_array(file, "x").all()
