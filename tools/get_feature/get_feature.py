@@ -1,11 +1,11 @@
-"""Old features of the new training images: one un-flipped view per image, raw float32, in record order.
+"""Write the old features of the new training images: of one view per image (not flipped), raw float32, in record order.
 
     python tools/get_feature/get_feature.py configs/f128_r18_softmax_class30.py --SD f128_r18_softmax_class70
     torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     (ranks share the work)
 
-reads <config.output>/model.pt and the record file that --SD ends in (class100 data100 class70 data70 class30
-data30), writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
-Killed and started again it goes on where it stopped; any number of ranks writes the same bytes.
+reads <config.output>/model.pt and the record file that the last part of --SD names (class100 data100 class70 data70
+class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
+A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from utils.paths import locate
 
 
 def check_names(config_path: str, sd: str) -> None:
-    """--SD names the old model and the images; its first part must be the config's."""
+    """UserError unless the source-and-data name begins like the config's name, up to its last part."""
     start = Path(config_path).stem.rsplit("_", 1)[0]
     if sd.rsplit("_", 1)[0] != start:
-        raise UserError(f"--SD {sd} does not belong to {config_path}: expected {start}_<class70, data70, class100 ...>")
+        raise UserError(f"--SD {sd} does not belong to {config_path}: expected --SD {start}_<class70, data70, class100 ...>")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("config", help="config file of the old model")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the file")
     parser.add_argument("--SD", required=True, help="source and data: <config's start>_<class70, data100, ...>")
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")

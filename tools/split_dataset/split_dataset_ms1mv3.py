@@ -1,12 +1,12 @@
-"""Split a training set into an old part and the rest, by identity and by image, in label order.
+"""Split a training set into a part for the old model and the rest, by identity and by image, in label order.
 
     python tools/split_dataset/split_dataset_ms1mv3.py [--data dataset/ms1m-retinaface-t1] [--ratio 0.3]
 
-reads train.{rec,idx} and writes, beside it or into --out,
+reads train.{rec,idx} and writes, into the same folder or --out,
     train_part_30_class   the first round(ratio * C) identities         train_part_70_class   the others, from label 0
     train_part_30_data    of each identity's n images the first         train_part_70_data    the others
                           max(1, round(ratio * n)), but not all of 2 or more
-An identity with a single image is in both data parts.  Images are copied byte for byte, in one pass.
+An identity with a single image is in both data parts.  Images are copied byte for byte.
 """
 
 import argparse
@@ -24,15 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", default=str(ROOT / "dataset/ms1m-retinaface-t1"),
-                        help="folder of train.rec, train.idx")
+                        help="folder of train.rec and train.idx")
     parser.add_argument("--ratio", type=float, default=0.3,
-                        help="share of the old part, in (0, 1); names carry it in %%")
-    parser.add_argument("--out", help="folder of the parts (default: --data)")
+                        help="share of the old part, in (0, 1); the file names have it in %%")
+    parser.add_argument("--out", help="folder for the parts (default: --data)")
     args = parser.parse_args()
     if not 0 < args.ratio < 1:
         raise UserError(f"--ratio must be between 0 and 1, found {args.ratio}")
     if round(100 * args.ratio) == 50:
-        raise UserError("--ratio 0.5 would give both parts the same name (train_part_50_...); take 0.49 or 0.51")
+        raise UserError("--ratio 0.5 would give both parts the same name (train_part_50_...); use 0.49 or 0.51")
     split(FaceRecords(Path(args.data) / "train"), args.ratio, Path(args.out or args.data))
 
 
