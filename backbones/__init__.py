@@ -52,6 +52,6 @@ def get_model(name: str, *, fp16: bool | torch.dtype = False, num_features: int 
     It is fastest in channels_last: ``model.to(memory_format=torch.channels_last)``.
     UserError for an unknown name or an image size that is not a multiple of 16.
     """
-    kind, own = builder(name)
-    return kind(**{**own, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
+    kind, defaults = builder(name)
+    return kind(**{**defaults, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
                    **settings})

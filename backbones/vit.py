@@ -107,9 +107,9 @@ class VisionTransformer(Backbone):
         if not (self.training and self.masks):
             return self.norm(self.transform(x))
         # Each image keeps its own random tokens; the mask token takes all other places.
-        kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])
-        out = self.norm(self.transform(x.gather(1, kept)))
-        return self.mask_token.to(out.dtype).expand(x.shape).scatter(1, kept, out)
+        index = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])
+        out = self.norm(self.transform(x.gather(1, index)))
+        return self.mask_token.to(out.dtype).expand(x.shape).scatter(1, index, out)
 
     def transform(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -60,9 +60,9 @@ def split(faces: FaceRecords, ratio: float, out: Path) -> None:
         writers, shift, written = {}, {}, dict.fromkeys(parts, 0)
         for name, members in parts.items():
             writers[name] = stack.enter_context(RecordWriter(out / f"train_part_{name}"))
-            kept = labels[members]
-            shift[name] = kept.min() if name.endswith("class") else 0
-            writers[name].write(0, pack([members.sum() + 1, kept.max() + 1 - shift[name]], b"", 0, 0))
+            part_labels = labels[members]
+            shift[name] = part_labels.min() if name.endswith("class") else 0
+            writers[name].write(0, pack([members.sum() + 1, part_labels.max() + 1 - shift[name]], b"", 0, 0))
         for i in tqdm(range(len(faces)), unit=" images", disable=None):
             header, image = faces.records.unpack(int(faces.keys[i]))
             for name, members in parts.items():

@@ -53,7 +53,7 @@ class Colours:
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     labels = np.array(write_records(folder / "train", COUNTS))
-    with RecordWriter(folder / "bare") as writer:                   # no header: nothing says how many records there are
+    with RecordWriter(folder / "bare") as writer:                   # no header that counts the records
         for key, label in enumerate(labels.tolist()):
             writer.write(key, pack(label, jpeg(label, key, 16), key, 0))
     (folder / "lfw.bin").write_bytes(pickle.dumps(([jpeg(i // 2, i, 16) for i in range(24)], [i % 2 == 0 for i in range(12)])))
@@ -62,7 +62,7 @@ def made(tmp_path_factory) -> Path:
     for kind, array in (("feature", rows), ("label", labels), ("credible_ratio_90_feature", draw.random(N) < 0.9),
                         ("avg_feature", rows[:4])):
         save_array(artefact(folder, SD, kind), array, {"model": "m", "records": "r", "images": N})
-        np.save(folder / f"alone_{kind}.npy", array)                # the same without a .json beside it
+        np.save(folder / f"alone_{kind}.npy", array)                # the same without a .json
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), folder / "model.pt")
     (folder / "old").mkdir()
     torch.save({"weight": torch.randn(40, 8), "num_classes": 40, "class_start": 0}, folder / "old/softmax_fc_gpu_0.pt")

@@ -1,7 +1,7 @@
-"""What is fuzzed: each reader of other people's files, with small valid files to start from.
+"""The readers of other people's files that are fuzzed, with small valid files to start from.
 
-A target reads ``data`` as its file and answers whether it was accepted.  Any exception but UserError and the documented
-ValueError leaves it, and so does an AssertionError when what was read differs from an independent, slow reading.
+A target reads ``data`` as its file and returns whether it was accepted.  It raises an AssertionError if the contents differ
+from an independent, slow reading, and lets every exception through but UserError and the documented ValueError.
 """
 
 import io
@@ -75,13 +75,13 @@ def records(data: bytes, folder: Path) -> bool:
             first = reader.first_labels([int(key)])[0]
         except UserError:
             continue
-        at = 24 if any(found[:4]) else 4        # behind the header when it has a flag, else in it
+        at = 24 if any(found[:4]) else 4        # after the header if it has a flag, else in it
         assert np.float32(first).tobytes() == found[at:at + 4]
     return good == len(lines)
 
 
 def slow_record(rec: bytes, offset: int) -> bytes:
-    """One record by the book: magic, flag and length, data, padding; parts joined by the magic word."""
+    """One record by the specification: magic, flag and length, data, padding; parts joined by the magic word."""
     out, flag = None, 1
     while flag in (1, 2):
         assert rec[offset:offset + 4] == MAGIC_BYTES
@@ -95,7 +95,7 @@ def slow_record(rec: bytes, offset: int) -> bytes:
 
 
 def faces(folder: Path) -> None:
-    """What "stop" reads is the image of the row; what "skip" reads instead is the next that "stop" would read."""
+    """For a bad record, bad_records = "skip" reads the next image that "stop" can read."""
     try:
         stop, skip = (FaceRecords(folder / "a", 8, bad_records=how) for how in ("stop", "skip"))
     except UserError:
@@ -138,7 +138,7 @@ def bin_seeds(_folder: Path) -> list[bytes]:
 
 
 def everything(data: bytes) -> list[bytes]:
-    """All texts and bytes in a pickle, by Python's disassembler; numpy's own reading of a damaged one can end the process."""
+    """All texts and bytes in a pickle, by Python's disassembler; unpickling a corrupt one can end the process."""
     values = [value for _, value, _ in pickletools.genops(data)]
     return [value.encode("latin-1", "ignore") if isinstance(value, str) else bytes(value) for value in values
             if isinstance(value, (str, bytes, bytearray))]
@@ -229,7 +229,7 @@ def pt(data: bytes, folder: Path) -> bool:
     return True
 
 
-# IJB: one byte says which meta file the rest is; the others are those of a small valid folder.
+# IJB: the first byte chooses the meta file that the rest replaces in a small valid folder.
 
 def meta_texts() -> list[str]:
     owners = [0, 0, 1, 1, 2, 2]         # of the templates 1 to 6, which have two images each

@@ -192,7 +192,7 @@ def test_features_of_something_else_are_refused(one, tmp_path):
             OldFeatures(file, **(right | wrong))
     with pytest.raises(UserError, match="make it with: python tools/get_feature/denoise_credible.py"):
         load_credible(one / f"{SD}_credible_ratio_90_feature.npy", images=27)
-    torn = tmp_path / f"{SD}_feature.npy"
-    torn.write_bytes(file.read_bytes()[:1000])
+    cut = tmp_path / f"{SD}_feature.npy"
+    cut.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole .npy"):
-        OldFeatures(torn, **right)
+        OldFeatures(cut, **right)

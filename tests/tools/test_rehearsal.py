@@ -73,7 +73,7 @@ def test_evaluation_layout(drawn):
     probes = set(sides["probe_mixed"][:, 1])
     assert not first & second and probes > first | second
     listed = np.concatenate(list(sides.values()))
-    assert len(np.unique(listed[:, 0])) == len(listed) == 16            # the first templates of 2 people are no probes
+    assert len(np.unique(listed[:, 0])) == len(listed) == 16            # the first templates of 2 people are not probes
     assert ((listed[:, 0] - 1) // 3 == listed[:, 1]).all()               # templates 3p + 1 to 3p + 3 are person p's
     assert all(((a - 1) // 3 == (b - 1) // 3) == same for a, b, same in pairs)
 
