@@ -1,4 +1,4 @@
-"""Networks from a face image to an embedding: insightface's, by insightface's names."""
+"""The networks from a face image to an embedding: those of insightface, by their names there."""
 
 import difflib
 
@@ -11,8 +11,8 @@ from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
 from utils.errors import UserError
 
-# name -> class and what makes it this network.
-BUILDERS = {
+# name -> class and the settings that make it this network.
+BUILDERS: dict[str, tuple[type[Backbone], dict]] = {
     "r18": (IResNet, dict(depths=(2, 2, 2, 2))),
     "r34": (IResNet, dict(depths=(3, 4, 6, 3))),
     "r50": (IResNet, dict(depths=(3, 4, 14, 3))),
@@ -35,10 +35,10 @@ NETWORKS = list(BUILDERS)
 
 
 def builder(name: str) -> tuple[type[Backbone], dict]:
-    """Class and settings of a network; :class:`UserError` with the list and the nearest name for an unknown one."""
+    """Class and settings of a network; UserError with the nearest name and the list for an unknown one."""
     if name not in BUILDERS:
         near = difflib.get_close_matches(str(name), NETWORKS, n=1, cutoff=0)
-        raise UserError(f"unknown network '{name}'; did you mean {near[0]}? There are {' '.join(NETWORKS)}")
+        raise UserError(f"unknown network '{name}'; did you mean {near[0]}? The networks are {' '.join(NETWORKS)}")
     return BUILDERS[name]
 
 
@@ -46,11 +46,12 @@ def get_model(name: str, *, fp16: bool | torch.dtype = False, num_features: int 
               dropout: float = 0.0, **settings) -> Backbone:
     """A new network: images float32 [B, 3, image_size, image_size] -> embeddings float32 [B, num_features].
 
-    fp16: half precision where the device has it, or a torch.dtype; see :func:`backbones.precision.autocast`.
+    fp16: half precision if the device supports it, or a torch.dtype; see :func:`utils.precision.half_type`.
     image_size: pixels, a multiple of 16.  dropout: probability, on the features that enter the last linear layers.
-    settings: win over the network's own (its class lists them), e.g. mask_ratio=0.25 for vit_t.
-    For speed, put it into channels_last: ``model.to(memory_format=torch.channels_last)``.
+    settings: replace settings of the network, which its class lists, for example mask_ratio=0.25 for vit_t.
+    It is fastest in channels_last: ``model.to(memory_format=torch.channels_last)``.
+    UserError for an unknown name or an image size that is not a multiple of 16.
     """
-    kind, own = builder(name)
-    return kind(**{**own, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
+    kind, defaults = builder(name)
+    return kind(**{**defaults, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
                    **settings})

@@ -1,4 +1,4 @@
-"""What the architectures share: the way from images to embeddings, and which part of it is in half precision."""
+"""What the architectures share: from images to embeddings, with a first part in half precision and the rest in float32."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ from utils.precision import autocast
 
 
 class Backbone(nn.Module):
-    """An architecture adds ``trunk`` (half precision when fp16) and ``embed`` (always float32, as in insightface).
+    """An architecture adds ``trunk`` (in half precision if fp16) and ``embed`` (always float32, as in insightface).
 
-    It also tells what was built from what is stored: ``shape_of(state) -> (num_features, image_size)``.
+    It also has ``shape_of(state) -> (num_features, image_size)``: the sizes of the network whose state dict ``state`` is.
 
-    fp16: see :func:`backbones.precision.autocast`.  image_size: height and width in pixels, a multiple of 16.
+    fp16: see :func:`utils.precision.half_type`.  image_size: height and width in pixels, a multiple of 16, else UserError.
     """
 
     def __init__(self, fp16: bool | torch.dtype, num_features: int, image_size: int):
@@ -23,9 +23,12 @@ class Backbone(nn.Module):
         self.fp16, self.num_features, self.image_size = fp16, num_features, image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, image_size, image_size] float32, in either memory format -> [B, num_features] float32."""
+        """images float32 [B, 3, image_size, image_size], in any memory format -> embeddings float32 [B, num_features].
+
+        UserError for another shape.
+        """
         if images.shape[1:] != (3, self.image_size, self.image_size):
-            raise UserError(f"this network takes images [B, 3, {self.image_size}, {self.image_size}], found "
+            raise UserError(f"this network needs images [B, 3, {self.image_size}, {self.image_size}], found "
                             f"{list(images.shape)}; resize them or build it with another image_size")
         with autocast(images.device, self.fp16):
             x = self.trunk(images)

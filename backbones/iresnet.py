@@ -11,7 +11,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class Block(nn.Module):
-    """norm - conv - norm - prelu - conv - norm, beside a shortcut; the second convolution has the stride."""
+    """norm - conv - norm - prelu - conv - norm, plus a shortcut; the second convolution has the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 def stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
-    """``depth`` blocks, the first of which halves height and width."""
+    """``depth`` blocks; the first one halves height and width."""
     return nn.Sequential(Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(depth - 1)))
 
 
@@ -48,7 +48,7 @@ class IResNet(Backbone):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(WIDTHS[-1] * (image_size // 16) ** 2, num_features)
         self.features = nn.BatchNorm1d(num_features)
-        self.features.weight.requires_grad_(False)      # a gain here would undo itself in the cosine
+        self.features.weight.requires_grad_(False)      # a gain here would cancel in the cosine
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.1)

@@ -7,7 +7,7 @@ from backbones.backbone import Backbone
 
 
 class Layers(nn.Module):
-    """A Sequential under the name that insightface's keys have at every level."""
+    """A Sequential with the name ``layers`` that insightface's keys have at every level."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -18,6 +18,8 @@ class Layers(nn.Module):
 
 
 class Residual(Layers):
+    """Layers plus a shortcut around them."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
@@ -34,7 +36,7 @@ def conv_block(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padd
 
 
 def bottleneck(inputs: int, outputs: int, width: int, stride: int, kind: type[Layers] = Layers) -> Layers:
-    """Widen to ``width`` channels, filter each on its own, narrow to ``outputs``."""
+    """Widen to ``width`` channels, filter each channel separately, narrow to ``outputs``."""
     return kind(conv_block(inputs, width), conv_block(width, width, 3, stride, 1, groups=width),
                 linear_block(width, outputs))
 
@@ -44,7 +46,7 @@ def residuals(channels: int, depth: int, width: int) -> Layers:
 
 
 class MobileFaceNet(Backbone):
-    """depths: blocks in each of the four stages.  scale: times the paper's channels.
+    """depths: blocks in each of the four stages.  scale: factor on the paper's channels.
 
     dropout: probability, on the features before the linear layer.
     """
@@ -53,7 +55,7 @@ class MobileFaceNet(Backbone):
                  num_features: int = 512, image_size: int = 112, dropout: float = 0.0):
         super().__init__(fp16, num_features, image_size)
         narrow, wide = 64 * scale, 128 * scale
-        # The small network has one layer here instead of a stage, two channels in each of its groups.
+        # The small network has one layer here instead of a stage, with two channels in each group.
         first = conv_block(narrow, narrow, 3, 1, 1, groups=64) if depths[0] == 1 else residuals(narrow, depths[0], 128)
         self.layers = nn.Sequential(
             conv_block(3, narrow, 3, 2, 1),
@@ -66,7 +68,7 @@ class MobileFaceNet(Backbone):
             residuals(wide, depths[3], 256),
         )
         self.conv_sep = conv_block(wide, 512)
-        # The global depthwise convolution: one weight for each place of the last feature map.
+        # The global depthwise convolution: one weight for each position of the last feature map.
         self.features = Layers(
             linear_block(512, 512, image_size // 16, groups=512),
             nn.Sequential(nn.Flatten(), nn.Dropout(dropout)),

@@ -1,7 +1,7 @@
 """Vision transformer (arXiv 2010.11929) as insightface trains it on faces, with its state-dict keys.
 
-No class token: all tokens together go through two linear layers.  In training some tokens are left out
-(as in MAE, arXiv 2111.06377) and stand as one learned token before those layers.
+It has no class token: all tokens together go through two linear layers.  In training some tokens are left out (as in MAE,
+arXiv 2111.06377); one learned token takes their places before those layers.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backbones.backbone import Backbone
 
-PATCH = 9       # pixels
+PATCH = 9       # pixels of a side of a patch
 
 
 class Attention(nn.Module):
@@ -22,7 +22,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]; softmax(q k^T / sqrt(D / heads)) v in each head."""
+        """x [B, L, D] -> [B, L, D]: softmax(q k^T / sqrt(D / heads)) v in each head."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -38,7 +38,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on the normalised tokens and added to them."""
+    """Attention and MLP; the input of each is the normalised tokens, its output is added to the tokens."""
 
     def __init__(self, dim: int, heads: int, drop_path: float):
         super().__init__()
@@ -53,12 +53,12 @@ class Block(nn.Module):
         return x + self.kept(self.mlp(self.norm2(x)))
 
     def kept(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: in training the branch of an image is 0 with probability drop_path, else scaled up."""
+        """Stochastic depth: in training the branch of an image is 0 with probability drop_path, else divided by 1 - drop_path."""
         return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.drop_path, self.training)
 
 
 class PatchEmbed(nn.Module):
-    """[B, 3, H, W] -> [B, patches, D]; row by row."""
+    """images [B, 3, H, W] -> tokens [B, patches, D], row by row."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -69,12 +69,12 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(Backbone):
-    """dim: size of a token.  drop_path: of the last block, rising from 0.  mask_ratio: share of tokens left out.
+    """dim: numbers in a token.  depth: blocks.  mask_ratio: share of the tokens that are left out in training.
 
-    dropout: probability, on the tokens before the linear layers.  recompute: keep one activation per block and
-    compute the others again in the backward pass.
-    The patches start at the upper left corner, as in insightface.  Up to 8 pixels at the right and lower edge
-    are not seen: 4 of 112, and 5 of 32, 3 of 48, 1 of 64, 8 of 80, 6 of 96, 2 of 128.
+    drop_path: probability in the last block, rising linearly from 0 in the first.  dropout: probability, on the tokens before
+    the linear layers.  recompute: store one activation per block and compute the others again in the backward pass.
+    The patches start at the upper left corner, as in insightface.  Up to 8 pixels at the right and the lower edge are not
+    used: 4 of 112, and 5 of 32, 3 of 48, 1 of 64, 8 of 80, 6 of 96, 2 of 128.
     """
 
     def __init__(self, dim: int, depth: int, *, heads: int = 8, drop_path: float, mask_ratio: float,
@@ -85,7 +85,7 @@ class VisionTransformer(Backbone):
         self.recompute, self.masks = recompute, mask_ratio > 0
         self.keep = max(int(patches * (1 - mask_ratio)), 1)
         self.pos_embed = nn.Parameter(torch.empty(1, patches, dim))
-        # Without masks no gradient would reach the mask token, and DDP would wait for it for ever.
+        # Without masks no gradient reaches the mask token, and DDP would wait for it for ever.
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=self.masks)
         self.patch_embed = PatchEmbed(dim)
         self.blocks = nn.ModuleList(Block(dim, heads, drop_path * i / max(depth - 1, 1)) for i in range(depth))
@@ -106,10 +106,10 @@ class VisionTransformer(Backbone):
         x = self.patch_embed(images) + self.pos_embed
         if not (self.training and self.masks):
             return self.norm(self.transform(x))
-        # Each image keeps its own random tokens; the mask token stands in all other places.
-        kept = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])
-        out = self.norm(self.transform(x.gather(1, kept)))
-        return self.mask_token.to(out.dtype).expand(x.shape).scatter(1, kept, out)
+        # Each image keeps its own random tokens; the mask token takes all other places.
+        index = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, :self.keep, None].expand(-1, -1, x.shape[2])
+        out = self.norm(self.transform(x.gather(1, index)))
+        return self.mask_token.to(out.dtype).expand(x.shape).scatter(1, index, out)
 
     def transform(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from prettytable import PrettyTable
 
@@ -26,6 +25,7 @@ from benchmarks.loader import BATCH, draw_records
 from records.faces import FaceRecords
 from records.loader import ShuffledBatches, train_loader
 from utils.errors import run
+from utils.opencv import cv2
 
 
 def forget(path: Path) -> None:

@@ -16,7 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from prettytable import PrettyTable
@@ -31,11 +30,12 @@ from evaluation.align import TEMPLATE
 from evaluation.embed import AlignedFaces, one_thread, write_embeddings
 from evaluation.models import TorchModel, find_devices
 from evaluation.protocol import Images
+from old_model.extraction import PartialFile, extract
 from records.faces import FaceRecords
 from records.images import to_input
 from records.loader import ordered_loader
-from tools.get_feature.get_feature import PartialFile, extract
 from utils.errors import run
+from utils.opencv import cv2
 
 BATCH = 64
 CROPS = 256

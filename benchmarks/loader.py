@@ -15,7 +15,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from prettytable import PrettyTable
 
@@ -24,6 +23,7 @@ from benchmarks.measure import family_bytes
 from records.faces import FaceRecords
 from records.loader import train_loader
 from records.recordio import RecordWriter, pack
+from utils.opencv import cv2
 
 BATCH = 128
 

@@ -97,7 +97,7 @@ class Guard:
         batches.epoch, number = divmod(step, len(batches))
         if batches.epoch == self.start.epoch:       # other ranks may have begun this epoch
             batches.seen, number = self.start.images, step - training.steps_before(self.start)
-        self.progress.say(f"images of step {step + 1}: {batches.left()[number].ravel().tolist()}")
+        self.progress.say(f"images of step {step + 1}: {batches.remaining()[number].ravel().tolist()}")
         raise UserError(f"the loss is not finite ({', '.join(broken) or 'its gradient'}) since step {step + 1}, whose "
                         f"{training.batch} images the line before names; {last_words(Path(cfg.output))}; look at these images, "
                         f"lower config.lr or set config.fp16 = False, and resume with resume=True")

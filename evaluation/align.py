@@ -3,8 +3,9 @@
 Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991.
 """
 
-import cv2
 import numpy as np
+
+from utils.opencv import cv2
 
 # Eyes, nose and corners of the mouth in ArcFace's 112 x 112 image, x and y in pixels; float32 as everywhere.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],

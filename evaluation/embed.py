@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +19,7 @@ from records.images import decode
 from utils.errors import UserError
 from utils.files import new_array, written_beside
 from utils.memory import give_back_freed_memory
+from utils.opencv import cv2
 from utils.origin import load_array, save_origin
 
 

@@ -1,4 +1,8 @@
-"""What the old model leaves for the new one, read and compared with this run."""
+"""What the old model leaves for the training of the new one, read from feature_save and compared with this training.
+
+The rule: row i of every per-image array (features, labels, credible marks) belongs to image i of the record file.  Each
+reader compares the number of rows, and the fingerprints of the model and of the records that the array was computed from.
+"""
 
 from pathlib import Path
 
@@ -17,23 +21,28 @@ from utils.settings import Settings
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
-    """(features [N, d] memory-mapped, labels int64 [N], the features' file) of a source-and-data name; every byte checked."""
+    """(features [N, d] memory-mapped, labels int [N], the file of the features) of a source-and-data name.
+
+    UserError if a file is missing, corrupt in any byte, or does not fit the other one.
+    """
     command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd}"
     file, label_file = artefact(feature_save, sd, "feature"), artefact(feature_save, sd, "label")
     features, labels = (load_array(path, command, whole=True) for path in (file, label_file))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or features.ndim != 2:
         raise UserError(f"{file} holds {describe(features)}, {label_file} {describe(labels)}; expected [images, d] and int "
-                        f"[images]; make both again: {command}")
+                        f"[images]; make both again with: {command}")
     if len(features) != len(labels):
-        raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again: {command}")
+        raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again with: {command}")
     return features, np.asarray(labels), file
 
 
 class OldFeatures:
     """Old features of the training images: ``old[index]`` gives unit rows, float32 [B, d], without gradient.
 
-    One view per image, raw in the file.  Memory-mapped: at MS1MV3's size and 512 dimensions the file has
-    10.6 GB, which eight processes share.
+    The file holds the raw feature of one view per image.  It is memory-mapped: for MS1MV3 with 512 dimensions it has
+    10.6 GB, which all processes of a machine share.
+    images, dim: rows and columns that the file must have.  records, model: fingerprints of what it must come from (None:
+    not compared).  UserError if anything differs.
     """
 
     def __init__(self, path: Path, *, images: int, dim: int, records: str | None = None,
@@ -49,8 +58,10 @@ class OldFeatures:
         check_origin(path, command, records=records, model=model)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """Unit rows [B, d] on the CPU for index int64 [B] on the CPU; pinned where there is CUDA, so that the copy to
-        the device does not wait for what runs there."""
+        """Unit rows float32 [B, d] for index int64 [B], both on the CPU.
+
+        With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there.
+        """
         rows = F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
         return rows.pin_memory() if torch.cuda.is_available() else rows
 
@@ -70,7 +81,10 @@ def old_side(cfg: Settings, data: Facts, kind: str) -> dict:
 
 
 def load_credible(path: Path, *, images: int, records: str | None = None, model: str | None = None) -> Tensor:
-    """bool [images] on the CPU: True = this image's old feature may stand in for the new one."""
+    """Credible marks, bool [images] on the CPU.  True: the old feature of this image may replace its new one.
+
+    Arguments and errors as for :class:`OldFeatures`.
+    """
     command = f"python tools/get_feature/denoise_credible.py --T 0.9 --SD {sd_of(path)}"
     mask = load_array(path, command)
     if mask.dtype != bool or mask.shape != (images,):
@@ -82,7 +96,10 @@ def load_credible(path: Path, *, images: int, records: str | None = None, model:
 
 def load_labels(path: Path, *, images: int, num_classes: int, records: str | None = None,
                 model: str | None = None) -> np.ndarray:
-    """int64 [images] in memory: the classes of the images of the features ``path``, from the file beside it."""
+    """Classes of the images, int64 [images], from the label file next to the feature file ``path``.
+
+    Other arguments and errors as for :class:`OldFeatures`.
+    """
     command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
     path = path.with_name(f"{sd_of(path)}_label.npy")
     labels = np.array(load_array(path, command))
@@ -95,7 +112,10 @@ def load_labels(path: Path, *, images: int, num_classes: int, records: str | Non
 
 def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, classes: slice,
                     records: str | None = None, model: str | None = None) -> Tensor:
-    """float32 [classes, dim]: the mean old features of these classes out of num_classes, as unit rows."""
+    """Mean old features of the ``classes`` out of num_classes, as unit rows float32 [classes, dim].
+
+    Other arguments and errors as for :class:`OldFeatures`.
+    """
     command = f"python tools/get_feature/get_avg_feature.py --SD {sd_of(path)}"
     prototypes = load_array(path, command)
     if prototypes.shape != (num_classes, dim):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,19 +12,22 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from records.images import decode
-from records.recordio import RecordReader
+from records.recordio import Header, RecordReader
 from utils.errors import UserError
+from utils.opencv import cv2
 
 Batch = tuple[Tensor, Tensor, Tensor]
 T = TypeVar("T")
 CHUNK = 1 << 16             # records per step of a pass over all labels
-EXACT = 1 << 24             # whole numbers below it are labels: they are float32 in the file
-MANY, LABELS = 1 << 20, 100 # classes of a file without header, at all and for each image: each needs memory in the head
-IN_A_ROW = 100              # bad records that one replacement may step over
+MAX_LABEL = 1 << 24         # labels are float32 in the file, which holds every whole number below this one
+# Classes of a file without header: more of them than both numbers is an error, because each class needs memory in the head.
+MAX_CLASSES = 1 << 20
+MAX_CLASSES_PER_IMAGE = 100
+MAX_BAD_IN_A_ROW = 100      # bad records that one replacement may step over
 
 
 class Filled(NamedTuple):
-    """What is in a batch.  labels, index: int64 [B], of the images that are there; bad: {asked for: what is wrong with it}."""
+    """What is in a batch.  labels, index: int64 [B], of the images in it; bad: {image asked for: what is wrong with it}."""
 
     labels: np.ndarray
     index: np.ndarray
@@ -33,16 +35,16 @@ class Filled(NamedTuple):
 
 
 class Faces(Dataset):
-    """Numbered images of one size: ``fill`` decodes some of them, the rest follows from it."""
+    """Numbered images of one size.  A subclass has ``fill``, ``__len__``, ``labels`` and ``fingerprint``."""
 
     image_size: int
 
     def fill(self, images: np.ndarray, rows) -> np.ndarray:
-        """Put the images ``rows`` into ``images`` uint8 [B, S, S, 3], RGB; their labels, int64 [B]."""
+        """Decode the images ``rows`` (B numbers) into ``images`` uint8 [B, S, S, 3], RGB; returns their labels, int64 [B]."""
         raise NotImplementedError
 
     def take(self, images: np.ndarray, rows) -> Filled:
-        """As :meth:`fill`, but a set may put others in the place of those that it cannot read."""
+        """As :meth:`fill`, but a data set may put other images in the place of those that it cannot read."""
         return Filled(self.fill(images, rows), np.array(rows, np.int64), {})
 
     def __getitems__(self, rows) -> Batch:
@@ -60,10 +62,11 @@ class Faces(Dataset):
 class FaceRecords(Faces):
     """Images of a .rec file with insightface's header and identity records, with a header alone, or with neither.
 
-    image_size: pixels; images of another size are resized (None = the size of the first image).
-    num_classes: wins over the file's own count, with a warning; None = header, or largest label + 1.
-    bad_records: a record that is no image of a class is refused ("stop"), or ("skip") the next image in record order that
-    is one takes its place, after the last image the first; labels and index of a batch are those of what is in it.
+    image_size: pixels; images of another size are resized (None: the size of the first image).
+    num_classes: wins over the file's own count, with a warning (None: by the header, or largest label + 1).
+    bad_records: what to do about a record that cannot be read, whose image cannot be decoded, or whose label is not a class.
+    "stop": UserError.  "skip": the next good image in record order takes its place (after the last image, the first); labels
+    and index of a batch are those of the images in it.
     """
 
     def __init__(self, path, image_size: int | None = None, num_classes: int | None = None, bad_records: str = "stop"):
@@ -72,99 +75,105 @@ class FaceRecords(Faces):
         self.path = self.records.path
         first = int(self.records.keys.min())
         header, image = self.records.unpack(first)
-        classes = None
         if header.flag > 0 and len(image) == 0:
-            # insightface: [images + 1, images + 1 + classes], the classes' identity records follow the images;
-            # the parts of a split: [images + 1, classes], images only.  Neither has more classes than images.
-            if len(header.label) != 2 or not all(float(number).is_integer() for number in header.label):
-                raise UserError(f"{self.path}: its header holds {header.label[:5].tolist()} instead of two counts; copy or "
-                                f"make the file again")
-            images, second = int(header.label[0]) - 1, int(header.label[1])
-            classes = second - images - 1 if second > images else second
-            found = np.count_nonzero((self.records.keys >= 1) & (self.records.keys <= images))
-            if found < max(images, 1):
-                raise UserError(f"{self.path}: its header promises {images} images, the index has {found} of the keys "
-                                f"1 to {images}; copy or make both files again")
-            if not 0 < classes <= images:
-                raise UserError(f"{self.path}: its header promises {classes} classes for {images} images; copy or make the "
-                                f"file again")
+            images, classes = self.counts(header)
             self.keys = np.arange(1, images + 1)
         else:
             self.records.check_end()
             self.keys = self.records.keys
-        self.num_classes = EXACT if classes is None else classes
-        if classes is None:
+            self.num_classes = MAX_LABEL
             classes = int(self.labels().max()) + 1
-            if num_classes is None and classes > max(MANY, LABELS * len(self)):
-                raise UserError(f"{self.path}: its largest label is {classes - 1}, for {len(self)} images; number the classes "
-                                f"from 0, with tools/make_rec")
+            if num_classes is None and classes > max(MAX_CLASSES, MAX_CLASSES_PER_IMAGE * len(self)):
+                raise UserError(f"{self.path}: its largest label is {classes - 1}, but it has {len(self)} images; number the "
+                                f"classes from 0, with tools/make_rec")
         if num_classes is not None and num_classes != classes:
-            logging.getLogger("bct").warning(
-                "config.num_classes = %d, but %s has %d classes: %d %s", num_classes, self.path, classes,
-                abs(num_classes - classes), "classes have no image and act as negatives"
-                if num_classes > classes else "classes do not fit")
+            words = "classes have no image and act as negatives" if num_classes > classes else "classes do not fit"
+            logging.getLogger("bct").warning("config.num_classes = %d, but %s has %d classes: %d %s", num_classes, self.path,
+                                             classes, abs(num_classes - classes), words)
         self.num_classes = classes if num_classes is None else num_classes
         self.image_size = image_size or len(self.decode(0))
+
+    def counts(self, header: Header) -> tuple[int, int]:
+        """(images, classes) that the header record promises; UserError if they fit neither each other nor the index.
+
+        insightface: [images + 1, images + 1 + classes], and an identity record for each class after the images.
+        The parts of a split: [images + 1, classes], and no such records.  Neither has more classes than images.
+        """
+        if len(header.label) != 2 or not all(float(number).is_integer() for number in header.label):
+            raise UserError(f"{self.path}: its header holds {header.label[:5].tolist()} instead of two counts; copy or "
+                            f"make the file again")
+        images, second = int(header.label[0]) - 1, int(header.label[1])
+        classes = second - images - 1 if second > images else second
+        present = np.count_nonzero((self.records.keys >= 1) & (self.records.keys <= images))
+        if present < max(images, 1):
+            raise UserError(f"{self.path}: its header promises {images} images, the index has {present} of the keys "
+                            f"1 to {images}; copy or make both files again")
+        if not 0 < classes <= images:
+            raise UserError(f"{self.path}: its header promises {classes} classes for {images} images; copy or make the "
+                            f"file again")
+        return images, classes
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def label(self, i: int) -> int:
-        """Class of image i; a label that is no class of this set is refused by name."""
+        """Class of image i; UserError, which names the record, if its label is not a class of this data set."""
         return self.checked(i, float(self.records.first_labels([self.keys[i]])[0]))
 
     def checked(self, i: int, value: float) -> int:
+        """``value`` as the label of image i; UserError if it is not a class."""
         if not value.is_integer() or not 0 <= value < self.num_classes:
             raise UserError(f"{self.path}: record {self.keys[i]} has label {value:g}, expected a whole number from 0 "
                             f"to {self.num_classes} - 1; correct config.num_classes or the file")
         return int(value)
 
     def labels(self) -> np.ndarray:
-        """int64 [N]; one pass over the record headers, nothing is decoded.
+        """Labels of all images, int64 [N]: one pass over the record headers; no image is decoded.
 
-        With bad_records = "skip" a header without a class counts as the next one that has one.
+        With bad_records = "skip" a bad header has the label of the next good one.
         """
         labels = np.empty(len(self), np.int64)
         with tqdm(total=len(self), desc=f"labels of {self.path.name}", unit=" images", delay=3, disable=None) as bar:
             for start in range(0, len(self), CHUNK):
-                found = self.records.first_labels(self.keys[start:start + CHUNK], self.bad_records == "skip")
-                good = (found >= 0) & (found < self.num_classes) & (found == np.floor(found))
+                values = self.records.first_labels(self.keys[start:start + CHUNK], self.bad_records == "skip")
+                good = (values >= 0) & (values < self.num_classes) & (values == np.floor(values))
                 for row in np.flatnonzero(~good):
                     i = start + int(row)
-                    found[row] = self.next_label(i) if self.bad_records == "skip" else self.checked(i, float(found[row]))
-                labels[start:start + CHUNK] = found
-                bar.update(len(found))
+                    values[row] = self.next_label(i) if self.bad_records == "skip" else self.checked(i, float(values[row]))
+                labels[start:start + CHUNK] = values
+                bar.update(len(values))
         return labels
 
     def next_label(self, i: int) -> int:
-        """The label of the image that takes the place of image i as far as headers tell."""
+        """The label of the image that takes the place of image i, by the headers alone."""
         return self.first_good(i, lambda j: self.checked(j, float(self.records.first_labels([self.keys[j]])[0])))[0]
 
     def first_good(self, i: int, read: Callable[[int], T]) -> tuple[T, int, str]:
-        """(read(j), j, what is wrong with image i or "") for the first j of i, i + 1, ..., 0, ... that can be read."""
-        said = ""
-        for j in range(i, i + 1 + min(IN_A_ROW, len(self) - 1)):
+        """(read(j), j, what is wrong with image i or "") for the first j of i, i + 1, ..., 0, ... that ``read`` can read."""
+        problem = ""
+        for j in range(i, i + 1 + min(MAX_BAD_IN_A_ROW, len(self) - 1)):
             try:
-                return read(j % len(self)), j % len(self), said
+                return read(j % len(self)), j % len(self), problem
             except UserError as error:
-                said = said or str(error)
-        raise UserError(f"{said}; config.bad_records = \"skip\" found none among the next {j - i} that could take its place")
+                problem = problem or str(error)
+        raise UserError(f"{problem}; config.bad_records = \"skip\" found none among the next {j - i} images that could take "
+                        f"its place")
 
     def jpeg(self, i: int) -> bytes:
         """The encoded image i as it is in the file."""
         return bytes(self.records.unpack(int(self.keys[i]))[1])
 
     def decode(self, i: int, data=None) -> np.ndarray:
-        """Image i, uint8 [H, W, 3] RGB in its own size."""
+        """Image i in its own size, uint8 [H, W, 3] RGB.  data: its encoded bytes if they have been read already."""
         try:
             return decode(self.jpeg(i) if data is None else data)
         except ValueError as error:
             key = int(self.keys[i])
             self.records.fail(key, int(self.records.offsets[self.records.row(key)]),
-                              f"is no image that OpenCV can decode ({error})")
+                              f"is not an image that OpenCV can decode ({error})")
 
     def read_into(self, target: np.ndarray, i: int) -> int:
-        """Decode image i as RGB into ``target`` uint8 [S, S, 3]; its label."""
+        """Decode image i as RGB into ``target`` uint8 [S, S, 3]; returns its label."""
         header, data = self.records.unpack(int(self.keys[i]))
         image = self.decode(i, data)
         if image.shape != target.shape:
@@ -182,9 +191,9 @@ class FaceRecords(Faces):
         self.records.prefetch(self.keys[rows])
         labels, index, bad = np.empty(len(rows), np.int64), np.array(rows, np.int64), {}
         for k, i in enumerate(index.tolist()):
-            labels[k], index[k], said = self.first_good(i, partial(self.read_into, images[k]))
-            if said:
-                bad[i] = said
+            labels[k], index[k], problem = self.first_good(i, partial(self.read_into, images[k]))
+            if problem:
+                bad[i] = problem
         return Filled(labels, index, bad)
 
     def fingerprint(self) -> str:
@@ -192,9 +201,9 @@ class FaceRecords(Faces):
 
 
 class SyntheticFaces(Faces):
-    """Noise of the configured size (config.rec = "synthetic"): what training costs without disk and decoder.
+    """Noise of the configured size (config.rec = "synthetic"), to measure training without disk and decoder.
 
-    Image i begins at byte 31 * i (mod 65536) of one block of noise.
+    Image i begins at byte 31 * i (mod 65536) of one block of noise.  Its label is i modulo the number of classes.
     """
 
     def __init__(self, num_images: int, num_classes: int, image_size: int):

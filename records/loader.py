@@ -1,4 +1,4 @@
-"""Batches of a data set for one rank, the same whatever the number of workers."""
+"""Batches of a data set for one rank, the same for any number of workers."""
 
 import logging
 import os
@@ -6,8 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -15,19 +15,22 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from records.faces import Faces, Filled
 from utils.errors import UserError
 from utils.memory import give_back_freed_memory
+from utils.opencv import cv2
 from utils.seed import generator
 
-AHEAD = 4          # batches that a worker prepares before they are asked for
-SHARE, FEW = 0.01, 10       # of the images seen so far may be bad records, or so many of a short run
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)     # those that engine/signals.py listens to
-NAMED = 5          # bad records that are named in the log; then every power of two
+BATCHES_AHEAD = 4           # batches that a worker prepares before they are asked for
+MAX_BAD_SHARE = 0.01        # share of the images seen so far whose records may be bad
+MAX_BAD_FEW = 10            # bad records that a short run may have, whatever their share
+NAMED_BAD = 5               # bad records that are named in the log; after these, every power of two
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)      # the signals that engine/signals.py listens to
 
 
 class ShuffledBatches(Sampler):
-    """Index arrays of this rank's batches: global batch s is rows s*W*B ... of one permutation for all ranks.
+    """Index arrays int64 [B] of this rank's batches.
 
-    One rank with batches of 2B therefore sees the same global batches as two ranks with B.  An epoch that was left in
-    the middle goes on after the ``seen`` first images of the permutation, whatever ranks and batch size saw them.
+    All ranks (W of them) have the same permutation of the images; global batch s is its rows s * W * B to (s + 1) * W * B.
+    One rank with batches of 2B therefore sees the same global batches as two ranks with B.  An epoch that was stopped in the
+    middle continues after the first ``seen`` images of the permutation, whatever the ranks and the batch size were.
     """
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int, seed: int):
@@ -40,18 +43,18 @@ class ShuffledBatches(Sampler):
     def __len__(self) -> int:
         return self.images // (self.batch_size * self.world_size)
 
-    def left(self) -> np.ndarray:
-        """[steps, ranks, batch_size]: the images of all ranks in the steps that are left of the epoch."""
+    def remaining(self) -> np.ndarray:
+        """The images of all ranks in the remaining steps of the epoch, int64 [steps, ranks, batch_size]."""
         order = torch.randperm(self.images, generator=generator(self.seed, "order", self.epoch)).numpy()[self.seen:]
         steps = len(order) // (self.world_size * self.batch_size)
         return order[:steps * self.world_size * self.batch_size].reshape(steps, self.world_size, self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        yield from self.left()[:, self.rank]
+        yield from self.remaining()[:, self.rank]
 
 
 class OrderedBatches(Sampler):
-    """Index arrays of consecutive images: batch k belongs to rank k % W; batches in ``skip`` are left out."""
+    """Index arrays of consecutive images: batch k belongs to rank k % W; the batches in ``skip`` are left out."""
 
     def __init__(self, images: int, batch_size: int, rank: int, world_size: int, skip=()):
         self.images, self.batch_size = images, batch_size
@@ -66,9 +69,9 @@ class OrderedBatches(Sampler):
 
 
 class Slots(Dataset):
-    """Decodes batches into one piece of shared memory, slot by slot, again and again.
+    """Decodes batches into the slots of one shared memory, which are used again and again.
 
-    A batch that comes in shared memory of its own costs the worker half of its time in page faults.
+    With new shared memory for each batch, a worker spends half of its time on page faults.
     """
 
     def __init__(self, faces: Faces, slots: int, batch_size: int, shared: bool):
@@ -78,13 +81,13 @@ class Slots(Dataset):
             self.images.share_memory_()
 
     def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
-        """(slot, labels, index and bad records); the images are in the slot."""
+        """(slot, its labels, index and bad records); the images [B, S, S, 3] are in the slot."""
         slot, rows = item
         return slot, self.faces.take(self.images[slot, :len(rows)].numpy(), rows)
 
 
 class Numbered:
-    """(slot, rows) of each batch, the slots in turn."""
+    """(slot, rows) of each batch; the slots take turns."""
 
     def __init__(self, batches, slots: int):
         self.batches, self.slots = batches, slots
@@ -97,51 +100,47 @@ class Numbered:
 
 
 class BadRecords:
-    """What this rank's loader met: images seen, and those among them whose record was bad and was replaced."""
+    """Counts of this rank's loader: images seen, and images among them that replaced a bad record."""
 
     def __init__(self):
         self.seen, self.replaced, self.known = 0, 0, set()
 
     def add(self, images: int, bad: dict[int, str]) -> None:
-        """Count a batch; UserError when more than SHARE of the images so far, and more than FEW, were bad."""
+        """Count a batch; UserError if more than MAX_BAD_SHARE of the images so far, and more than MAX_BAD_FEW, were bad."""
         self.seen += images
         self.replaced += len(bad)
         log = logging.getLogger("bct")
-        for i, said in bad.items():
+        for i, problem in bad.items():
             if i not in self.known:
                 self.known.add(i)
-                if len(self.known) <= NAMED:
-                    log.warning("%s; another image takes its place (config.bad_records)", said)
+                if len(self.known) <= NAMED_BAD:
+                    log.warning("%s; another image takes its place (config.bad_records)", problem)
                 elif len(self.known).bit_count() == 1:
-                    log.warning("%d bad records so far, the last: %s", len(self.known), said)
-        if self.replaced > max(FEW, SHARE * self.seen):
-            raise UserError(f"{self.replaced} of {self.seen} images so far had a bad record, more than {100 * SHARE:g} % (and "
-                            f"more than {FEW}); the last: {said}")
+                    log.warning("%d bad records so far, the last: %s", len(self.known), problem)
+        if self.replaced > max(MAX_BAD_FEW, MAX_BAD_SHARE * self.seen):
+            raise UserError(f"{self.replaced} of {self.seen} images so far had a bad record, more than {100 * MAX_BAD_SHARE:g} % "
+                            f"(and more than {MAX_BAD_FEW}); the last: {problem}")
 
 
 class Loader:
-    """Triples (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the batches' order.
+    """Iterates over (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the order of ``batches``.
 
-    batches: index arrays of at most batch_size images.  workers: processes; 0 = this one.  ``bad_records`` counts the records
-    that the workers had to replace (config.bad_records).  Without CUDA the images are those in the slot, which is filled again
-    when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
+    batches: index arrays of at most batch_size images.  workers: processes that decode; 0: this process does.
+    ``bad_records`` counts the records that were replaced (config.bad_records).  Without CUDA the images are a view of a slot,
+    which is filled again when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
         self.batches, self.bad_records = batches, BadRecords()
         if workers:
             give_back_freed_memory()
-        ahead = AHEAD * workers
-        # Slots for the batches on their way, for the one that is copied, and one to spare.
+        ahead = BATCHES_AHEAD * workers
+        # A slot for each batch on its way, one for the batch that the caller has, and one for the batch before it.
         self.slots = Slots(faces, ahead + 2, batch_size, shared=workers > 0)
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
-            persistent_workers=workers > 0, prefetch_factor=AHEAD if workers else None, worker_init_fn=begin_worker,
-            generator=torch.Generator())    # its own: how often workers start must not move the global one
-
-    def set_epoch(self, epoch: int, seen: int = 0) -> None:
-        """What the next pass goes over: the images of ``epoch`` but for the first ``seen`` (of all ranks)."""
-        self.batches.epoch, self.batches.seen = epoch, seen
+            persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None, worker_init_fn=begin_worker,
+            generator=torch.Generator())    # not the global one: its draws must not depend on how often workers start
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -157,14 +156,24 @@ class Loader:
     def filled(self) -> Iterator[tuple[int, Filled]]:
         try:
             yield from self.loader
-        except UserError as error:      # torch's frames hold it in a cycle with the workers' queues: they would end 5 s later
+        except UserError as error:      # its traceback would keep the workers' queues, and so the workers, alive for 5 s
             raise error.with_traceback(None) from None
 
 
+class TrainLoader(Loader):
+    """The loader of a training: each epoch has an order of its own."""
+
+    batches: ShuffledBatches
+
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """The next pass is over the images of ``epoch`` but for the first ``seen``, counted over all ranks."""
+        self.batches.epoch, self.batches.seen = epoch, seen
+
+
 def pinned_copy(images: torch.Tensor) -> torch.Tensor:
-    """In memory of its own, which torch uses again only when the GPU, who copies it later, has done so."""
+    """A copy in pinned memory, which torch does not use again before the GPU has copied it."""
     out = torch.empty_like(images, pin_memory=True)
-    out.numpy()[:] = images.numpy()         # torch's copy_ would take the workers' cores for it
+    out.numpy()[:] = images.numpy()         # torch's copy_ would use several threads, on the cores of the workers
     return out
 
 
@@ -173,26 +182,29 @@ def as_it_is(batch):
 
 
 def begin_worker(_worker: int) -> None:
-    """One thread; and deaf to a scheduler that tells all processes to end: the run wants its batches until it has saved."""
+    """One thread.  The signals of a scheduler to all processes are ignored: the run needs its batches until it has saved."""
     cv2.setNumThreads(0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=end_with_parent, args=(parent_process().pid,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(parent_process(),), daemon=True).start()
 
 
-def end_with_parent(parent: int) -> None:
-    """A SIGTERM of the process that started this one ends it: so Python ends what is left of a run that has failed."""
+def end_with_parent(parent: BaseProcess) -> None:
+    """End at a SIGTERM of the process that started this one: Python ends the workers of a failed run with it."""
     while True:
-        told = signal.sigwaitinfo(SIGNALS)
-        if told.si_pid == parent and told.si_signo == signal.SIGTERM:
+        received = signal.sigwaitinfo(SIGNALS)
+        if received.si_pid == parent.pid and received.si_signo == signal.SIGTERM:
             os._exit(0)
 
 
-def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> Loader:
-    """Shuffled whole batches of this rank; call set_epoch before each epoch.  workers: processes of this rank."""
+def train_loader(dataset, batch_size: int, rank: int, world_size: int, seed: int, workers: int) -> TrainLoader:
+    """Shuffled batches of this rank, all of batch_size images; call set_epoch before each epoch.
+
+    workers: processes of this rank.  UserError if the data set has too few images for one step.
+    """
     batches = ShuffledBatches(len(dataset), batch_size, rank, world_size, seed)
-    return Loader(dataset, batches, batch_size, workers)
+    return TrainLoader(dataset, batches, batch_size, workers)
 
 
 def ordered_loader(dataset, batch_size: int, rank: int, world_size: int, workers: int, skip=()) -> Loader:
-    """Every image once, in order, in whole batches shared by the ranks; the last batch may be short."""
+    """Every image once, in order; the ranks share the batches, of which the last may be short.  skip: batches to leave out."""
     return Loader(dataset, OrderedBatches(len(dataset), batch_size, rank, world_size, skip), batch_size, workers)

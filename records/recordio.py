@@ -1,21 +1,21 @@
 """MXNet's .rec/.idx record files, read and written in plain Python over mmap; byte-identical to mxnet 1.9.1.
 
-A record is: magic u32, (cflag << 29 | length) u32, data, zero padding to a multiple of 4; little-endian.  Data
-that holds the magic word at a multiple of 4 is cut there into parts (cflag 1 first, 2 middle, 3 last; 0 whole)
-and the word is dropped.  The .idx has a line "key<TAB>offset" for each record.
+A record is: magic word u32, (part flag << 29 | length) u32, data, zero padding to a multiple of 4; little-endian.  Data
+with the magic word at a multiple of 4 is cut there into parts (part flag 1 first, 2 middle, 3 last; 0 the only part), and
+the word is left out.  The .idx has a line "key<TAB>offset" for each record.
 """
 
 import hashlib
 import mmap
 import os
 import struct
-import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from records.index import ascending, read_index, record_files
 from utils.errors import UserError
 from utils.files import disk_errors, put_in_place, to_disk
 
@@ -23,14 +23,13 @@ MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 LENGTH_BITS = 29
 HEADER = struct.Struct("<IfQQ")         # flag, label, id, id2
-AHEAD = 64 * 1024                       # bytes of a record that are fetched ahead
-LARGEST = 1 << 27                       # bytes of a record; no face has more
-LINE = 64                               # bytes of a line of the .idx, two numbers of 20 digits at most
-EDGE = 64 * 1024                        # bytes of the .rec's start and end that enter its fingerprint
+MAX_PREFETCH = 64 * 1024                # bytes of a record that are fetched ahead
+MAX_RECORD = 1 << 27                    # bytes of a record with all its parts; no face has more
+EDGE = 64 * 1024                        # bytes at each end of the .rec that enter its fingerprint
 
 
 class Header(NamedTuple):
-    """flag: number of labels behind the header, 0 = the label in it.  label: float32 [flag or 1]."""
+    """flag: number of labels after the header; 0: the label is in the header.  label: float32 [flag or 1]."""
 
     flag: int
     label: np.ndarray
@@ -39,7 +38,7 @@ class Header(NamedTuple):
 
 
 def pack(label, image: bytes, id: int, id2: int) -> bytes:
-    """Payload of a record: ``label`` a number (flag 0) or a row of numbers (flag = how many)."""
+    """Payload of a record.  label: a number (flag 0), or a row of numbers (flag = their number)."""
     if np.ndim(label) == 0:
         return HEADER.pack(0, float(label), id, id2) + image
     row = np.asarray(label, np.float32)
@@ -47,7 +46,7 @@ def pack(label, image: bytes, id: int, id2: int) -> bytes:
 
 
 def unpack(payload) -> tuple[Header, memoryview]:
-    """(header, image bytes) of a payload; ValueError if it is too short for what its header promises."""
+    """(header, image bytes) of a payload; ValueError if it is shorter than its header says."""
     if len(payload) < HEADER.size:
         raise ValueError(f"{len(payload)} bytes are too few for a header of {HEADER.size}")
     flag, label, id, id2 = HEADER.unpack_from(payload)
@@ -57,62 +56,22 @@ def unpack(payload) -> tuple[Header, memoryview]:
     return Header(flag, row, id, id2), memoryview(payload)[HEADER.size + 4 * flag:]
 
 
-def rec_path(path) -> Path:
-    """The .rec file that ``path`` means: itself, a prefix, or a folder with a train.rec."""
-    path = Path(path)
-    if path.suffix == ".rec":
-        return path
-    return path / "train.rec" if path.is_dir() else path.with_name(path.name + ".rec")
-
-
-def read_index(path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(keys, offsets) int64 of an .idx, checked against the .rec's ``size`` in bytes."""
-    if path.stat().st_size > LINE * (size // 8):
-        raise UserError(f"{path} has {path.stat().st_size} bytes, far more than {path.with_suffix('.rec')} with its {size} can "
-                        f"need; the two files do not belong together: copy both again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)                # an empty file
-            warnings.simplefilter("error", DeprecationWarning)          # 1.5 for a key
-            lines = np.loadtxt(path, np.int64, comments=None, delimiter="\t", ndmin=2, encoding="ascii")
-    except (ValueError, DeprecationWarning) as error:
-        raise UserError(f"{path} is not an index ({error}); expected lines of key<TAB>offset") from error
-    if lines.size == 0 or lines.shape[1] != 2:
-        raise UserError(f"{path} holds {lines.size} numbers in {len(lines)} lines; expected lines of key<TAB>offset")
-    keys, offsets = lines[:, 0].copy(), lines[:, 1].copy()
-    outside = np.flatnonzero((offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0))
-    if len(outside):
-        raise UserError(f"{path}: key {keys[outside[0]]} points to byte {offsets[outside[0]]}, "
-                        f"{path.with_suffix('.rec')} has {size}; the two files do not belong together or the .rec is "
-                        f"cut short: copy both again")
-    return keys, offsets
-
-
 class RecordReader:
     """Random access to the records of ``path`` (.rec file, prefix, or folder with train.rec).
 
-    Safe for any number of workers and ranks: reads of a map have no file position, and each process maps the
-    file for itself when it first reads (fork, spawn and pickle are all fine).
-    whole: refuse a file that ends inside its last record at once; else it is refused when that record is read.
+    Safe for any number of workers and ranks: a map has no file position, and each process maps the file itself when it
+    first reads (by fork, spawn or pickle).
+    whole: refuse a file that ends inside its last record at once; otherwise it is refused when that record is read.
+    UserError, with file, key and byte, for every record that is not as the format says.
     """
 
     def __init__(self, path, whole: bool = True):
-        self.path = rec_path(path)
-        index = self.path.with_suffix(".idx")
-        for file in (self.path, index):
-            if not file.is_file():
-                raise UserError(f"no file {file}; expected a .rec and an .idx of one name (tools/split_dataset makes "
-                                f"the parts of train.rec, tools/make_rec makes a .rec of a folder of images)")
+        self.path, index = record_files(path)
         self.size = self.path.stat().st_size
         self.keys, self.offsets = read_index(index, self.size)
-        ascending = bool(np.all(self.keys[1:] > self.keys[:-1]))
-        self._order = None if ascending else np.argsort(self.keys)
-        if not ascending and not np.all(np.diff(self.keys[self._order])):
-            raise UserError(f"{index} names a key twice; make the index again")
-        self.starts = self.offsets if np.all(self.offsets[1:] > self.offsets[:-1]) else np.sort(self.offsets)
-        if not np.all(self.starts[1:] > self.starts[:-1]):
-            raise UserError(f"{index} names a byte twice; make the index again")
-        self._map = None
+        self._order = None if ascending(self.keys) else np.argsort(self.keys)
+        self.starts = self.offsets if ascending(self.offsets) else np.sort(self.offsets)
+        self._map: mmap.mmap | None = None
         if whole:
             self.read(int(self.keys[np.argmax(self.offsets)]))
 
@@ -122,11 +81,12 @@ class RecordReader:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def fail(self, key: int, offset: int, words: str):
+    def fail(self, key: int, offset: int, words: str) -> NoReturn:
+        """UserError about a record; ``words`` follow its name."""
         raise UserError(f"{self.path}: record {key} at byte {offset} {words}; copy or make the file again")
 
     def row(self, key: int) -> int:
-        """Position of ``key`` in the index."""
+        """Position of ``key`` in the index; UserError if it has no such key."""
         if 0 <= key < len(self.keys) and self.keys[key] == key:       # insightface's keys are consecutive from 0
             return key
         row = np.searchsorted(self.keys, key, sorter=self._order)
@@ -137,53 +97,54 @@ class RecordReader:
         return int(row)
 
     def mapped(self) -> mmap.mmap:
-        """The .rec's bytes."""
+        """The bytes of the .rec."""
         if self._map is None:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if len(self._map) != self.size:
-                found, self._map = len(self._map), None
-                raise UserError(f"{self.path} has {found} bytes now and had {self.size} when it was opened; start again")
+                size_now, self._map = len(self._map), None
+                raise UserError(f"{self.path} has {size_now} bytes now and had {self.size} when it was opened; start again")
         return self._map
 
     def prefetch(self, keys) -> None:
-        """Ask the kernel for these records at once.
+        """Ask the kernel for all these records at once.
 
-        They then come side by side and alone; a map that is merely read fetches about 100 KB for each 6 KB image
-        of a shuffled epoch, one after the other.
+        It then reads them in parallel, and nothing else.  Without this, each 6 KB image of a shuffled epoch costs a read of
+        about 100 KB, one after the other.
         """
         data, rows = self.mapped(), np.array([self.row(int(key)) for key in keys])
         start = self.offsets[rows]
         stop = np.where(rows + 1 < len(self), self.offsets.take(rows + 1, mode="clip"), self.size)
         lead = start % mmap.PAGESIZE
-        length = np.clip(stop - start, 0, AHEAD) + lead
+        length = np.clip(stop - start, 0, MAX_PREFETCH) + lead
         with suppress(OSError):                     # only a hint
-            for at, size in zip((start - lead).tolist(), length.tolist(), strict=True):
-                data.madvise(mmap.MADV_WILLNEED, at, size)
+            for offset, size in zip((start - lead).tolist(), length.tolist(), strict=True):
+                data.madvise(mmap.MADV_WILLNEED, offset, size)
 
     def read(self, key: int) -> bytes:
-        """The payload of record ``key``; parts of a split record are put together again.
+        """The payload of record ``key``; the parts of a divided record are joined.
 
-        A record ends where another begins: a length that was damaged does not cut an image short in silence.
+        A record must end where another begins, so a corrupt length is refused instead of cutting the image short.
         """
         return self.record(key)[0]
 
     def check_end(self) -> None:
-        """Refuse an index that ends before the .rec: where no header counts the records, nothing else tells that it was cut."""
+        """Refuse an index that ends before the .rec does: without a header that counts the records only this shows the cut."""
         last = int(self.keys[np.argmax(self.offsets)])
         try:
             end = self.record(last)[1]
-        except UserError:               # allowed unless ``whole``: said when that record is read
+        except UserError:               # a corrupt last record is refused when it is read
             return
         if self.begins(end):
-            raise UserError(f"{self.path.with_suffix('.idx')} ends with record {last}, but {self.path} goes on behind it (byte "
-                            f"{end} of {self.size}): the index is cut short; copy or make both files again")
+            raise UserError(f"{self.path.with_suffix('.idx')} ends with record {last}, but {self.path} has another one after it, "
+                            f"at byte {end} of {self.size}: the index is cut short; copy or make both files again")
 
     def record(self, key: int) -> tuple[bytes, int]:
-        """(payload of record ``key``, byte of the .rec behind it)."""
+        """(payload of record ``key``, offset in bytes of what follows it)."""
         data, row = self.mapped(), self.row(key)
         start = offset = int(self.offsets[row])
-        parts, total = [], 0
+        parts: list[bytes] = []
+        total = 0
         while True:
             if offset + 8 > self.size:
                 self.fail(key, start, "runs past the end of the file")
@@ -196,27 +157,27 @@ class RecordReader:
             if flag not in ((2, 3) if parts else (0, 1)):
                 self.fail(key, start, f"has parts out of order (part flag {flag} at byte {offset})")
             total += length + 8
-            if total > LARGEST:
-                self.fail(key, start, f"has more than {LARGEST:,} bytes")
+            if total > MAX_RECORD:
+                self.fail(key, start, f"has more than {MAX_RECORD:,} bytes")
             end = offset + 8 + length
             parts.append(data[offset + 8:end])
             offset += 8 + (length + 3) // 4 * 4
             if end < offset and data[end:offset].strip(b"\0"):
-                self.fail(key, start, f"has something other than zeros behind its {length} bytes")
+                self.fail(key, start, f"has something other than zeros after its {length} bytes")
             if flag in (0, 3):
                 break
-        behind = row + 1 if self.starts is self.offsets else int(np.searchsorted(self.starts, start, side="right"))
-        following = int(self.starts[behind]) if behind < len(self.starts) else self.size
+        next_row = row + 1 if self.starts is self.offsets else int(np.searchsorted(self.starts, start, side="right"))
+        following = int(self.starts[next_row]) if next_row < len(self.starts) else self.size
         if offset > self.size:
             self.fail(key, start, "runs past the end of the file")
         if following < offset:
-            self.fail(key, start, f"ends at byte {offset}, inside the one at byte {following}")
-        if following > offset and not self.begins(offset):      # there may be records that the index leaves out
-            self.fail(key, start, f"ends at byte {offset}, where no other begins")
+            self.fail(key, start, f"ends at byte {offset}, inside the record at byte {following}")
+        if following > offset and not self.begins(offset):      # the index may leave records out
+            self.fail(key, start, f"ends at byte {offset}, where no other record begins")
         return MAGIC_BYTES.join(parts), offset
 
     def begins(self, offset: int) -> bool:
-        """Whether a record begins there, as far as its first 8 bytes tell."""
+        """Whether the 8 bytes at ``offset`` can be the beginning of a record."""
         if offset + 8 > self.size:
             return False
         magic, word = struct.unpack_from("<II", self.mapped(), offset)
@@ -230,19 +191,19 @@ class RecordReader:
             self.fail(key, int(self.offsets[self.row(key)]), f"has no valid header ({error})")
 
     def first_labels(self, keys, forgive: bool = False) -> np.ndarray:
-        """float32 [K]: the first label of each of these records; touches nothing but their headers.
+        """float32 [K]: the first label of each of these K records; reads only their headers.
 
-        forgive: a damaged record has the label NaN instead of being refused.
+        forgive: the label of a corrupt record is NaN instead of a UserError.
         """
         words = np.frombuffer(self.mapped(), "<u4", self.size // 4)
-        at = self.offsets[[self.row(int(key)) for key in keys]] // 4
-        magic, word, flag, label, behind = (words.take(at + k, mode="clip") for k in (0, 1, 2, 3, 8))
-        labels = np.where(flag == 0, label, behind).view(np.float32)
-        plain = ((at + 9 <= len(words)) & (magic == MAGIC) & (word >> LENGTH_BITS == 0)
+        first = self.offsets[[self.row(int(key)) for key in keys]] // 4
+        magic, word, flag, label, after_header = (words.take(first + k, mode="clip") for k in (0, 1, 2, 3, 8))
+        labels = np.where(flag == 0, label, after_header).view(np.float32)
+        plain = ((first + 9 <= len(words)) & (magic == MAGIC) & (word >> LENGTH_BITS == 0)
                  & (word >= HEADER.size + 4 * flag.astype(np.int64)))
-        end = at + 2 + (word.astype(np.int64) + 3) // 4
+        end = first + 2 + (word.astype(np.int64) + 3) // 4
         plain &= (end < len(words)) & (words.take(end, mode="clip") == MAGIC)
-        for k in np.flatnonzero(~plain):            # in parts, at the file's end, or damaged
+        for k in np.flatnonzero(~plain):            # in parts, at the end of the file, or corrupt
             try:
                 labels[k] = self.unpack(int(keys[k]))[0].label[0]
             except UserError:
@@ -252,9 +213,9 @@ class RecordReader:
         return labels
 
     def fingerprint(self) -> str:
-        """sha256 over the .rec's size, the .idx, and the first and last 64 KiB of the .rec.
+        """sha256 (hex) over the size of the .rec, the .idx, and the first and last 64 KiB of the .rec.
 
-        Fast on 30 GB; images that change while every length stays the same go unseen, unless at the ends.
+        Fast on 30 GB.  Images between the two ends can change without a trace if every length stays the same.
         """
         digest = hashlib.sha256(f"{self.size}".encode())
         digest.update(self.keys)
@@ -267,7 +228,7 @@ class RecordReader:
 
 
 class RecordWriter:
-    """Writes <prefix>.rec and <prefix>.idx; both get their names when the ``with`` block ends without an error."""
+    """Writes <prefix>.rec and <prefix>.idx; they get these names when the ``with`` block ends without an error."""
 
     def __init__(self, prefix):
         prefix = Path(prefix)
@@ -281,11 +242,12 @@ class RecordWriter:
         return self
 
     def write(self, key: int, payload: bytes) -> None:
+        """Append a record; UserError if it is longer than the readers accept or the disk is full."""
         line = f"{key}\t{self.offset}\n"
         record = bytearray()
         pieces = split_at_magic(bytes(payload))
-        if len(payload) + 8 * len(pieces) > LARGEST:
-            raise UserError(f"{self.targets[0]}: record {key} has {len(payload)} bytes; the readers here take {LARGEST:,}")
+        if len(payload) + 8 * len(pieces) > MAX_RECORD:
+            raise UserError(f"{self.targets[0]}: record {key} has {len(payload)} bytes; expected {MAX_RECORD:,} at most")
         for i, piece in enumerate(pieces):
             flag = 0 if len(pieces) == 1 else 1 if i == 0 else 3 if i == len(pieces) - 1 else 2
             padding = -len(piece) % 4
@@ -307,7 +269,7 @@ class RecordWriter:
                 part.unlink(missing_ok=True)
 
     def give_names(self) -> None:
-        """Never a new .rec beside an old .idx: until the new .rec is there, the old index waits beside as .idx.old."""
+        """Rename both files.  Meanwhile the old index is .idx.old: nobody may read it with the new .rec."""
         (rec, idx), old = self.targets, self.targets[1].with_suffix(".idx.old")
         for part in self.parts:
             to_disk(part)
@@ -317,7 +279,7 @@ class RecordWriter:
             put_in_place(self.parts[0], rec)
             put_in_place(self.parts[1], idx)
         except BaseException:
-            if self.parts[0].is_file() and old.is_file():       # the .rec is the old one
+            if self.parts[0].is_file() and old.is_file():       # the .rec is still the old one
                 os.replace(old, idx)
             raise
         old.unlink(missing_ok=True)
@@ -325,12 +287,12 @@ class RecordWriter:
 
 def split_at_magic(payload: bytes) -> list[bytes]:
     """The payload cut at each magic word that starts at a multiple of 4; the words are left out."""
-    pieces, start, at = [], 0, payload.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            pieces.append(payload[start:at])
-            start = at + 4
-            at = payload.find(MAGIC_BYTES, start)
+    pieces, start, position = [], 0, payload.find(MAGIC_BYTES)
+    while position >= 0:
+        if position % 4 == 0:
+            pieces.append(payload[start:position])
+            start = position + 4
+            position = payload.find(MAGIC_BYTES, start)
         else:
-            at = payload.find(MAGIC_BYTES, at + 1)
+            position = payload.find(MAGIC_BYTES, position + 1)
     return [*pieces, payload[start:]]

@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: on a busy machi
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import utils.opencv  # noqa: F401  before a test imports cv2: it sets OpenCV's limit
+
 
 def optional_folder(variable: str, default: str) -> Path:
     folder = Path(os.environ.get(variable, ROOT.parent / default))

@@ -21,7 +21,7 @@ from losses import ArcFace, CombinedMarginLoss, CosFace, PartialFC
 from old_model.statistics import class_means, credible
 from records.faces import FaceRecords
 from records.images import to_input
-from tools.split_dataset.split_dataset_ms1mv3 import split
+from records.split import split
 
 
 def golden(name: str) -> dict:

@@ -15,7 +15,7 @@ from engine.loop import main
 from old_model.names import part_of
 from old_model.statistics import class_means, credible
 from records.faces import FaceRecords
-from tools.split_dataset.split_dataset_ms1mv3 import split
+from records.split import split
 from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,7 @@
 """Every file that a later step reads, cut at every twentieth of its length: its reader refuses it by name.
 
-The readers are the functions that the commands call.  The one cut that nobody can see is one between two rows of a text
-table: what is read then are the rows before it, as they are.
+The readers are the functions that the commands call.  One cut cannot be seen: between two rows of a text table.  The rows
+before it are read then.
 """
 
 import pickle
@@ -23,12 +23,12 @@ from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
 from evaluation.study import read_evaluation
 from evaluation.versions import Version, kept_views, plain_features
+from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes
 from old_model.names import artefact
 from records.bins import load_bin
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
-from tools.get_feature.get_feature import PartialFile
 from tools.ijbc_eval.ijbc_eval import kept_embeddings
 from tools.ijbc_eval.report import load_result, save_result
 from utils.errors import UserError
@@ -53,7 +53,7 @@ class Colours:
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     labels = np.array(write_records(folder / "train", COUNTS))
-    with RecordWriter(folder / "bare") as writer:                   # no header: nothing says how many records there are
+    with RecordWriter(folder / "bare") as writer:                   # no header that counts the records
         for key, label in enumerate(labels.tolist()):
             writer.write(key, pack(label, jpeg(label, key, 16), key, 0))
     (folder / "lfw.bin").write_bytes(pickle.dumps(([jpeg(i // 2, i, 16) for i in range(24)], [i % 2 == 0 for i in range(12)])))
@@ -62,7 +62,7 @@ def made(tmp_path_factory) -> Path:
     for kind, array in (("feature", rows), ("label", labels), ("credible_ratio_90_feature", draw.random(N) < 0.9),
                         ("avg_feature", rows[:4])):
         save_array(artefact(folder, SD, kind), array, {"model": "m", "records": "r", "images": N})
-        np.save(folder / f"alone_{kind}.npy", array)                # the same without a .json beside it
+        np.save(folder / f"alone_{kind}.npy", array)                # the same without a .json
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), folder / "model.pt")
     (folder / "old").mkdir()
     torch.save({"weight": torch.randn(40, 8), "num_classes": 40, "class_start": 0}, folder / "old/softmax_fc_gpu_0.pt")
@@ -188,8 +188,8 @@ def test_an_onnx_file(onnx_file, made):
     cut(onnx_file, lambda: open_model(str(onnx_file), "", [torch.device("cpu")], False, 127.5))
 
 
-def test_an_extraction_whose_parts_are_cut_starts_anew(tmp_path, one_rank):
-    """They hold nothing that cannot be computed again."""
+def test_an_extraction_whose_part_files_are_cut_starts_over(tmp_path, one_rank):
+    """What they hold can be computed again."""
     target = tmp_path / "feature.npy"
     start = partial(PartialFile, target, tmp_path / "label.npy", PLAN, one_rank)
     for name in ("feature.npy.part", "label.npy.part", "feature.npy.done.part", "feature.npy.plan.part"):
@@ -205,7 +205,7 @@ def test_an_extraction_whose_parts_are_cut_starts_anew(tmp_path, one_rank):
 
 
 def test_a_table_cut_between_two_rows_gives_the_rows_before(made):
-    """Nobody can see that cut without knowing how many rows there were; nothing is invented."""
+    """The cut cannot be seen without knowing the number of rows; no row is invented."""
     file, images = made / f"{META}template_pair_label.txt", read_images(made, "IJBC")
     whole, pairs = file.read_bytes(), read_pairs(made, "IJBC", images)
     try:

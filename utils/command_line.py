@@ -1,4 +1,4 @@
-"""What several command lines need."""
+"""What several command lines use."""
 
 import argparse
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from utils.errors import UserError
 
 
 def at_least(minimum, kind) -> Callable:
-    """An argparse type: ``kind`` (int, float) from ``minimum`` up."""
+    """An argparse type: a number of ``kind`` (int or float) that is ``minimum`` or more."""
     def number(text: str):
         value = kind(text)
         if not value >= minimum:
@@ -18,7 +18,7 @@ def at_least(minimum, kind) -> Callable:
 
 
 def make_folder(folder: Path, options: str) -> None:
-    """The folder, with those above it; ``options``: the options that name another one."""
+    """Make the folder and its parents; UserError, which names the ``options`` for another folder, if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend end a script with one sentence instead of a traceback."""
+"""Mistakes that a user can correct end a script with one sentence instead of a traceback."""
 
 import errno
 import os
@@ -10,14 +10,14 @@ class UserError(Exception):
     """What was expected, what was found and what to run or change, in one sentence that names the file."""
 
     def __init__(self, sentence: str):
-        # A DataLoader raises a worker's error anew, with the worker's traceback as text in front of it.
+        # A DataLoader raises the error of a worker again, with the traceback of the worker as text before it.
         super().__init__(str(sentence).strip().rpartition("UserError: ")[2])
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's ``main``; a :class:`UserError` is printed on stderr and ends the process with code 1.
+    """Call a script's ``main``; a :class:`UserError` is printed on stderr and ends the process with exit code 1.
 
-    A full disk is one, too.  Whatever ends it is left for torchrun, which then shows the error of the rank that failed first.
+    A full disk is a UserError, too.  Every error is recorded for torchrun, which shows the error of the rank that failed first.
     """
     try:
         try:
@@ -25,8 +25,9 @@ def run(main: Callable[[], None]) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise UserError(f"no room on the disk{f' for {error.filename}' if error.filename else ''} ({error.strerror}); "
-                            f"what was whole before still is: make room and start again") from error
+            file = f" for {error.filename}" if error.filename else ""
+            raise UserError(f"no room on the disk{file} ({error.strerror}); files that were complete still are: make room and "
+                            f"start again") from error
     except Exception as error:
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler

@@ -1,4 +1,4 @@
-"""Files of results: written beside and renamed, so that a name always means a whole file; checksums of what is read later."""
+"""Files of results: written under another name and then renamed, so that a name always means a whole file; checksums."""
 
 import errno
 import hashlib
@@ -13,19 +13,21 @@ import numpy as np
 
 from utils.errors import UserError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
-        errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-BLOCK, BLOCKS = 64 * 1024, 256      # bytes and number of the blocks that enter the quick checksum: 16 MiB in all
+# Errors of a disk or a folder, which a user can correct.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT,
+               errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+BLOCK = 64 * 1024       # bytes of a block of the quick checksum
+BLOCKS = 256            # number of these blocks: 16 MiB in all
 
 
 @contextmanager
 def whole_file(path: Path, mark: str = "") -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to.  When the block ends without an error, the file is on the disk and is ``path``.
+    """Yield a name in the folder of ``path`` to write to; when the block ends without an error, this file becomes ``path``.
 
-    Until then ``path`` is what it was before; after an error nothing of the new file is left.  mark: part of the name,
-    where several processes may write at once.
+    Until then ``path`` is what it was before; after an error nothing of the new file remains.  mark: part of the name, if
+    several processes may write at once.
     """
-    path = Path(os.path.realpath(path))         # where a link points
+    path = Path(os.path.realpath(path))         # a link stays a link
     part = path.with_name(f"{path.name}{mark}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,25 +39,26 @@ def whole_file(path: Path, mark: str = "") -> Iterator[Path]:
 
 @contextmanager
 def written_beside(path: Path, mark: str = "") -> Iterator[Path]:
-    """:func:`whole_file` for a block that does nothing but write: an OSError in it becomes a sentence."""
+    """:func:`whole_file` for a block that only writes: an OSError in it becomes a UserError."""
     with disk_errors(path), whole_file(path, mark) as part:
         yield part
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, or leave it as it was; UserError if it cannot be written."""
     with written_beside(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def put_in_place(part: Path, path: Path) -> None:
-    """Give the file ``part`` the name ``path``, after its bytes have reached the disk: a power cut leaves one of the two."""
+    """Rename ``part`` to ``path`` after its bytes have reached the disk: a power cut leaves the old file or the new one."""
     to_disk(part)
     os.replace(part, path)
     to_disk(path.parent)
 
 
 def to_disk(path: Path) -> None:
-    """The bytes of a file, or the names in a folder, where its file system can do that with folders."""
+    """Wait until the bytes of a file, or the names in a folder, are on the disk.  Some file systems cannot do it for folders."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -68,25 +71,26 @@ def to_disk(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk or a folder without write permission is the user's to mend."""
+    """An OSError of the disk or of the folder in this block becomes a UserError that names ``path``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (None, *DISK):            # numpy's own error of writing has none
+        if error.errno not in (None, *DISK_ERRORS):     # numpy's error of writing has no number
             raise
         raise UserError(f"cannot write {path}: {error.strerror or error} ({free_space(path)} free there); make room or choose "
                         f"another folder, and run it again") from error
 
 
 def free_space(path: Path) -> str:
+    """Free space, in GB, on the disk where ``path`` would be written."""
     existing = next(above for above in path.absolute().parents if above.is_dir())
     return f"{1e-9 * shutil.disk_usage(existing).free:.2f} GB"
 
 
 def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
-    """A .npy file of zeros, open for writing, with its room on the disk taken.
+    """A .npy file of zeros, memory-mapped for writing, whose room on the disk is allocated.
 
-    Without that room a write to the mapped file would end the process by a signal, not by an error.
+    On a full disk this is an error here; later, a write to the mapped file would end the process by a signal.
     """
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
@@ -96,7 +100,7 @@ def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
 
 
 def file_hash(files: list) -> str:
-    """sha256 over the bytes of the files."""
+    """sha256 (hex) over the bytes of the files."""
     digest = hashlib.sha256()
     for name in files:
         with open(name, "rb") as file:
@@ -106,9 +110,9 @@ def file_hash(files: list) -> str:
 
 
 def quick_hash(path: Path) -> str:
-    """sha256 over the size and 256 blocks of 64 KiB, evenly spread with the first and the last: all of a file up to 16 MiB.
+    """sha256 (hex) over the size and 256 blocks of 64 KiB, evenly spread from the first to the last.
 
-    Reads the same 16 MiB of a file of any size; sees each damage that is longer than a 250th of it.
+    These are all bytes of a file up to 16 MiB, and 16 MiB of a larger one: it sees any change longer than a 250th of the file.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size}".encode())
@@ -120,12 +124,12 @@ def quick_hash(path: Path) -> str:
 
 
 def checksums(path: Path) -> dict:
-    """What is kept of a file beside it: its size, the quick checksum, and the sha256 of the whole (as sha256sum prints it)."""
+    """{"bytes": size, "quick": :func:`quick_hash`, "sha256": of all bytes, as sha256sum prints it} of a file."""
     return {"bytes": path.stat().st_size, "quick": quick_hash(path), "sha256": file_hash([path])}
 
 
 def damage(path: Path, kept: dict, whole: bool) -> str | None:
-    """In which way ``path`` is not the file of which :func:`checksums` was kept; None: in none, or nothing was kept.
+    """How ``path`` differs from the file whose :func:`checksums` are ``kept``; None if it does not, or if ``kept`` is empty.
 
     whole: compare every byte, not only size and quick checksum.
     """

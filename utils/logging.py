@@ -1,4 +1,4 @@
-"""One logger, "bct": the first rank speaks on the terminal and into training.log, the others only warn."""
+"""One logger, "bct": rank 0 writes to the terminal and to training.log; the other ranks only write warnings."""
 
 import logging
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def start_logging(rank: int = 0, folder: str | None = None) -> logging.Logger:
-    """Set up the logger "bct"; lines go to stderr and, on rank 0 with a folder, to <folder>/training.log."""
+    """Set up the logger "bct": lines go to stderr and, on rank 0, to <folder>/training.log.  folder None: only to stderr."""
     log = logging.getLogger("bct")
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    handlers = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if rank == 0 and folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(Path(folder) / "training.log"))
@@ -26,7 +26,7 @@ def start_logging(rank: int = 0, folder: str | None = None) -> logging.Logger:
 
 @contextmanager
 def errors_in_log() -> Iterator[None]:
-    """What ends a run stands in training.log, too; the terminal gets it from elsewhere."""
+    """Write the error that ends a run to training.log, too; utils.errors.run shows it on the terminal."""
     try:
         yield
     except Exception as error:

@@ -103,7 +103,7 @@ def test_gradient_reaches_every_parameter(name):
     assert at_rest == (["features.weight"] if name.startswith("r") else [])
 
 
-def test_mask_token_without_masks_is_no_parameter_to_wait_for():
+def test_the_mask_token_is_not_trained_without_masks():
     model = small("vit_t_dp005_mask0", depth=1)
     (model(images(4)) * torch.arange(16)).sum().backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == ["mask_token"]

@@ -1,4 +1,4 @@
-"""Weights from files: every layout that is in use loads, everything else is refused in one sentence."""
+"""Weights from files: every layout in use loads, everything else is refused in one sentence."""
 
 import hashlib
 import os
@@ -73,13 +73,13 @@ def test_layouts(file, r18, wrap):
     assert load_model("r18", file).image_size == 32
 
 
-def test_file_from_before_zip(file, r18):
+def test_a_file_in_the_old_format(file, r18):
     torch.save(r18.state_dict(), file, _use_new_zipfile_serialization=False)
     assert same(load_state(file), r18.state_dict())
 
 
 class Runs:
-    """A pickle that makes a file when it is opened without care."""
+    """A pickle that makes a folder if its code is run."""
 
     def __init__(self, path):
         self.path = path
@@ -95,7 +95,7 @@ def test_code_in_a_file_is_not_run(file, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_one_wrong_bit_is_seen(file, r18):
+def test_one_wrong_bit_is_refused(file, r18):
     torch.save(r18.state_dict(), file)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -114,14 +114,14 @@ def test_tied_weights_and_other_dicts(file, r18):
             load_state(file)
 
 
-def test_packed_files_are_not_unpacked(file, r18):
+def test_compressed_files_are_refused(file, r18):
     torch.save(r18.state_dict(), file)
     with zipfile.ZipFile(file) as plain:
         members = {name: plain.read(name) for name in plain.namelist()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in members.items():
             packed.writestr(name, content)
-    with pytest.raises(UserError, match="model.pt is not a whole file of tensors.*it is packed"):
+    with pytest.raises(UserError, match="model.pt is not a whole file of tensors.*it is compressed"):
         load_state(file)
 
 
@@ -143,7 +143,7 @@ def test_foreign_bytes(file, content):
 
 @pytest.mark.parametrize("data", [{}, [], torch.ones(3), {"weight": torch.ones(2), "class_start": 0},
                                   {"state_dict": {}}, {"backbone": {"epoch": 3}}])
-def test_no_state_dict(file, data):
+def test_other_objects_are_refused(file, data):
     torch.save(data, file)
     with pytest.raises(UserError, match="model.pt holds no state dict"):
         load_state(file)
@@ -152,7 +152,7 @@ def test_no_state_dict(file, data):
 @pytest.mark.parametrize("value", [torch.ones(1).expand(10**6, 10**6), torch.ones(10**9, device="meta"),
                                    torch.sparse_coo_tensor([[0]], [1.0], (10**12,))], ids=["view", "meta", "sparse"])
 def test_tensors_that_are_larger_than_their_file(file, value):
-    """The first has 4 bytes in the file, and 4 TB once its fingerprint is taken."""
+    """The first one has 4 bytes in the file and would have 4 TB in a fingerprint."""
     torch.save({"weight": value}, file)
     with pytest.raises(UserError, match="model.pt promises more numbers than it holds"):
         load_state(file)
@@ -182,16 +182,16 @@ def test_networks_of_the_same_shape_are_all_named(file):
         load_model("mbf", file)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, words", [
     ({"features.layers.2.weight": torch.ones(8, 100)}, r"features.layers.2.weight is \[8, 100\] instead of \[8, 512\]"),
     ({"features.layers.2.weight": torch.tensor(1.0)}, r"features.layers.2.weight is \[\] instead of \[512, 512\]"),
     ({"features.layers.0.layers.0.weight": torch.ones(0)}, r"features.layers.0.layers.0.weight is \[0\] instead of"),
     ({"layers.0.layers.0.weight": torch.ones(128, 1, 3, 3)}, r"layers.0.layers.0.weight is \[128, 1, 3, 3\] instead"),
     ({"head.weight": torch.ones(1)}, "head.weight has no place in it"),
 ])
-def test_tensors_that_fit_nowhere(file, mbf, change, said):
+def test_tensors_of_no_network(file, mbf, change, words):
     torch.save(mbf.state_dict() | change, file)
-    with pytest.raises(UserError, match=f"does not hold a mbf: .*{said}.*; no other network here fits either"):
+    with pytest.raises(UserError, match=f"does not hold a mbf: .*{words}.*; no other network here fits either"):
         load_model("mbf", file)
 
 
@@ -208,7 +208,7 @@ def test_missing_tensor(file, mbf):
 STATE = {"b.weight": torch.arange(6.).reshape(2, 3), "a": torch.tensor(7), "c": torch.ones(2, dtype=torch.bfloat16)}
 
 
-def test_fingerprint_is_what_it_says():
+def test_fingerprint_by_hand():
     digest = hashlib.sha256()
     digest.update(b"a torch.int64 []\n" + np.int64(7).tobytes())
     digest.update(b"b.weight torch.float32 [2, 3]\n" + np.arange(6, dtype="<f4").tobytes())

@@ -99,8 +99,8 @@ class Harm:
     (pickle.dumps(([np.zeros(9, np.float32)] * 20, [True] * 10)), "other things than encoded"),
     (pickle.dumps(([np.zeros(9, np.complex64)] * 20, [True] * 10)), "an array of 'c8'"),
     (again_and_again("c_codecs\nencode\n(h\0Vlatin1\ntR"), "makes more bytes than it has"),
-    (pickle.dumps((jpegs(1) * (1 << 17), [True] * (1 << 16))), "32768 pairs at most"),
-    (pickle.dumps((jpegs(19) + [absurd()], [True] * 10)), "item 19 is no image .*60000x60000"),
+    (pickle.dumps((jpegs(1) * (1 << 17), [True] * (1 << 16))), "10 to 32768 pairs"),
+    (pickle.dumps((jpegs(19) + [absurd()], [True] * 10)), "item 19 is not an image .*claims more pixels than"),
     (b"(c_codecs\nencode\n(Vx\nVhex\ntRl.", "asks for '_codecs.encode'"),
     (b"r\xff\xff\xff\x7f.", "is not a verification file"),                    # the memo of C's unpickler: 32 GB
     (b"\x8e" + b"\xff" * 7 + b"\x7f.", "is not a verification file"),
@@ -108,7 +108,7 @@ class Harm:
     (b"cnumpy\nndarray\n((I1000000000000\ntt R.", "is not a verification file"),
     (b"cbuiltins\nprint\n(tR.", "asks for 'builtins.print'"),
     (pickle.dumps((jpegs(20), [True] * 9)), "20 images for 9 pairs"),
-    (pickle.dumps((jpegs(19) + [b"no image"], [True] * 10)), "item 19 is no image"),
+    (pickle.dumps((jpegs(19) + [b"no image"], [True] * 10)), "item 19 is not an image"),
 ])
 def test_bad_files_are_refused(tmp_path, monkeypatch, data, words):
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,9 @@
 
     python tests/fuzz/fuzz.py records --runs 50000
 
-Ends with an error, and the input in crash-*, timeout-* or oom-*, when a reader lets an exception out, takes longer than 5
-seconds or 2 GB, or reads something else than the slow reading beside it.  Such an input belongs into corpus/<target>/.
+It ends with an error, and writes the input to crash-*, timeout-* or oom-*, when a reader raises an undocumented exception,
+needs more than 5 seconds or 2 GB, or reads something else than the slow reader does.  Put such an input into
+corpus/<target>/.
 """
 
 import argparse
@@ -39,8 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as made:
         folder, corpus = Path(made) / "files", Path(made) / "corpus"
         folder.mkdir(), corpus.mkdir()
-        beside = Path(__file__).parent / "corpus" / args.target
-        for k, data in enumerate([*seeds(folder), *(file.read_bytes() for file in sorted(beside.glob("*")))]):
+        kept = Path(__file__).parent / "corpus" / args.target
+        for k, data in enumerate([*seeds(folder), *(file.read_bytes() for file in sorted(kept.glob("*")))]):
             (corpus / str(k)).write_bytes(data)
         atheris.Setup([sys.argv[0], f"-runs={args.runs}", f"-seed={args.seed}", "-timeout=5", "-rss_limit_mb=2048",
                        "-max_len=4096", "-len_control=0", "-print_final_stats=1", str(corpus)], one)

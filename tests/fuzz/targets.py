@@ -1,7 +1,7 @@
-"""What is fuzzed: each reader of other people's files, with small valid files to start from.
+"""The readers of other people's files that are fuzzed, with small valid files to start from.
 
-A target reads ``data`` as its file and answers whether it was accepted.  Any exception but UserError and the documented
-ValueError leaves it, and so does an AssertionError when what was read differs from an independent, slow reading.
+A target reads ``data`` as its file and returns whether it was accepted.  It raises an AssertionError if the contents differ
+from an independent, slow reading, and lets every exception through but UserError and the documented ValueError.
 """
 
 import io
@@ -12,7 +12,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -21,10 +20,11 @@ from backbones.weights import load_state
 from evaluation.protocol import read_images, read_pairs, read_search
 from records.bins import load_bin
 from records.faces import FaceRecords
-from records.images import LARGEST, claimed_size, decode
+from records.images import decode
 from records.recordio import MAGIC_BYTES, RecordReader, RecordWriter, pack
 from utils.arrays import open_npy, read_npz
 from utils.errors import UserError
+from utils.opencv import MAX_PIXELS, cv2
 
 META = ["face_tid_mid.txt", "name_5pts_score.txt", "template_pair_label.txt", "1N_gallery_G1.csv", "1N_gallery_G2.csv",
         "1N_probe_mixed.csv"]
@@ -75,13 +75,13 @@ def records(data: bytes, folder: Path) -> bool:
             first = reader.first_labels([int(key)])[0]
         except UserError:
             continue
-        at = 24 if any(found[:4]) else 4        # behind the header when it has a flag, else in it
+        at = 24 if any(found[:4]) else 4        # after the header if it has a flag, else in it
         assert np.float32(first).tobytes() == found[at:at + 4]
     return good == len(lines)
 
 
 def slow_record(rec: bytes, offset: int) -> bytes:
-    """One record by the book: magic, flag and length, data, padding; parts joined by the magic word."""
+    """One record by the specification: magic, flag and length, data, padding; parts joined by the magic word."""
     out, flag = None, 1
     while flag in (1, 2):
         assert rec[offset:offset + 4] == MAGIC_BYTES
@@ -95,7 +95,7 @@ def slow_record(rec: bytes, offset: int) -> bytes:
 
 
 def faces(folder: Path) -> None:
-    """What "stop" reads is the image of the row; what "skip" reads instead is the next that "stop" would read."""
+    """For a bad record, bad_records = "skip" reads the next image that "stop" can read."""
     try:
         stop, skip = (FaceRecords(folder / "a", 8, bad_records=how) for how in ("stop", "skip"))
     except UserError:
@@ -124,8 +124,7 @@ def images(data: bytes, _folder: Path) -> bool:
         image = decode(data)
     except ValueError:
         return False
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.size <= 3 * LARGEST
-    assert sorted(image.shape[:2]) == sorted(claimed_size(data))        # a photograph may be turned
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.size <= 3 * MAX_PIXELS
     return True
 
 
@@ -139,7 +138,7 @@ def bin_seeds(_folder: Path) -> list[bytes]:
 
 
 def everything(data: bytes) -> list[bytes]:
-    """All texts and bytes in a pickle, by Python's disassembler; numpy's own reading of a damaged one can end the process."""
+    """All texts and bytes in a pickle, by Python's disassembler; unpickling a corrupt one can end the process."""
     values = [value for _, value, _ in pickletools.genops(data)]
     return [value.encode("latin-1", "ignore") if isinstance(value, str) else bytes(value) for value in values
             if isinstance(value, (str, bytes, bytearray))]
@@ -230,7 +229,7 @@ def pt(data: bytes, folder: Path) -> bool:
     return True
 
 
-# IJB: one byte says which meta file the rest is; the others are those of a small valid folder.
+# IJB: the first byte chooses the meta file that the rest replaces in a small valid folder.
 
 def meta_texts() -> list[str]:
     owners = [0, 0, 1, 1, 2, 2]         # of the templates 1 to 6, which have two images each

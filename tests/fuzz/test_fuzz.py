@@ -1,6 +1,6 @@
-"""A few hundred damaged files per reader, and those that once broke one; fuzz.py is the long run.
+"""150 corrupt files per reader, and the files that once broke a reader; fuzz.py is the long run.
 
-bash test.sh -m slow runs 20,000 per reader here, without coverage.
+`bash test.sh -m slow` tries 20,000 files per reader, without coverage.
 """
 
 import sys
@@ -19,17 +19,17 @@ from memory import less_than
 from targets import TARGETS, record_seeds, slow_record
 
 CORPUS = Path(__file__).parent / "corpus"
-GROWTH = 600            # MB that the process may grow while a reader is tried; OpenCV takes half of it for 2^25 pixels of 16 bits
+GROWTH = 600            # MB by which the process may grow; OpenCV needs half of it for 2^25 pixels of 16 bits
 QUICK = settings(max_examples=150, derandomize=True, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=20_000)
-# What hostile files are made of: lengths and numbers at their limits, and what parsers know by name.
+# Pieces of hostile files: lengths and numbers at their limits, and words that parsers know.
 WORDS = [b"\xff" * 4, b"\x7f" + b"\xff" * 7, bytes(8), b"\n", b"\t", b"\0", b"-1", b"9" * 20, b"nan", b"1e9", b"/../", b"(",
          b"'O'", b"cos\nsystem\n", b"R", b"\x0a\x23\xd7\xce", b"\xff\xd9", b"\xff\xc0"]
 EDITS = st.lists(st.tuples(st.sampled_from("set insert delete repeat".split()), st.floats(0, 1, exclude_max=True),
                            st.one_of(st.binary(min_size=1, max_size=6), st.sampled_from(WORDS))), max_size=4)
 
 
-def damaged(data: bytes, edits: list[tuple]) -> bytes:
+def corrupted(data: bytes, edits: list[tuple]) -> bytes:
     for kind, share, piece in edits:
         at = int(share * (len(data) + 1))
         if kind == "set":
@@ -43,28 +43,28 @@ def damaged(data: bytes, edits: list[tuple]) -> bytes:
     return data
 
 
-def attack(name: str, folder: Path, how: settings) -> None:
+def attack(name: str, folder: Path, effort: settings) -> None:
     target, seeds = TARGETS[name]
     valid = seeds(folder)
     assert all([target(data, folder) for data in valid])
 
-    @how
+    @effort
     @given(st.sampled_from(valid), EDITS)
     def one(data, edits):
-        target(damaged(data, edits), folder)
+        target(corrupted(data, edits), folder)
 
     with less_than(GROWTH):
         one()
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files(name, tmp_path):
+def test_corrupt_files(name, tmp_path):
     attack(name, tmp_path, QUICK)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
-def test_many_damaged_files(name, tmp_path):
+def test_many_corrupt_files(name, tmp_path):
     attack(name, tmp_path, LONG)
 
 
@@ -74,12 +74,19 @@ def test_files_that_once_broke_a_reader(file, tmp_path):
         TARGETS[file.parent.name][0](file.read_bytes(), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> tuple[Path, list[bytes]]:
+    """A folder to write to, and valid record files."""
+    folder = tmp_path_factory.mktemp("frame")
+    return folder, record_seeds(folder)
+
+
 @QUICK
 @given(st.data())
-def test_a_damaged_frame_is_an_error_or_harmless(tmp_path_factory, data):
-    """One number of a record's frame or of the index is another: each key's payload is the written one or refused."""
-    folder = tmp_path_factory.mktemp("frame")
-    idx, _, rec = data.draw(st.sampled_from(record_seeds(folder))).partition(b"\0")
+def test_a_corrupt_frame_is_an_error_or_harmless(seeds, data):
+    """One bit of a record's frame or of the index is another one: each payload is the one that was written, or refused."""
+    folder, valid = seeds
+    idx, _, rec = data.draw(st.sampled_from(valid)).partition(b"\0")
     lines = [tuple(map(int, line.split())) for line in idx.splitlines()]
     expected = {key: slow_record(rec, offset) for key, offset in lines}
     row, bit = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.integers(0, 31))

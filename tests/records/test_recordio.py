@@ -110,9 +110,9 @@ def test_an_interrupted_writer_leaves_the_former_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.idx", "a.rec"]
 
 
-@pytest.mark.parametrize("name, left", [(".idx", b"former"), (".rec.part", b"former"), (".idx.part", None)])
-def test_an_end_between_the_two_names(tmp_path, monkeypatch, name, left):
-    """Of the three renames, the one of this file fails: the former pair is there again, or the new .rec waits for its index."""
+@pytest.mark.parametrize("name, expected", [(".idx", b"former"), (".rec.part", b"former"), (".idx.part", None)])
+def test_an_interruption_between_the_renames(tmp_path, monkeypatch, name, expected):
+    """One of the three renames fails: the former pair is there again, or the new .rec has no index."""
     write(tmp_path / "a", [b"former"])
     replace = os.replace
 
@@ -123,10 +123,10 @@ def test_an_end_between_the_two_names(tmp_path, monkeypatch, name, left):
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a", [b"new"])
-    if left is None:
+    if expected is None:
         assert not (tmp_path / "a.idx").is_file() and (tmp_path / "a.idx.old").is_file()
     else:
-        assert bytes(RecordReader(tmp_path / "a").read(0)) == left and not (tmp_path / "a.idx.old").is_file()
+        assert bytes(RecordReader(tmp_path / "a").read(0)) == expected and not (tmp_path / "a.idx.old").is_file()
 
 
 def test_fingerprint_sees_lengths_ends_and_index(tmp_path):
@@ -140,48 +140,14 @@ def test_fingerprint_sees_lengths_ends_and_index(tmp_path):
     assert RecordReader(tmp_path / "a2").fingerprint() == RecordReader(tmp_path / "a").fingerprint()
 
 
-def break_file(folder, what: str) -> None:
-    rec, idx = folder / "a.rec", folder / "a.idx"
-    data = bytearray(rec.read_bytes())
-    if what == "truncated":
-        rec.write_bytes(data[:-4])
-    elif what == "short":
-        rec.write_bytes(data[:20])
-    elif what == "magic":
-        data[16] ^= 1
-        rec.write_bytes(data)
-    elif what == "length":
-        data[20:24] = struct.pack("<I", (1 << 29) - 1)
-        rec.write_bytes(data)
-    elif what == "flag":
-        data[20:24] = struct.pack("<I", 2 << 29 | 4)
-        rec.write_bytes(data)
-    elif what == "past":
-        idx.write_text("0\t0\n1\t4000\n")
-    elif what == "negative":
-        idx.write_text("0\t0\n1\t-16\n")
-    elif what == "words":
-        idx.write_text("zero\t0\n")
-    elif what == "odd":
-        idx.write_text("0\t0\n1")
-    elif what == "twice":
-        idx.write_text("0\t0\n0\t16\n")
-    elif what == "three":
-        idx.write_text("0\t0\t1\n1\t16\t2\n")
-    elif what == "empty":
-        idx.write_text("")
-    else:
-        (rec if what == "no rec" else idx).unlink()
-
-
 def frame(words: str, rec: bytes, idx: str = "0\t0\n") -> tuple:
     return pytest.param(rec, idx, words, id=words)
 
 
 @pytest.mark.parametrize("rec, idx, words", [
-    frame("ends at byte 12, where no other begins", part(0, b"1234") + b"junk"),
-    frame("inside the one at byte 16", part(0, b"x" * 8 + part(0, b"1234")), "0\t0\n1\t16\n"),
-    frame("other than zeros behind its 3 bytes", part(0, b"1234")[:4] + struct.pack("<I", 3) + b"1234"),
+    frame("ends at byte 12, where no other record begins", part(0, b"1234") + b"junk"),
+    frame("inside the record at byte 16", part(0, b"x" * 8 + part(0, b"1234")), "0\t0\n1\t16\n"),
+    frame("other than zeros after its 3 bytes", part(0, b"1234")[:4] + struct.pack("<I", 3) + b"1234"),
     frame("runs past the end", part(1, b"") + 500 * part(2, b"")),
     frame("names a byte twice", part(0, b"1234"), "0\t0\n1\t0\n"),
     frame("not an index", part(0, b"1234"), "0\t0.5\n"),
@@ -195,12 +161,12 @@ def test_hostile_frames(tmp_path, rec, idx, words):
 
 
 def test_endless_parts_stop_at_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("records.recordio.LARGEST", 1000)
+    monkeypatch.setattr("records.recordio.MAX_RECORD", 1000)
     (tmp_path / "a.rec").write_bytes(part(1, b"") + 200 * part(2, b"") + part(3, b""))
     (tmp_path / "a.idx").write_text("0\t0\n")
     with pytest.raises(UserError, match="record 0 at byte 0 has more than 1,000 bytes"):
         RecordReader(tmp_path / "a")
-    with pytest.raises(UserError, match="the readers here take 1,000"):
+    with pytest.raises(UserError, match="expected 1,000 at most"):
         write(tmp_path / "b", [bytes(1000)])
 
 
@@ -212,14 +178,26 @@ def test_a_file_that_changed_under_its_reader(tmp_path):
         reader.read(0)
 
 
-@pytest.mark.parametrize("what, words", [
-    ("truncated", "runs past the end"), ("short", "cut short"), ("magic", "magic word"), ("length", "past the end"),
-    ("flag", "out of order"), ("past", "points to byte 4000"), ("negative", "points to byte -16"),
-    ("words", "not an index"), ("odd", "not an index"), ("twice", "key twice"), ("three", "6 numbers in 2 lines"),
-    ("empty", "0 numbers"), ("no rec", "no file .*a.rec"), ("no idx", "no file .*a.idx")])
-def test_broken_files_are_refused_by_name(tmp_path, what, words):
+@pytest.mark.parametrize("file, change, words", [
+    ("a.rec", lambda data: data[:-4], "runs past the end"),
+    ("a.rec", lambda data: data[:20], "cut short"),
+    ("a.rec", lambda data: data[:16] + bytes([data[16] ^ 1]) + data[17:], "magic word"),
+    ("a.rec", lambda data: data[:20] + struct.pack("<I", (1 << 29) - 1) + data[24:], "past the end"),
+    ("a.rec", lambda data: data[:20] + struct.pack("<I", 2 << 29 | 4) + data[24:], "out of order"),
+    ("a.idx", lambda _: b"0\t0\n1\t4000\n", "points to byte 4000"),
+    ("a.idx", lambda _: b"0\t0\n1\t-16\n", "points to byte -16"),
+    ("a.idx", lambda _: b"zero\t0\n", "not an index"),
+    ("a.idx", lambda _: b"0\t0\n1", "not an index"),
+    ("a.idx", lambda _: b"0\t0\n0\t16\n", "key twice"),
+    ("a.idx", lambda _: b"0\t0\t1\n1\t16\t2\n", "6 numbers in 2 lines"),
+    ("a.idx", lambda _: b"", "0 numbers"),
+    ("a.rec", None, "no file .*a.rec"), ("a.idx", None, "no file .*a.idx")])
+def test_corrupt_files_are_refused_by_name(tmp_path, file, change, words):
     write(tmp_path / "a", [b"12345678", b"abcdefgh"])
-    break_file(tmp_path, what)
+    if change is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(change((tmp_path / file).read_bytes()))
     with pytest.raises(UserError, match=words) as error:
         read_all(RecordReader(tmp_path / "a"))
     assert str(tmp_path) in str(error.value)
@@ -227,7 +205,7 @@ def test_broken_files_are_refused_by_name(tmp_path, what, words):
 
 def test_a_file_cut_inside_its_last_record_is_refused_at_once(tmp_path):
     write(tmp_path / "a", [b"12345678", b"abcdefgh"])
-    break_file(tmp_path, "truncated")
+    (tmp_path / "a.rec").write_bytes((tmp_path / "a.rec").read_bytes()[:-4])
     with pytest.raises(UserError, match="record 1 at byte 16 has 8 bytes"):
         RecordReader(tmp_path / "a")
 
@@ -243,7 +221,7 @@ def test_first_labels_of_every_kind_of_record(tmp_path):
     assert np.array_equal(reader.first_labels([5, 0, 3]), expected[[5, 0, 3]])
 
 
-def test_first_labels_name_a_broken_record(tmp_path):
+def test_first_labels_name_a_corrupt_record(tmp_path):
     write(tmp_path / "a", [b"short", pack(1, b"", 0, 0)])
     with pytest.raises(UserError, match="record 0 at byte 0 has no valid header"):
         RecordReader(tmp_path / "a").first_labels([1, 0])
@@ -260,7 +238,7 @@ def test_prefetch_takes_any_keys(tmp_path):
         reader.prefetch([4])
 
 
-def test_a_writer_that_cannot_write_says_so(tmp_path):
+def test_a_folder_that_does_not_exist_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="cannot write .*none/a.rec: No such file"), RecordWriter(tmp_path / "none/a"):
         pass
 

@@ -1,4 +1,4 @@
-"""The exporter: the file computes what the backbone computes, for any number of images."""
+"""The exporter: the ONNX file computes what the backbone computes, for any number of images."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 
 class Tiny(nn.Module):
-    """Exported in a second; len(x) as a number is what the exporter's quicker way takes for a constant."""
+    """Exported in a second; the quicker exporter takes its len(x) for a constant."""
 
     image_size, num_features = 16, 4
 
@@ -74,7 +74,7 @@ def test_difference_sees_other_weights(tmp_path):
     assert export_onnx.difference(model, tmp_path / "a.onnx")[0] == pytest.approx(0.1, abs=1e-4)
 
 
-def test_mistakes_are_told(export):
+def test_mistakes_are_sentences(export):
     with pytest.raises(UserError, match="no model file none.pt"):
         export("-m", "none.pt")
     with pytest.raises(UserError, match="-o a.pb: expected a name that ends in .onnx"):

@@ -1,4 +1,4 @@
-"""Extraction: 1 rank = 2 ranks bit for bit, goes on where it stopped, refuses what does not belong together."""
+"""Extraction: any number of ranks gives the same bits, a stopped run is resumed, files that do not fit are refused."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from toy import write_records
 
 from backbones import get_model
 from backbones.weights import fingerprint
+from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible
 from records.faces import FaceRecords
 from records.images import to_input
 from records.recordio import RecordReader
-from tools.get_feature.get_feature import PartialFile
 from utils.errors import UserError
 from utils.origin import load_array, load_origin, save_array
+from utils.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> Path:
-    """A data set of 27 images and an old model that has seen something (its BatchNorms are not at their start)."""
+    """A data set of 27 images and an old model whose BatchNorms have seen a batch."""
     folder = tmp_path_factory.mktemp("extraction")
     write_records(folder / "data/train_part_70_class", [9, 11, 7], size=32)
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def one(setting) -> Path:
     return setting / "one/OPclass"
 
 
-def test_a_bad_record_stops_whatever_the_config_says(setting, tmp_path):
+def test_a_bad_record_ends_the_extraction_in_spite_of_config_bad_records(setting, tmp_path):
     """Row i must be image i."""
     (tmp_path / "data").mkdir()
     for end in (".idx", ".rec"):
@@ -70,7 +70,7 @@ def test_a_bad_record_stops_whatever_the_config_says(setting, tmp_path):
     assert not (setting / f"bad/OPclass/{SD}_feature.npy").exists()
 
 
-def test_a_part_of_another_shape_starts_anew(setting, tmp_path, one_rank):
+def test_a_part_file_of_another_shape_is_made_again(setting, tmp_path, one_rank):
     plan = {"images": 9, "dim": 4, "batch_size": 4}
     names = [tmp_path / "f.npy", tmp_path / "l.npy"]
     file = PartialFile(*names, plan, one_rank)
@@ -107,8 +107,8 @@ def test_any_number_of_ranks_gives_the_same_bits(setting, one, ranks):
         assert (setting / f"ranks{ranks}/OPclass/{SD}_{name}").read_bytes() == (one / f"{SD}_{name}").read_bytes()
 
 
-def test_it_goes_on_where_it_stopped(setting, one):
-    """A record that is no image stops the run; with the record mended the other batches are not done again."""
+def test_a_stopped_run_is_resumed(setting, one):
+    """A record that is not an image stops the run; with the record restored, the batches before it are not computed again."""
     data, good = setting / "data", (setting / "data/train_part_70_class.rec").read_bytes()
     at = good.rindex(b"\xff\xd8\xff")            # the last image
     try:
@@ -122,13 +122,13 @@ def test_it_goes_on_where_it_stopped(setting, one):
         assert marks[:5].all() and not marks[-1]
     finally:
         (data / "train_part_70_class.rec").write_bytes(good)
-    # The broken file had another fingerprint: make the plan that of the good one, as after a kill.
+    # The corrupt file had another fingerprint: give the plan that of the good one, as after a kill.
     plan = setting / f"stopped/OPclass/{SD}_feature.npy.plan.part"
     origin = json.loads((one / f"{SD}_feature.json").read_text())
     kept = {key: value for key, value in origin.items() if key not in ("bytes", "quick", "sha256")}
     plan.write_text(json.dumps(kept | {"batch_size": 4}))
     rows = np.load(part, mmap_mode="r+")
-    rows[0] = 7.0                                # a batch that is marked as done is not computed again
+    rows[0] = 7.0                                # a batch that is marked is not computed again
     rows.flush()
     assert extract(setting, "stopped").returncode == 0
     found, expected = np.load(setting / f"stopped/OPclass/{SD}_feature.npy"), np.load(one / f"{SD}_feature.npy")
@@ -136,9 +136,9 @@ def test_it_goes_on_where_it_stopped(setting, one):
 
 
 @pytest.mark.parametrize("renames", range(4))
-def test_an_end_between_the_names_loses_nothing(renames, tmp_path, one_rank, monkeypatch):
-    """Of two descriptions and two arrays, the first ones have got their names: nothing is computed again, and what has its
-    name belongs to its description."""
+def test_a_stop_between_two_renames_loses_nothing(renames, tmp_path, one_rank, monkeypatch):
+    """Of two .json and two arrays, the first ``renames`` have their names: no feature is computed again, and an array that can
+    be read fits its .json."""
     plan, origin, target = {"images": 40, "dim": 8, "batch_size": 4}, {"model": "m", "images": 40}, tmp_path / "feature.npy"
     begin = partial(PartialFile, target, tmp_path / "label.npy", plan, one_rank)
     save_array(target, np.zeros((40, 8), np.float32), {"model": "another"})         # of an earlier extraction
@@ -159,7 +159,7 @@ def test_an_end_between_the_names_loses_nothing(renames, tmp_path, one_rank, mon
     try:
         assert load_array(target, "this").any() == (load_origin(target)["model"] == "m")
     except UserError as error:
-        assert "is damaged, or not the file that feature.json" in str(error)
+        assert "is corrupt, or not the file that feature.json" in str(error)
     again = begin()
     assert again.done.all()
     again.finish(origin)
@@ -192,7 +192,7 @@ def test_features_of_something_else_are_refused(one, tmp_path):
             OldFeatures(file, **(right | wrong))
     with pytest.raises(UserError, match="make it with: python tools/get_feature/denoise_credible.py"):
         load_credible(one / f"{SD}_credible_ratio_90_feature.npy", images=27)
-    torn = tmp_path / f"{SD}_feature.npy"
-    torn.write_bytes(file.read_bytes()[:1000])
+    cut = tmp_path / f"{SD}_feature.npy"
+    cut.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a whole .npy"):
-        OldFeatures(torn, **right)
+        OldFeatures(cut, **right)

@@ -109,7 +109,7 @@ def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
         embeddings(MeanColour(), images, tmp_path, 100, 0)
     embeddings(MeanColour(), images, tmp_path, 100, 0, force=True)
     np.load(file, mmap_mode="r+")[1, 3] = 0                     # whole, but other numbers
-    with pytest.raises(UserError, match=f"{file.name} is damaged.*checksum differs.*-F"):
+    with pytest.raises(UserError, match=f"{file.name} is corrupt.*checksum differs.*-F"):
         embeddings(MeanColour(), images, tmp_path, 100, 0)
 
     model = MeanColour()

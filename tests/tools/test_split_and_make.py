@@ -1,4 +1,4 @@
-"""Splitting a training set and making one from a folder, against what their documentation says."""
+"""Splitting a training set and making one from a folder: the files are as the documentation says."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from toy import jpeg, write_records
 
 from records.faces import FaceRecords
 from records.recordio import RecordReader, RecordWriter, pack
+from utils.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = [4, 1, 9, 2, 7, 3, 5, 6, 8, 1]
 
 
@@ -82,7 +82,7 @@ def test_labels_with_gaps_are_refused_before_anything_is_written(tmp_path, label
 
 
 @pytest.mark.parametrize("args, words", [(["--ratio", "1.5"], "between 0 and 1"), (["--ratio", "0.5"], "the same name"),
-                                        (["--ratio", "0.01"], "no image is left")])
+                                        (["--ratio", "0.01"], "has no image")])
 def test_bad_ratios(tmp_path, args, words):
     write_records(tmp_path / "train", COUNTS)
     done = split("--data", tmp_path, *args)
@@ -128,4 +128,4 @@ def test_folder_mistakes(tmp_path):
     (tmp_path / "in/bob/y.png").unlink()
     (tmp_path / "in/bob/x.jpg").write_bytes(b"no image")
     done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
-    assert done.returncode == 1 and "x.jpg is no image" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5
+    assert done.returncode == 1 and "x.jpg is not an image" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5

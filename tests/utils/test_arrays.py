@@ -1,4 +1,4 @@
-""".npy and .npz: whole files come back; headers that lie, foreign contents and bombs are refused without being believed."""
+""".npy and .npz: whole files are read; wrong headers, foreign contents and bombs are refused without allocating."""
 
 import io
 import zipfile
@@ -43,7 +43,7 @@ def test_whole_files(tmp_path, array):
     (with_header(header("()")), "promises|no rows"),
     (with_header(header("(0, 4)"), b""), "no rows"),
     (b"", "Error"), (b"no array", "magic"), (b"PK\x03\x04", "magic")], ids=range(15))
-def test_headers_that_lie(tmp_path, data, words):
+def test_wrong_headers_are_refused(tmp_path, data, words):
     (tmp_path / "a.npy").write_bytes(data)
     with pytest.raises(ValueError, match=words):
         open_npy(tmp_path / "a.npy")
@@ -64,7 +64,7 @@ def zipped(data: bytes, how: int = zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def test_npz_gives_what_is_asked_for(tmp_path):
+def test_npz_reads_the_names_asked_for(tmp_path):
     (tmp_path / "a.npz").write_bytes(npz(a=np.arange(3), text=np.array("word"), harm=np.array([{}], object)))
     found = read_npz(tmp_path / "a.npz", ("a", "text", "absent"))
     np.savez_compressed(tmp_path / "b.npz", a=np.zeros(10**6))          # a constant curve packs to a thousandth
@@ -79,7 +79,7 @@ def test_npz_gives_what_is_asked_for(tmp_path):
     (zipped(with_header(header("(2, 4)"))), "holds float64"),                       # more than its header says
     (zipped(with_header(header("(10_000_000,)"), bytes(80_000_000)), zipfile.ZIP_DEFLATED), "unpacks from"),
     (b"PK\x03\x04", "zip"), (b"", "zip")], ids=range(7))
-def test_npz_that_lies(tmp_path, data, words):
+def test_wrong_npz_are_refused(tmp_path, data, words):
     (tmp_path / "a.npz").write_bytes(data)
     del data
     with less_than(20), pytest.raises(ValueError, match=words):
@@ -87,7 +87,7 @@ def test_npz_that_lies(tmp_path, data, words):
 
 
 @pytest.mark.parametrize("text", ["[1]", "[" * 100_000, "{"], ids=range(3))
-def test_an_origin_that_is_no_table(tmp_path, text):
+def test_an_origin_that_is_not_a_table(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(UserError, match="a.json is no description of a.npy"):
+    with pytest.raises(UserError, match="a.json is not a description of a.npy"):
         check_origin(tmp_path / "a.npy", "this", model="m")

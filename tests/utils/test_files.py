@@ -1,4 +1,4 @@
-"""Files written beside and renamed: a full disk, an error in between, and what the checksums see."""
+"""Files written under another name and renamed: a full disk, an error in between, and what the checksums see."""
 
 import errno
 import hashlib
@@ -12,9 +12,9 @@ import pytest
 from toy import write_records
 
 from evaluation.embed import embeddings
+from old_model.extraction import PartialFile
 from records.recordio import RecordReader
 from tools.compare.figures import save, start
-from tools.get_feature.get_feature import PartialFile
 from tools.ijbc_eval.report import save_result
 from utils import files
 from utils.errors import UserError
@@ -26,7 +26,7 @@ PLAN = {"images": 5000, "dim": 100, "batch_size": 100}
 
 @pytest.fixture
 def small_disk():
-    """No file may grow beyond 100 kB: what the kernel answers is an error of writing, like that of a full disk."""
+    """No file may grow beyond 100 kB: the kernel refuses to write more, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
@@ -50,7 +50,7 @@ def figure():
     return drawn
 
 
-# What every writer of results is called with, and the file that it must leave as it was.
+# kind -> (file that must stay as it was, what writes it).
 WRITERS = {
     "text": ("compare.json", lambda file, _: write_text(file, "x" * 200_000)),
     "array": ("f_feature.npy", lambda file, _: save_array(file, np.zeros(50_000, np.float32), {})),
@@ -128,12 +128,12 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "a.txt").is_symlink() and (tmp_path / "large/a.txt").read_text() == "there"
 
 
-def test_not_every_error_is_the_disks(tmp_path):
+def test_other_errors_than_those_of_a_disk_stay_as_they_are(tmp_path):
     with pytest.raises(OSError, match="Too many open files"), written_beside(tmp_path / "a.txt"):
         raise OSError(errno.EMFILE, "Too many open files")
 
 
-def test_a_mapped_file_has_its_room(tmp_path):
+def test_a_mapped_file_has_its_room_on_the_disk(tmp_path):
     array = new_array(tmp_path / "a.npy", np.float32, (1000, 1000))
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes and not array.any()
 
@@ -162,10 +162,10 @@ def test_a_foreign_array_under_the_name_is_refused(tmp_path):
     save_array(file, np.zeros((20, 4), np.float32), {"model": "m"})
     assert load_array(file, "x", whole=True).shape == (20, 4)
     np.save(file, np.ones((20, 4), np.float32))
-    with pytest.raises(UserError, match="f_feature.npy is damaged, or not the file that f_feature.json .*make it again with: x"):
+    with pytest.raises(UserError, match="f_feature.npy is corrupt, or not the file that f_feature.json .*make it again with: x"):
         load_array(file, "x")
     (tmp_path / "f_feature.json").write_text("[]")
-    with pytest.raises(UserError, match="f_feature.json is no description of f_feature.npy"):
+    with pytest.raises(UserError, match="f_feature.json is not a description of f_feature.npy"):
         load_array(file, "x")
     (tmp_path / "f_feature.json").write_text(json.dumps({"model": "m"}))           # of an earlier version: no checksums
     assert load_array(file, "x").all()

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from multiprocessing import Pool
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from easydict import EasyDict as edict
@@ -40,12 +39,13 @@ from losses import PartialFC
 from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
 from records.bins import load_bin
-from records.faces import CHUNK, IN_A_ROW, FaceRecords
-from records.loader import SHARE, ShuffledBatches
+from records.faces import CHUNK, MAX_BAD_IN_A_ROW, FaceRecords
+from records.loader import MAX_BAD_SHARE, ShuffledBatches
 from utils.command_line import at_least
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.files import disk_errors
+from utils.opencv import cv2
 from utils.origin import check_whole, describe, load_origin
 from utils.paths import locate
 
@@ -210,8 +210,9 @@ def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
 def how_bad(faces: FaceRecords, bad: np.ndarray, count: int) -> str:
     """The verdict on the records ``bad`` out of ``count``: what the training does with them."""
     bad = np.sort(bad)
-    in_a_row = len(bad) >= IN_A_ROW and (bad[IN_A_ROW - 1:] - bad[:1 - IN_A_ROW] < IN_A_ROW).any()
-    return WARNING if faces.bad_records == "skip" and len(bad) <= SHARE * count / 2 and not in_a_row else WRONG
+    in_a_row = len(bad) >= MAX_BAD_IN_A_ROW and (
+        bad[MAX_BAD_IN_A_ROW - 1:] - bad[:1 - MAX_BAD_IN_A_ROW] < MAX_BAD_IN_A_ROW).any()
+    return WARNING if faces.bad_records == "skip" and len(bad) <= MAX_BAD_SHARE * count / 2 and not in_a_row else WRONG
 
 
 def look_at_images(faces: FaceRecords, every: bool) -> tuple[str, str]:

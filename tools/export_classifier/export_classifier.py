@@ -1,9 +1,9 @@
-"""Write the classifier of a training as one array [C, d]: the shards of all ranks, in the order of the classes.
+"""Write the classifier of a training as one array [C, d], from the shards of all ranks, in the order of the classes.
 
     python tools/export_classifier/export_classifier.py -f work_dirs/f512_r18_arc_class30 -o classifier.npy
 
--f: the training's folder (softmax_fc_gpu_*.pt) or one of its checkpoints (checkpoints/<images>).  -o: .npy, the class
-vectors float32 [C, d] alone; or .pt, {"weight": [C, d]} and, of a softmax head, {"bias": [C]}.
+-f: the folder of the training (softmax_fc_gpu_*.pt) or of one of its checkpoints (checkpoints/<images>).
+-o: a .npy holds the class vectors float32 [C, d]; a .pt holds {"weight": [C, d]} and, with a softmax head, "bias" [C].
 """
 
 import argparse
@@ -22,11 +22,11 @@ from utils.files import written_beside
 
 
 def of_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """{"weight": [C, d]} and of a softmax head {"bias": [C]}, out of a checkpoint that is whole."""
+    """{"weight": [C, d]} and, with a softmax head, "bias" [C], from a checkpoint; UserError if it is corrupt."""
     about = about_checkpoint(folder)
-    wrong = problem_of(folder, about)
-    if wrong:
-        raise UserError(f"{wrong}; export another checkpoint")
+    problem = problem_of(folder, about)
+    if problem or isinstance(about, str):
+        raise UserError(f"{problem}; export another checkpoint")
     ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
     return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
             if f"head/{name}" in ranks[0]}
@@ -35,8 +35,8 @@ def of_checkpoint(folder: Path) -> dict[str, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("-f", "--folder", type=Path, required=True, help="of a training, or of one of its checkpoints")
-    parser.add_argument("-o", "--output", type=Path, default=Path("classifier.npy"), help=".npy or .pt")
+    parser.add_argument("-f", "--folder", type=Path, required=True, help="folder of a training, or of one of its checkpoints")
+    parser.add_argument("-o", "--output", type=Path, default=Path("classifier.npy"), help="file to write, .npy or .pt")
     args = parser.parse_args()
     if args.output.suffix not in (".npy", ".pt"):
         raise UserError(f"-o {args.output} must end in .npy or .pt")

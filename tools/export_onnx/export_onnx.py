@@ -23,38 +23,38 @@ from backbones.weights import load_model
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
 
-PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes; a model beyond it keeps its weights in NAME.onnx.data beside
-TOLERANCE = 1e-3                        # of the largest value of the embedding; measured: about 1e-6
+PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes of weights; a larger model has them in NAME.onnx.data, in the same folder
+TOLERANCE = 1e-3                        # difference to PyTorch, relative to the largest value; measured: about 1e-6
 
 
 def export(model: nn.Module, file: Path) -> None:
-    """Write ``model`` (eval mode, model.image_size) to ``file``.
+    """Write ``model`` (in eval mode, for images of model.image_size) to ``file``, for any number of images.
 
-    strict: the exporter's quicker way takes len(tensor) for a constant and fixes the number of images.
+    strict=True, because the quicker exporter takes len(tensor) for a constant, which fixes the number of images.
     """
     size = model.image_size
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)         # it tells that torchvision is not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)         # it warns that torchvision is missing
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)              # from torch's use of its own pytrees
-        free = ({0: torch.export.Dim("N")},)
+        warnings.simplefilter("ignore", FutureWarning)              # torch warns about its own use of pytrees
+        any_number = ({0: torch.export.Dim("N")},)
         images = torch.zeros(2, 3, size, size)
-        program = torch.export.export(model, (images,), dynamic_shapes=free, strict=True)
+        program = torch.export.export(model, (images,), dynamic_shapes=any_number, strict=True)
         torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"],
-                          dynamic_shapes=free, external_data=weights > PROTOBUF_LIMIT, verbose=False)
+                          dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False)
 
 
 @torch.inference_mode()
 def difference(model: nn.Module, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
-    """(largest difference between onnxruntime and PyTorch, largest value) on random images."""
+    """(largest difference between onnxruntime and PyTorch, largest embedding value) over batches of random images."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    generator, found = torch.Generator().manual_seed(0), []
+    generator, results = torch.Generator().manual_seed(0), []
     for n in batches:
         x = torch.rand(n, 3, model.image_size, model.image_size, generator=generator) * 2 - 1
         expected = model(x).numpy()
-        found.append((np.abs(session.run(["embedding"], {"input": x.numpy()})[0] - expected).max(),
-                      np.abs(expected).max()))
-    largest, scale = np.max(found, axis=0)
+        results.append((np.abs(session.run(["embedding"], {"input": x.numpy()})[0] - expected).max(),
+                        np.abs(expected).max()))
+    largest, scale = np.max(results, axis=0)
     return float(largest), float(scale)
 
 
@@ -62,8 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt of a backbone")
-    parser.add_argument("-net", "--network", default="r50", help="its network, as in the configs")
-    parser.add_argument("-o", "--output", metavar="FILE.onnx", help="default: the model's name with .onnx")
+    parser.add_argument("-net", "--network", default="r50", help="network of the model, as in the configs")
+    parser.add_argument("-o", "--output", metavar="FILE.onnx", help="file to write (default: name of the model, .onnx)")
     args = parser.parse_args()
     output = Path(args.output) if args.output else Path(args.model_file).with_suffix(".onnx")
     if output.suffix != ".onnx":
@@ -77,14 +77,13 @@ def main() -> None:
         export(model, Path(folder) / output.name)
         largest, scale = difference(model, Path(folder) / output.name)
         if not largest <= TOLERANCE * scale:
-            raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e} "
-                            f"(embeddings reach {scale:.2e}); nothing was written, try the versions in "
-                            f"requirements.txt")
+            raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e}, expected at "
+                            f"most {TOLERANCE * scale:.2e}; nothing was written: install the versions in requirements.txt")
         for written in sorted(Path(folder).iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
             put_in_place(written, output.parent / written.name)
     size = model.image_size
     print(f"wrote {output}: input [N, 3, {size}, {size}], embedding [N, {model.num_features}]")
-    print(f"largest difference to PyTorch {largest:.2e}, where embeddings reach {scale:.2e}")
+    print(f"largest difference to PyTorch {largest:.2e}; the largest value of an embedding is {scale:.2e}")
 
 
 if __name__ == "__main__":

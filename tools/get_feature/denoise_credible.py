@@ -1,9 +1,9 @@
-"""Mark the credible old features: per class the share T of them that lies nearest to the class mean (MixBCT).
+"""Mark the credible old features: in each class, the share T of them that is nearest to the class mean (MixBCT).
 
     python tools/get_feature/denoise_credible.py --T 0.9 --SD f128_r18_softmax_class70
 
-reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_credible_ratio_90_feature.npy, bool
-[images], True = may stand in for the new feature.
+reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_credible_ratio_90_feature.npy, bool [images].
+True: the old feature may replace the new one.
 """
 
 import argparse
@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("--SD", required=True, help="source and data: <old config's start>_<class70, data100, ...>")
     parser.add_argument("--T", type=float, default=0.9, help="share of each class that is kept, in (0, 1]")
     parser.add_argument("--no-column-norm", action="store_true",
-                        help="leave out the second normalisation, of each column over the whole set")
+                        help="leave out the second normalisation (of each column, over the whole set)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
     args = parser.parse_args()
     if not 0 < args.T <= 1:
         raise UserError(f"--T must be in (0, 1], found {args.T}")
 
-    torch.set_num_threads(1)            # the blocks are small: on a busy machine threads would wait for each other
+    torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
     mask = credible(features, labels, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))

@@ -1,4 +1,4 @@
-"""The old prototypes: mean old feature of each class, as unit rows (BCT, UniBCT).
+"""Write the old prototypes: the mean old feature of each class, as unit rows (BCT, UniBCT).
 
     python tools/get_feature/get_avg_feature.py --SD f128_r18_softmax_class70
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)            # the blocks are small: on a busy machine threads would wait for each other
+    torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
     means = class_means(features, labels, source)
     prototypes = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Turn a folder of people into a training set: FOLDER/identity/*.jpg -> train.rec, train.idx, property.
+"""Write a training set from a folder of people: FOLDER/identity/*.jpg -> train.rec, train.idx, property.
 
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine [--size 112] [--resize]
 
-Identities become labels 0, 1, ... in sorted order (identities.txt says which).  Images must be aligned faces of
+Identities become labels 0, 1, ... in sorted order; identities.txt lists them.  Images must be aligned faces of
 --size x --size pixels; --resize shrinks larger square ones.  JPEGs of the right size are copied byte for byte.
 The layout is insightface's: header, images, identity records.
 """
@@ -11,7 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,15 +19,19 @@ from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError, run
 from utils.files import write_text
+from utils.opencv import cv2
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-QUALITY = 95        # of JPEGs that are encoded anew
+JPEG_QUALITY = 95       # of images that are encoded again
 
 
 def people_of(folder: Path) -> dict[str, list[Path]]:
-    """{identity: its images, sorted}; folders without an image are named and left out."""
+    """{identity: its images, sorted}; a folder without images is left out, with a warning.
+
+    UserError if there is no folder with images.
+    """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected one with a folder of images for each person")
+        raise UserError(f"no folder {folder}; expected a folder with one folder of images for each person")
     people = {}
     for person in sorted(p for p in folder.iterdir() if p.is_dir()):
         images = sorted(p for p in person.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -42,25 +45,26 @@ def people_of(folder: Path) -> dict[str, list[Path]]:
 
 
 def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
-    """The image as a JPEG of size x size pixels."""
+    """The image as a JPEG of size x size pixels; UserError if it is not one or has another size."""
     data = path.read_bytes()
     try:
         image = decode(data, cv2.IMREAD_COLOR_BGR)
     except ValueError as error:
-        raise UserError(f"{path} is no image that OpenCV can decode ({error}); remove or replace it") from error
-    right = image.shape[:2] == (size, size)
-    if right and data[:3] == b"\xff\xd8\xff":
+        raise UserError(f"{path} is not an image that OpenCV can decode ({error}); remove or replace it") from error
+    right_size = image.shape[:2] == (size, size)
+    if right_size and data[:3] == b"\xff\xd8\xff":
         return data
     height, width = image.shape[:2]
-    if not right and not (resize and height == width > size):
+    if not right_size and not (resize and height == width > size):
         raise UserError(f"{path} has {width}x{height} pixels, expected an aligned face of {size}x{size}; align it "
-                        f"first, or let --resize shrink square ones")
-    if not right:
+                        f"first, or give --resize, which shrinks square images")
+    if not right_size:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> None:
+    """Write train.{rec,idx}, property and identities.txt into the folder ``out``."""
     make_folder(out, "--out")
     total = sum(map(len, people.values()))
     with RecordWriter(out / "train") as writer, tqdm(total=total, unit=" images", disable=None) as bar:
@@ -84,8 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with one folder of images for each person")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the record files")
-    parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the record files")
+    parser.add_argument("--size", type=int, default=112, help="side of an image, in pixels")
     parser.add_argument("--resize", action="store_true", help="shrink larger square images (they must be aligned)")
     args = parser.parse_args()
     write(people_of(args.folder), args.out, args.size, args.resize)

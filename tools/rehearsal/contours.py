@@ -1,6 +1,6 @@
-"""The contours of a face, hair, clothes and things in front of it, in the frontal face coordinates of identity.py.
+"""The contours of a face, its hair and clothes, and what covers it, in the frontal face coordinates of identity.py.
 
-Points are complex numbers x + iy: a contour is a vector, a turn is a factor, the mirror image is -conj.
+Points are complex numbers x + iy: a contour is a vector, a rotation is a factor, the mirror image is -conj.
 """
 
 from functools import cache
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-T = np.linspace(-1, 1, 13)                                           # along a lid or a lip, corner to corner
+T = np.linspace(-1, 1, 13)                                           # along a lid or a lip, from corner to corner
 BULGE = 1 - T**2
 S = np.linspace(0, 1, 7)                                             # along a brow, from the nose outwards
 CIRCLE = np.exp(2j * np.pi * np.arange(16) / 16)
 
-# Colour ramps (RGB) that a parameter in [0, 1] runs along.
+# Colour ramps (RGB) for a parameter in [0, 1].
 SKIN = np.array([[74, 46, 36], [128, 84, 62], [186, 135, 106], [222, 178, 150], [243, 212, 192]])
 HAIR = np.array([[22, 18, 18], [62, 42, 30], [116, 78, 48], [182, 138, 84], [226, 196, 142]])
 WHITE, BLACK = np.array([226.0, 220, 212]), np.array([20.0, 15, 13])
@@ -22,7 +22,7 @@ EYES = np.array([[40, 26, 20], [84, 54, 32], [112, 96, 60], [84, 120, 104], [96,
 
 
 class Shape(NamedTuple):
-    """One thing to paint: complex polygons [n] that are filled (width 0) or open lines of `width` face units."""
+    """One thing to paint: complex polygons [n], which are filled (width 0) or open lines of `width` face units."""
     polygons: list[np.ndarray]
     colour: np.ndarray
     width: float = 0.0
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 @cache
 def spline(n: int) -> np.ndarray:
-    """Matrix [4n, n] that turns n control points into a closed Catmull-Rom curve of 4n points."""
+    """Matrix [4n, n]: from n control points to a closed Catmull-Rom curve of 4n points."""
     matrix = np.zeros((4 * n, n))
     for i in range(n):
         for k, t in enumerate((0, 0.25, 0.5, 0.75)):
@@ -51,7 +51,7 @@ def curve(*controls: tuple[float, float]) -> np.ndarray:
 
 
 def symmetric(*half: tuple[float, float]) -> np.ndarray:
-    """Closed smooth curve through `half` (x >= 0, from top to bottom) and its mirror image; x = 0 stands once."""
+    """Closed smooth curve through `half` (x >= 0, from top to bottom) and its mirror image; points at x = 0 are not doubled."""
     return curve(*half, *[(-x, y) for x, y in reversed(half) if x])
 
 
@@ -61,7 +61,7 @@ def both(points: np.ndarray) -> list[np.ndarray]:
 
 
 def ellipse(wide: float, high: float, x: float, y: float) -> np.ndarray:
-    """Half axes and centre."""
+    """An ellipse: half axes and centre."""
     return wide * CIRCLE.real + x + 1j * (high * CIRCLE.imag + y)
 
 
@@ -71,7 +71,7 @@ def band(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def ramp(table: np.ndarray, t: float) -> np.ndarray:
-    """Colour [3] at t in [0, 1] along the table's rows."""
+    """Colour [3] at t in [0, 1] along the rows of the table."""
     t = min(max(t, 0.0), 1.0) * (len(table) - 1)
     i = min(int(t), len(table) - 2)
     return table[i] + (t - i) * (table[i + 1] - table[i])
@@ -94,7 +94,7 @@ def colours(p: SimpleNamespace) -> SimpleNamespace:
 
 
 def landmarks(p: SimpleNamespace) -> np.ndarray:
-    """Left eye, right eye, nose tip, left and right mouth corner, complex [5]; left and right of the image."""
+    """Left eye, right eye, tip of the nose, left and right corner of the mouth, complex [5], as seen in the image."""
     half, corner = mouth_half(p), mouth_corner(p)
     return path((-0.5, 0), (0.5, 0), (0, p.nose_y), (-half, corner), (half, corner))
 
@@ -159,7 +159,7 @@ def nose(p, c) -> list[Shape]:
 
 
 def opening(p) -> float:
-    """How far the lips are apart."""
+    """Distance between the lips."""
     return max(p.mouth_open + 0.05 * max(p.smile, 0), 0.0)
 
 
@@ -189,7 +189,7 @@ def mouth(p, c) -> list[Shape]:
 
 
 def eyes(p, c) -> list[Shape]:
-    """Both eyes; gaze shifts both irises the same way, so they are no mirror images."""
+    """Both eyes; gaze shifts both irises in the same direction, so they are not mirror images."""
     tall = p.eye_height * max(1 - 3 * max(p.eye_close, 0) ** 1.5 - 0.12 * max(p.smile, 0), 0.06)
     lens = 1 - np.abs(T + p.eye_skew * BULGE) ** 2.2
     x, slant = 0.5 + 0.5 * p.eye_width * T, p.eye_tilt * T
@@ -219,7 +219,7 @@ def brows(p, c) -> list[Shape]:
 
 
 def hair_in_front(p, c) -> list[Shape]:
-    if p.hairline_y < -1.36:                                         # bald above, perhaps a ring at the sides
+    if p.hairline_y < -1.36:                                         # bald on top
         return []
     temple, side = p.temple_width, max(p.hair_side, 0.0)
     low = p.hairline_y + max(p.fringe, 0)
@@ -245,7 +245,7 @@ def clothes(rng: np.random.Generator) -> list[Shape]:
 
 
 def glasses(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
-    """Spectacles, in one case of four with dark lenses."""
+    """Glasses, one pair of four with dark lenses."""
     wide, high = rng.uniform(0.30, 0.40), rng.uniform(0.20, 0.34)
     square = rng.uniform(0.6, 1.0)
     corner = np.abs(CIRCLE.real) ** square * np.sign(CIRCLE.real), np.abs(CIRCLE.imag) ** square * np.sign(CIRCLE.imag)
@@ -259,7 +259,7 @@ def glasses(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
 
 
 def cap(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
-    """A cap or a hat pulled down to somewhere on the forehead."""
+    """A cap down to some height of the forehead."""
     y, w, colour = rng.uniform(-0.95, -0.6), p.cheek_width + 0.16, rng.uniform(15, 225, 3)
     crown = symmetric((0, p.crown_y - 0.5), (0.8 * w, p.crown_y - 0.25), (w, y - 0.3), (w, y), (0, y + 0.12))
     brim = symmetric((0, y - 0.05), (0.9 * w, y - 0.02), (1.1 * w, y + 0.12), (0, y + 0.16))
@@ -273,7 +273,7 @@ def scarf(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
 
 
 def hand(p: SimpleNamespace, rng: np.random.Generator) -> list[Shape]:
-    """A hand, a microphone or another blob that comes in from one side and covers a part of the face."""
+    """A blob like a hand or a microphone that covers a part of the face from one side."""
     angle, reach = rng.uniform(-0.2, np.pi + 0.2), rng.uniform(0.45, 1.15)
     direction, size = np.exp(1j * angle), rng.uniform(0.28, 0.55)
     centre = 0.5j + reach * direction

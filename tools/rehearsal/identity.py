@@ -1,22 +1,23 @@
-"""Who a drawn face belongs to: a table of shape and colour parameters, a skin and a relief, from (seed, number).
+"""The people of the synthetic faces: shape and colour parameters, a skin and a relief, from (seed, number).
 
-Lengths are in units of the distance between the eyes, x to the right of the image, y down, z towards the camera,
-origin between the eyes.
+Lengths are in distances between the eyes: x to the right of the image, y down, z towards the camera, origin between the
+eyes.
 """
 
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 
-# Streams of random numbers; a key is (stream, ...) and never repeats (see draws).
+from utils.opencv import cv2
+
+# Streams of random numbers: a key is (stream, ...); see draws.
 FACE, SCENE, FRAME, LAYOUT = range(4)
 
-# A value is mean + person * z(identity) + scene * z(scene) + frame * z(frame); every z has unit variance.
-# A row with a large `person` is a feature, with a large `scene` styling, with a large `frame` expression.
-# The last three columns are the correlations of z(identity) with sex, age and build, as real faces have them.
+# A value is mean + person * z(identity) + scene * z(scene) + frame * z(frame); every z has variance 1.
+# A row with a large `person` is a feature of the person, with a large `scene` styling, with a large `frame` expression.
+# The last three columns are the correlations of z(identity) with sex, age and build, as in real faces.
 PARAMETERS = (
     # name             mean  person scene  frame    sex   age build
     # outline
@@ -129,7 +130,7 @@ BUMPS = (
     ("chin_out",    1.0,   0.00,  1.56,  0.32, 0.18),
     ("cleft",      -1.0,   0.00,  1.60,  0.07, 0.14),
 )
-# ... and of the skin: a parameter above 0 takes that much, times (red, green, blue), from the colour.
+# ... and of the skin: a parameter above 0, times (red, green, blue), is subtracted from the colour.
 STAINS = (
     # parameter     x0     y0     wx    wy     red  green  blue
     ("blush",      0.68,  0.62,  0.28, 0.24,  -0.3,  1.6,  1.3),
@@ -142,15 +143,15 @@ STAINS = (
 MAP, SPAN, MIDDLE_Y = 96, 1.95, 0.15
 CELL = 2 * SPAN / MAP
 
-# Displacements that no parameter of the table describes: each identity has its own mixture of these fields.
+# Number of displacement fields, for shapes without a parameter in the table; each identity has its own mixture of them.
 FIELDS = 8
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One drawn person; equal (seed, number) give equal arrays, whatever else was drawn before.
+    """One synthetic person; equal (seed, number) give equal arrays, whatever was drawn before.
 
-    values: float64 [P], the table's parameters for this person without expression or styling.
+    values: float64 [P], the parameters of the table for this person, without expression and styling.
     fields: float64 [FIELDS, 2], weights of the smooth displacement fields (see displacement).
     normals: float32 [MAP, MAP, 3], unit normals of the frontal face.  skin: float32 [MAP, MAP, 3], factors about 1.
     """
@@ -163,16 +164,16 @@ class Identity:
 
 
 def draws(seed: int, *key: int) -> np.random.Generator:
-    """The random numbers of one purpose: a function of (seed, key) only, not of order or process."""
+    """Random numbers for one purpose: they depend only on (seed, key), not on the order or the process."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def identity(seed: int, number: int) -> Identity:
-    """Person `number` (>= 0) of the world `seed` (>= 0)."""
+    """Person `number` (0 or more) of the world `seed` (0 or more)."""
     rng = draws(seed, FACE, number)
     causes = rng.standard_normal(3)                                  # sex, age, build
-    own = np.sqrt(np.clip(1 - (LOADINGS ** 2).sum(1), 0.05, 1))
-    z = LOADINGS @ causes + own * rng.standard_normal(len(NAMES))
+    rest = np.sqrt(np.clip(1 - (LOADINGS ** 2).sum(1), 0.05, 1))
+    z = LOADINGS @ causes + rest * rng.standard_normal(len(NAMES))
     values = MEAN + PERSON * np.clip(z, -2.5, 2.5)
     p = SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
     fields = 0.035 * rng.standard_normal((FIELDS, 2))
@@ -180,14 +181,14 @@ def identity(seed: int, number: int) -> Identity:
 
 
 def varied(who: Identity, styling: np.random.Generator, frame: np.random.Generator, sway: float) -> SimpleNamespace:
-    """The parameters of one picture: the person's own, moved by the scene's styling and the frame's expression."""
+    """The parameters of one picture: those of the person, moved by styling and expression.  sway: factor on the movement."""
     moved = STYLING * styling.standard_normal(len(NAMES)) + EXPRESSION * frame.standard_normal(len(NAMES))
     values = who.values + sway * moved
     return SimpleNamespace(**dict(zip(NAMES, values.tolist(), strict=True)))
 
 
 def displacement(fields: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth shifts (dx, dy) [n] at the points (x, y): what makes faces asymmetric and odd in their own way."""
+    """Smooth shifts (dx, dy), each [n], at the points (x, y) [n]: they make each face asymmetric in its own way."""
     u, v = x / 1.2, (y - 0.4) / 1.2
     basis = np.stack([u * v, u * u, v * v, u * u * v, np.sin(2.6 * v), np.sin(2.6 * u),
                       np.cos(3 * u) * v, np.cos(3 * v) * u])
@@ -195,7 +196,7 @@ def displacement(fields: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.n
 
 
 def height(p: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """z of the face's surface without its small relief: a paraboloid head and a nose."""
+    """z of the surface of the face at (x, y), without the small relief: a paraboloid head and a nose."""
     head = p.depth * (1 - (x / p.cheek_width) ** 2 - ((y - 0.2) / 1.75) ** 2)
     along = (y + 0.25) / (p.nose_y + 0.25)                           # 0 at the root, 1 at the tip
     ridge = p.nose_root + (p.nose_z - p.nose_root) * along + p.nose_hook * 4 * along * (1 - along)
@@ -211,7 +212,7 @@ def clamp(x: np.ndarray) -> np.ndarray:
 
 @cache
 def grid() -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the cells' centres, float32 [MAP, MAP] each."""
+    """x and y of the centres of the cells, float32 [MAP, MAP] each."""
     centres = (np.arange(MAP, dtype=np.float32) + 0.5) * CELL - SPAN
     return tuple(np.meshgrid(centres, centres + np.float32(MIDDLE_Y)))
 
@@ -224,7 +225,7 @@ def hill(x0: float, y0: float, wide: float, high: float) -> np.ndarray:
 
 @cache
 def window() -> np.ndarray:
-    """1 on the head, falling to 0 at the maps' edges, beyond which the edge's value goes on, [MAP, MAP]."""
+    """[MAP, MAP], 1 on the head, falling to 0 at the edges of the maps; outside, the value of the edge is used."""
     x, y = grid()
     return np.exp(-(x / 1.55) ** 6 - ((y - MIDDLE_Y) / 1.7) ** 6)
 
@@ -242,19 +243,19 @@ def stains() -> np.ndarray:
 
 
 def blend(p: SimpleNamespace, table: tuple, layers: np.ndarray) -> np.ndarray:
-    """Sum of the table's layers, each times its parameter (stains below 0 count as 0)."""
+    """Sum of the layers of a table, each times its parameter (for STAINS, a parameter below 0 counts as 0)."""
     weights = np.array([getattr(p, row[0]) for row in table], np.float32)
     return np.tensordot(np.maximum(weights, 0) if table is STAINS else weights, layers, 1)
 
 
 def smooth_noise(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
-    """Random field float32 [MAP, MAP, channels] whose features are MAP / cells wide, about unit variance."""
+    """Random field float32 [MAP, MAP, channels] of about variance 1 with blotches MAP / cells cells wide."""
     coarse = rng.standard_normal((cells, cells, channels), np.float32)
     return cv2.resize(coarse, (MAP, MAP), interpolation=cv2.INTER_CUBIC).reshape(MAP, MAP, channels)
 
 
 def normals_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Unit normals [MAP, MAP, 3] of the head with nose, bumps and a relief of this person's own."""
+    """Unit normals [MAP, MAP, 3] of the head with nose, bumps and the relief of this person."""
     z = height(p, *grid()) + blend(p, BUMPS, bumps()) + 0.022 * window() * smooth_noise(rng, 11, 1)[..., 0]
     dy, dx = np.gradient(cv2.GaussianBlur(z, (0, 0), 1.0), np.float32(CELL))
     length = np.sqrt(dx * dx + dy * dy + 1)
@@ -277,12 +278,12 @@ def skin_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
 
 
 def on_map(x: float, y: float) -> tuple[int, int]:
-    """A point of the face as map coordinates in 1/16 cells, as OpenCV's drawing functions take them."""
+    """A point of the face in map coordinates, in 1/16 cells, for OpenCV's drawing functions."""
     return int(16 * (x + SPAN) / CELL) - 8, int(16 * (y - MIDDLE_Y + SPAN) / CELL) - 8
 
 
 def wrinkles_of(p: SimpleNamespace, rng: np.random.Generator) -> np.ndarray:
-    """Factor [MAP, MAP]: lines of forehead, eyes and mouth; deeper in old faces, because p.fold follows age."""
+    """Factor [MAP, MAP]: lines of forehead, eyes and mouth, deeper in old faces because p.fold grows with age."""
     depth = min(max(0.25 + 8 * (p.fold - 0.04), 0.0), 0.6)
     lines = np.ones((MAP, MAP), np.float32)
     curves = [[(-0.6, y), (0.0, y + rng.uniform(-0.1, 0.05)), (0.6, y)] for y in rng.uniform(-0.95, -0.5, 3)]

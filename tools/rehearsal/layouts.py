@@ -8,7 +8,6 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -17,26 +16,27 @@ from tools.rehearsal.identity import LAYOUT, draws, identity
 from tools.rehearsal.render import Difficulty, Picture, render
 from utils.errors import UserError
 from utils.files import disk_errors, write_text, written_beside
+from utils.opencv import cv2
 
 # Identity numbers of the three sets never meet.
 TRAIN, VERIFY, EVALUATE = 0, 1_000_000, 2_000_000
-NOTE = "rehearsal.txt"      # beside the drawn sets: how they were drawn
+NOTE = "rehearsal.txt"      # in the folder of the rehearsal set: its settings
 
 
 def refuse_foreign(out: Path) -> None:
-    """Raises UserError rather than replace a data set below ``out`` that was not drawn (it lacks NOTE)."""
+    """UserError if ``out`` has a data set that is not a rehearsal set (NOTE is missing), so that it is not replaced."""
     for data in (out / "ms1m-retinaface-t1/train.rec", out / "ms1m-retinaface-t1/train.idx", out / "ijb/IJBC"):
         if data.exists() and not (out / NOTE).exists():
-            raise UserError(f"{data} exists and was not drawn ({out / NOTE} is missing): choose another --out")
+            raise UserError(f"{data} exists and is not a rehearsal set ({out / NOTE} is missing): give another --out")
 
 
 def encode(picture: Picture) -> bytes:
-    """The picture as a JPEG of the quality that was drawn for it."""
+    """The picture as a JPEG of its own quality."""
     return cv2.imencode(".jpg", picture.rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, picture.jpeg])[1].tobytes()
 
 
 def draw(job: tuple, seed: int, size: int, difficulty: Difficulty, loose: bool) -> list[tuple[bytes, Picture]]:
-    """All pictures of one person: job = (number, [(image, scene), ...])."""
+    """All pictures of one person, each as (JPEG, picture without pixels).  job: (number of the person, [(image, scene), ...])."""
     number, pictures = job
     who = identity(seed, number)
     made = [render(who, image, size, difficulty, scene=scene, loose=loose) for image, scene in pictures]
@@ -44,7 +44,7 @@ def draw(job: tuple, seed: int, size: int, difficulty: Difficulty, loose: bool) 
 
 
 def draw_all(jobs: list[tuple], what: str, workers: int, **settings) -> Iterator[list]:
-    """The people's pictures in the order of ``jobs``, drawn by ``workers`` processes."""
+    """Yield the pictures of each person in the order of ``jobs``; ``workers`` processes draw them.  what: text of the bar."""
     total = sum(len(pictures) for _, pictures in jobs)
     with Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool, \
             tqdm(total=total, desc=what, unit=" images", disable=None) as bar:
@@ -54,9 +54,9 @@ def draw_all(jobs: list[tuple], what: str, workers: int, **settings) -> Iterator
 
 
 def write_training_set(folder: Path, people: int, mean_images: float, **settings) -> int:
-    """train.{rec,idx}, property as in MS1MV3; the number of images.
+    """Write train.{rec,idx} and property as in MS1MV3; returns the number of images.
 
-    Half of the people have about the mean, some far fewer: counts are 2 + Poisson with a gamma-distributed mean.
+    A person has 2 + Poisson images, with a gamma-distributed mean: half of the people have about the mean, some far fewer.
     """
     rng = draws(settings["seed"], LAYOUT, 0)
     counts = 2 + rng.poisson(rng.gamma(3.0, max(mean_images - 2, 0) / 3.0, people))
@@ -76,9 +76,9 @@ def write_training_set(folder: Path, people: int, mean_images: float, **settings
 
 
 def write_bin(file: Path, pairs: int, **settings) -> int:
-    """A verification .bin: pairs of the same and of different people in turn, as (list of bytes, list of bool).
+    """Write a verification .bin of (list of bytes, list of bool); genuine and impostor pairs take turns.
 
-    Returns how many images were drawn; ``pairs`` is at least 2.
+    pairs: 2 or more.  Returns the number of images.
     """
     jobs = [(VERIFY + number, [(0, 0), (1, 1), (2, 2)]) for number in range(max(-(-pairs // 2), 2))]
     people = [[jpeg for jpeg, _ in pictures] for pictures in
@@ -92,11 +92,11 @@ def write_bin(file: Path, pairs: int, **settings) -> int:
 
 
 def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
-    """IJBC/{loose_crop,meta} below ``folder``; the number of images.
+    """Write IJBC/{loose_crop,meta} in ``folder``; returns the number of images.
 
-    Each person has three templates of one to six images from one or more scenes (a scene is a medium).  The first
-    template of 2 people in 3 is their entry in gallery G1 or G2; the other people's probes have no mate.
-    impostors: pairs of templates of different people, drawn at random; genuine pairs: all.
+    Each person has three templates of one to six images from one or two scenes; a scene is a medium.  For 2 people in 3, the
+    first template is their entry in gallery G1 or G2; the probes of the others are non-mated.
+    impostors: number of impostor pairs, drawn at random; all genuine pairs are listed.
     """
     rng = draws(settings["seed"], LAYOUT, 1)
     target, part = folder / "IJBC", folder / "IJBC.part"
@@ -121,8 +121,8 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
     lines, number = [], 0
     try:
         with disk_errors(target):
-            for pictures in draw_all(jobs, "IJB-C look-alike", loose=True, **settings):
-                for jpeg, picture in pictures:
+            for person_pictures in draw_all(jobs, "evaluation set", loose=True, **settings):
+                for jpeg, picture in person_pictures:
                     number += 1
                     (crops / f"{number}.jpg").write_bytes(jpeg)
                     points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
@@ -137,7 +137,10 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
 
 def write_meta(meta: Path, rows: list, lines: list[str], owner: np.ndarray, impostors: int,
                rng: np.random.Generator) -> None:
-    """The six text files; template t belongs to person owner[t - 1] and has three neighbours of the same person."""
+    """Write the six text files of the protocol.  Template t belongs to person owner[t - 1].
+
+    rows: (template, medium) of each image.  lines: name, landmarks and quality of each image.
+    """
     a, b = np.triu_indices(len(owner), 1)
     same = owner[a] == owner[b]
     chosen = np.flatnonzero(~same)

@@ -1,12 +1,12 @@
-r"""A plain regression onto the old features: how well can a new model reproduce them?  No classifier, no method.
+r"""Train a new model by a plain regression onto the old features: no classifier, no method.
 
     python tools/rehearsal/regression.py BCT_Methods/L2/configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py \
         output=work_dirs/regression
 
     L = mean_i ||^f_n,i - ^f_o,i||_2^2
 
-It is the yardstick of the drawn set: a set on which this does not reach the old model's own figures is too small to
-tell anything about a method.
+It shows whether a data set is large enough to compare methods on it: if even this does not reach the figures of the old
+model itself, it is too small.
 """
 
 import sys

@@ -1,36 +1,36 @@
 """One picture of an identity: pose, expression, light, covers and camera, drawn with OpenCV.
 
-The contours are lifted onto the head's surface, turned, projected and filled; light falls on the person's normals;
-a camera with tone curve, blur and noise takes the picture.  `scene` numbers styling, light, clothes and covers,
-`image` numbers pose, expression and camera, so that the frames of one video share what such frames share.
+The contours are put on the surface of the head, rotated, projected and filled; light falls on the normals of the person; a
+camera with tone curve, blur and noise takes the picture.  The number `scene` chooses styling, light, clothes and covers, the
+number `image` pose, expression and camera, so that pictures of one scene differ like the frames of a video.
 """
 
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from tools.rehearsal import contours
 from tools.rehearsal.contours import Shape
 from tools.rehearsal.identity import CELL, FRAME, MIDDLE_Y, SCENE, SPAN, Identity, displacement, draws, height, varied
+from utils.opencv import cv2
 
 # Five landmarks of the aligned 112 x 112 crop (insightface's), x + iy.
 TEMPLATE = np.array([38.2946 + 51.6963j, 73.5318 + 51.5014j, 56.0252 + 71.7366j, 41.5493 + 92.3655j,
                      70.7299 + 92.2041j])
-HALF = 0.5 + 0.5j        # drawing counts from the edge of the first pixel, template and landmarks from its centre
+HALF = 0.5 + 0.5j        # drawing counts from the edge of the first pixel, the template and landmarks from its centre
 PIVOT = np.array([0.0, 0.35, -0.35])                                 # the head turns about this point
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Strength of everything that changes between two pictures of one person; 0 everywhere = passport photographs."""
+    """Strength of everything that changes between two pictures of one person; all 0: passport photographs."""
     yaw: float = 20.0          # degrees, standard deviation
     pitch: float = 10.0        # degrees, standard deviation
     roll: float = 9.0          # degrees, standard deviation (alignment removes most of it)
     sway: float = 1.0          # factor on the columns `scene` and `frame` of the parameter table
-    light: float = 1.0         # how far the lamp moves from the front, and how deep the shadows are
+    light: float = 1.0         # movement of the lamp from the front, and depth of the shadows
     exposure: float = 0.30     # standard deviation of the logarithm of the overall gain
     tint: float = 0.10         # standard deviation of the logarithm of each colour channel's gain
     contrast: float = 0.18     # standard deviation of the logarithm of gamma
@@ -41,12 +41,12 @@ class Difficulty:
     compression: float = 1.0   # 0: JPEG quality 95; 1: 55 to 95
 
     def scaled(self, factor: float) -> "Difficulty":
-        """Everything `factor` times as strong: the one knob."""
+        """The same with every strength multiplied by `factor`."""
         return Difficulty(*[factor * getattr(self, field.name) for field in fields(self)])
 
 
 class Picture(NamedTuple):
-    """rgb: uint8 [H, W, 3].  landmarks: float32 [5, 2], x and y as a detector would find them, with its errors.
+    """rgb: uint8 [H, W, 3].  landmarks: float32 [5, 2], x and y in pixels, with the errors of a detector.
 
     quality: 0 (unusable) to 1 (sharp, frontal, free).  jpeg: quality at which the picture should be stored.
     """
@@ -57,13 +57,13 @@ class Picture(NamedTuple):
 
 
 class View(NamedTuple):
-    """How the camera sees the head: its rotation [3, 3], and the camera's distance in distances between the eyes."""
+    """How the camera sees the head: rotation of the head [3, 3], and distance of the camera in distances between the eyes."""
     rotation: np.ndarray
     distance: float
 
 
 class Place(NamedTuple):
-    """A similarity of the plane: where a point that the camera sees lies in the picture, in pixels."""
+    """A similarity of the plane: from points that the camera sees to their places in the picture, in pixels."""
     factor: complex
     shift: complex
 
@@ -78,9 +78,9 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
            loose: bool = False) -> Picture:
     """Picture number `image` of a person.
 
-    size: side of the aligned crop in pixels.  loose: instead of that crop a photograph 1.35 to 1.65 times as wide,
-    the head at 0.85 to 1.2 times the crop's scale and as tilted as it was held.  scene: default `image`, a scene of
-    its own.  Equal arguments give equal pixels, whatever was drawn before.
+    size: side of the aligned crop in pixels.  loose: a photograph 1.35 to 1.65 times as wide instead of the crop, with the
+    head at 0.85 to 1.2 times the scale of the crop and not rotated upright.  scene: None means `image`, a scene for this
+    picture alone.  Equal arguments give equal pixels, whatever was drawn before.
     """
     difficulty = difficulty or Difficulty()
     styling = draws(who.seed, SCENE, who.number, image if scene is None else scene)
@@ -92,10 +92,10 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
     seen = project(who, p, view, np.concatenate([marks, *[polygon for shape in shapes for polygon in shape.polygons]]))
     true, seen = np.split(seen, [len(marks)])
     unit = abs(true[1] - true[0])
-    found = true + difficulty.detector * unit * complex_normal(frame, len(marks))
-    place, side = loosely(found, size, frame) if loose else (aligned(found, size), (size, size))
+    detected = true + difficulty.detector * unit * complex_normal(frame, len(marks))
+    place, side = loosely(detected, size, frame) if loose else (aligned(detected, size), (size, size))
 
-    fine = -(-64 // size)                                            # small pictures are drawn larger
+    fine = -(-64 // size)                                            # small pictures are drawn larger, and shrunk
     drawn = place.enlarged(fine)
     canvas = background(styling, side[0] * fine, side[1] * fine)
     paint(canvas, shapes, drawn(seen), abs(drawn.factor))
@@ -103,12 +103,12 @@ def render(who: Identity, image: int, size: int, difficulty: Difficulty | None =
     rgb, harm = photographed(canvas, side, unit * abs(drawn.factor), styling, frame, difficulty)
     quality = np.exp(-(harm + 2.2 * (1 - view.rotation[2, 2]) + 0.35 * covered))
     jpeg = int(95 - 40 * min(difficulty.compression, 2.0) * frame.random() ** 2)
-    found = place(found) - HALF
-    return Picture(rgb, np.stack([found.real, found.imag], 1).astype(np.float32), float(quality), jpeg)
+    landmarks = place(detected) - HALF
+    return Picture(rgb, np.stack([landmarks.real, landmarks.imag], 1).astype(np.float32), float(quality), jpeg)
 
 
 def complex_normal(rng: np.random.Generator, n: int) -> np.ndarray:
-    """n points of the plane as complex numbers, unit variance in x and in y."""
+    """n random points of the plane as complex numbers, with variance 1 in x and in y."""
     x, y = rng.standard_normal((2, n))
     return x + 1j * y
 
@@ -125,7 +125,7 @@ def camera_view(frame: np.random.Generator, difficulty: Difficulty) -> View:
 
 
 def project(who: Identity, p: SimpleNamespace, view: View, points: np.ndarray) -> np.ndarray:
-    """Frontal face coordinates, complex [n] -> where the camera sees them, complex [n], in about the same units."""
+    """Points in frontal face coordinates, complex [n] -> where the camera sees them, complex [n], in about the same units."""
     x, y = points.real, points.imag
     dx, dy = displacement(who.fields, x, y)
     offset = [x + dx - PIVOT[0], y + dy - PIVOT[1], height(p, x, y) - PIVOT[2]]
@@ -133,24 +133,24 @@ def project(who: Identity, p: SimpleNamespace, view: View, points: np.ndarray) -
     return (right + 1j * down) / (1 - near / view.distance)
 
 
-def aligned(found: np.ndarray, size: int) -> Place:
-    """Places the face so that the found landmarks fit the template of a size x size crop best (least squares)."""
+def aligned(landmarks: np.ndarray, size: int) -> Place:
+    """The place for which the landmarks fit the template of a size x size crop best (least squares)."""
     target = (TEMPLATE + HALF) * size / 112
-    a, b = found - found.mean(), target - target.mean()
+    a, b = landmarks - landmarks.mean(), target - target.mean()
     factor = np.vdot(a, b) / np.vdot(a, a).real
-    return Place(factor, target.mean() - factor * found.mean())
+    return Place(factor, target.mean() - factor * landmarks.mean())
 
 
-def loosely(found: np.ndarray, size: int, frame: np.random.Generator) -> tuple[Place, tuple[int, int]]:
-    """Places the face, with its roll, in a photograph (width, height) about 1.45 times as wide as a crop."""
-    factor = abs(aligned(found, size).factor) * frame.uniform(0.85, 1.2)
+def loosely(landmarks: np.ndarray, size: int, frame: np.random.Generator) -> tuple[Place, tuple[int, int]]:
+    """A place, without rotation, in a photograph about 1.45 times as wide as a crop; (width, height) of the photograph."""
+    factor = abs(aligned(landmarks, size).factor) * frame.uniform(0.85, 1.2)
     width, tall = np.rint(size * frame.uniform(1.35, 1.65) * np.array([1, 1.08])).astype(int).tolist()
     middle = complex(0.5 * width, 0.53 * tall) + 0.05 * size * complex_normal(frame, 1)[0]
-    return Place(factor, middle - factor * found.mean()), (width, tall)
+    return Place(factor, middle - factor * landmarks.mean()), (width, tall)
 
 
 def dressed(p: SimpleNamespace, styling: np.random.Generator, difficulty: Difficulty) -> tuple[int, list[Shape]]:
-    """How many things hide a part of the face, and all shapes in painting order."""
+    """(number of things that hide a part of the face, all shapes in painting order)."""
     shapes, covered = [*contours.clothes(styling), *contours.face(p)], 0
     if p.glasses > 0:
         shapes += contours.glasses(p, styling)
@@ -161,7 +161,7 @@ def dressed(p: SimpleNamespace, styling: np.random.Generator, difficulty: Diffic
 
 
 def background(styling: np.random.Generator, width: int, tall: int) -> np.ndarray:
-    """A canvas [tall, width, 3] of a few soft blotches of colour."""
+    """A canvas [tall, width, 3] with a few soft blotches of colour."""
     colour = styling.uniform(15, 240) + 30 * styling.standard_normal(3)
     blotches = styling.standard_normal((5, 5, 1)) + 0.4 * styling.standard_normal((5, 5, 3))
     field = np.clip(colour + styling.uniform(5, 45) * blotches, 0, 255).astype(np.uint8)
@@ -169,7 +169,7 @@ def background(styling: np.random.Generator, width: int, tall: int) -> np.ndarra
 
 
 def paint(canvas: np.ndarray, shapes: list[Shape], points: np.ndarray, scale: float) -> None:
-    """Fills polygons and draws lines in order.  points: all polygons of all shapes, in pixels of the canvas."""
+    """Fill polygons and draw lines in order.  points: all polygons of all shapes, in pixels of the canvas."""
     pixels = np.rint(16 * np.array([points.real - HALF.real, points.imag - HALF.imag]).T).astype(np.int32)
     end = 0
     for shape in shapes:
@@ -185,7 +185,7 @@ def paint(canvas: np.ndarray, shapes: list[Shape], points: np.ndarray, scale: fl
 
 def lit(canvas: np.ndarray, who: Identity, p: SimpleNamespace, view: View, place: Place,
         styling: np.random.Generator, difficulty: Difficulty) -> np.ndarray:
-    """Multiplies the painted colours by light on the person's normals and by the colour factors of the skin."""
+    """The canvas times the light on the normals of the person and the colour factors of the skin."""
     azimuth, elevation = np.array([0.0, 0.35]) + difficulty.light * np.array([0.75, 0.4]) * styling.standard_normal(2)
     lamp = np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     key = min(max(0.65 + 0.2 * difficulty.light * styling.standard_normal(), 0.2), 1.1)
@@ -197,9 +197,9 @@ def lit(canvas: np.ndarray, who: Identity, p: SimpleNamespace, view: View, place
 
 
 def face_map(canvas: np.ndarray, p: SimpleNamespace, view: View, place: Place) -> np.ndarray:
-    """For each pixel the cell (x, y) of the identity's maps that is seen there, float32 [H, W, 2].
+    """For each pixel, the cell (x, y) of the identity's maps that the camera sees there, float32 [H, W, 2].
 
-    Inverts the projection on a coarse grid by fixed-point steps (a pixel's face point depends on its own depth).
+    The projection is inverted on a coarse grid by fixed-point steps, because the point depends on its own depth.
     """
     tall, wide = canvas.shape[:2]
     steps = (np.arange(24) + 0.5) / 24
@@ -221,7 +221,7 @@ def face_map(canvas: np.ndarray, p: SimpleNamespace, view: View, place: Place) -
 
 def photographed(canvas: np.ndarray, side: tuple[int, int], unit: float, styling: np.random.Generator,
                  frame: np.random.Generator, difficulty: Difficulty) -> tuple[np.ndarray, float]:
-    """What the camera makes of the scene, uint8 [H, W, 3], and how much that harms it (0 = not at all).
+    """(the picture that the camera takes, uint8 [H, W, 3]; how much worse it is than the canvas, 0 = not at all).
 
     unit: distance between the eyes on the canvas, in pixels.
     """
@@ -229,7 +229,7 @@ def photographed(canvas: np.ndarray, side: tuple[int, int], unit: float, styling
     gamma = np.exp(difficulty.contrast * styling.standard_normal())
     colour = np.exp(gain + difficulty.tint * styling.standard_normal(3))
     levels = np.linspace(0, 1, 256)[:, None] ** gamma * colour
-    levels = levels / (1 + np.maximum(levels - 0.8, 0))              # a shoulder instead of a hard white
+    levels = levels / (1 + np.maximum(levels - 0.8, 0))              # bright values approach white gradually
     canvas = cv2.LUT(canvas, np.clip(255 * levels, 0, 255).astype(np.uint8)[None])
     sigma = difficulty.blur * frame.exponential()
     smear = sigma * np.array([frame.uniform(0.3, 1), 1])[:: frame.choice([-1, 1])]
@@ -239,7 +239,7 @@ def photographed(canvas: np.ndarray, side: tuple[int, int], unit: float, styling
         canvas = cv2.resize(canvas, side, interpolation=cv2.INTER_AREA)
     grain = difficulty.noise * frame.exponential()
     noise = frame.integers(0, 256, canvas.shape, np.uint8)
-    # uniform in [0, 255] has standard deviation 73.6; saturates at 0 and 255 as a sensor does
+    # uniform noise in [0, 255] has standard deviation 73.6; the sum saturates at 0 and 255, as in a sensor
     strength = min(grain, 30.0) / 73.6
     rgb = cv2.addWeighted(canvas, 1.0, noise, strength, -127.5 * strength)
     return rgb, 2.5 * sigma + 0.012 * grain + 0.25 * abs(gain)

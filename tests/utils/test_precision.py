@@ -1,4 +1,4 @@
-"""Half precision: where it is used, where not, and that the rest of the network stays in float32."""
+"""Half precision: which device has it, which part of a network uses it, and that the rest stays in float32."""
 
 import logging
 
@@ -20,7 +20,7 @@ def small(name: str, fp16):
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """Call it with the instructions that the CPU shall have."""
+    """A function: its arguments become the instructions of this CPU."""
     def has(*instructions):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
         precision.cpu_half_precision.cache_clear()
@@ -38,7 +38,7 @@ def test_rule(cpu, device, instructions, dtype):
     assert precision.half_precision(torch.device(device)) is dtype
 
 
-def test_said_once(cpu, caplog, monkeypatch):
+def test_the_log_has_it_once(cpu, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("bct"), "propagate", True)
     cpu("avx2")
     with caplog.at_level(logging.INFO, "bct"):

@@ -1,4 +1,4 @@
-"""The drawn set: the same bytes for the same seed and any number of processes, readable layouts, disjoint people."""
+"""The rehearsal set: the same bytes for the same seed and any number of processes, readable layouts, disjoint people."""
 
 import hashlib
 import subprocess
@@ -16,8 +16,7 @@ from tools.rehearsal.identity import identity
 from tools.rehearsal.layouts import EVALUATE, NOTE, TRAIN, VERIFY, refuse_foreign
 from tools.rehearsal.render import Difficulty, render
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from utils.paths import ROOT
 
 
 def make(out: Path, *more: str) -> Path:
@@ -74,12 +73,12 @@ def test_evaluation_layout(drawn):
     probes = set(sides["probe_mixed"][:, 1])
     assert not first & second and probes > first | second
     listed = np.concatenate(list(sides.values()))
-    assert len(np.unique(listed[:, 0])) == len(listed) == 16            # the first templates of 2 people are no probes
+    assert len(np.unique(listed[:, 0])) == len(listed) == 16            # the first templates of 2 people are not probes
     assert ((listed[:, 0] - 1) // 3 == listed[:, 1]).all()               # templates 3p + 1 to 3p + 3 are person p's
     assert all(((a - 1) // 3 == (b - 1) // 3) == same for a, b, same in pairs)
 
 
-def test_drawing_again_replaces_what_was_drawn_and_nothing_else(drawn, tmp_path):
+def test_a_second_run_replaces_a_rehearsal_set_and_nothing_else(drawn, tmp_path):
     smaller = ["--identities", "2", "--images", "2", "--pairs", "2", "--eval-identities"]
     out = make(tmp_path, *smaller, "9", "--workers", "1")
     rows = len(list((out / "ijb/IJBC/loose_crop").iterdir()))
@@ -87,7 +86,7 @@ def test_drawing_again_replaces_what_was_drawn_and_nothing_else(drawn, tmp_path)
     assert 18 <= len(list((out / "ijb/IJBC/loose_crop").iterdir())) < rows     # none of the first run is left
     assert not list(out.rglob("*.part"))
     (out / NOTE).unlink()
-    with pytest.raises(UserError, match="was not drawn"):
+    with pytest.raises(UserError, match="is not a rehearsal set"):
         refuse_foreign(out)
 
 
@@ -95,7 +94,7 @@ def test_people_of_the_three_sets_are_different():
     assert TRAIN + 1_000_000 <= VERIFY and VERIFY + 1_000_000 <= EVALUATE
 
 
-def test_a_picture_depends_on_its_own_numbers_only():
+def test_a_picture_depends_only_on_its_own_numbers():
     alone = render(identity(3, 5), 2, 32)
     for number in (9, 4):
         render(identity(3, number), 0, 32)
