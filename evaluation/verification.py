@@ -16,8 +16,8 @@ ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999
 
 # --- 1:1 -------------------------------------------------------------------------------------------------
 
-def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Cosine of each pair, float32 [P]; gallery, query: rows [T, d] of all templates.
+def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, dtype: type = np.float32) -> np.ndarray:
+    """Cosine of each pair, [P], computed in ``dtype``; gallery, query: rows [T, d] of all templates.
 
     IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
     and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.  Pairs that are few among
@@ -25,25 +25,25 @@ def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndar
     """
     left, row = used_rows(pairs.enrol, len(gallery))
     right, column = used_rows(pairs.verify, len(query))
-    scores = np.empty(len(row), np.float32)
+    scores = np.empty(len(row), dtype)
     if len(left) * len(right) > SPARSE * len(row):
         for start in range(0, len(row), ENTRIES):
             part = slice(start, start + ENTRIES)
-            pair = unit_rows(gallery, pairs.enrol[part]), unit_rows(query, pairs.verify[part])
+            pair = unit_rows(gallery, pairs.enrol[part], dtype), unit_rows(query, pairs.verify[part], dtype)
             scores[part] = np.einsum("nd,nd->n", *pair)
         return scores
-    across = unit_rows(query, right).T
+    across = unit_rows(query, right, dtype).T
     step = max(1, CELLS // len(right))
     for start in range(0, len(left), step):
-        product = unit_rows(gallery, left[start:start + step]) @ across
+        product = unit_rows(gallery, left[start:start + step], dtype) @ across
         here = np.flatnonzero((row >= start) & (row < start + step))
         scores[here] = product.take((row[here] - start) * np.int64(len(right)) + column[here])
     return scores
 
 
-def unit_rows(features: np.ndarray, rows) -> np.ndarray:
-    """These rows with norm 1, float32."""
-    chosen = features[rows].astype(np.float32, copy=False)
+def unit_rows(features: np.ndarray, rows, dtype: type = np.float32) -> np.ndarray:
+    """These rows with norm 1, in ``dtype``."""
+    chosen = features[rows].astype(dtype, copy=False)
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 
 
@@ -99,8 +99,12 @@ def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
 
 
 def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public=False) -> tuple[dict, dict]:
-    """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol."""
-    scores = pair_scores(gallery, query, pairs)
+    """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol.
+
+    public: read as :func:`public_roc` does, from float64 scores as the public evaluators have them: scores that float32
+    makes equal join several points of the curve into one, which changes the thinned curve.
+    """
+    scores = pair_scores(gallery, query, pairs, np.float64 if public else np.float32)
     roc = Roc.of(scores, pairs.same)
     if public:
         tar, threshold, area = public_roc(scores, pairs.same, FARS)

@@ -65,6 +65,26 @@ def test_public_reading_takes_the_nearest_kept_point():
     assert area == pytest.approx(roc_auc_score(same, scores))
 
 
+@pytest.mark.parametrize("sparse", [64, 0])         # by a product of matrices; pair by pair
+def test_the_public_reading_sees_differences_that_float32_does_not(sparse, monkeypatch):
+    """Twenty pairs of cosine 1 - 5e-11 i^2, 1 in float32.  From the best: 5 genuine, 1 impostor, 3 genuine, 8 impostors, 2 and 1.
+
+    At FAR 0.1 (one impostor pair of ten) 8 of 10 genuine pairs are accepted; with all scores equal the curve has no
+    point between (0, 0) and (1, 1), and the nearest has TAR 0.
+    """
+    monkeypatch.setattr(verification, "SPARSE", sparse)
+    same = np.array([1] * 5 + [0] + [1] * 3 + [0] * 8 + [1] * 2 + [0], bool)
+    query = np.stack([np.ones(20), 1e-5 * np.arange(1, 21)], 1).astype(np.float32)
+    pairs = Pairs(np.zeros(20, np.int32), np.arange(20, dtype=np.int32), same)
+    gallery = np.array([[1, 0]], np.float32)
+    figures, arrays = one_to_one(gallery, query, pairs, public=True)
+    assert figures["TAR"][-1] == 0.8 and arrays["scores"].dtype == np.float64
+    genuine, impostor = np.flatnonzero(same), np.flatnonzero(~same)
+    assert figures["auc"] == pytest.approx(np.mean([g < i for g in genuine for i in impostor]), abs=1e-12)
+    scores = one_to_one(gallery, query, pairs)[1]["scores"]
+    assert scores.dtype == np.float32 and public_roc(scores, same, np.array([0.1]))[0].tolist() == [0.0]
+
+
 def test_figures_say_where_the_data_is_too_small():
     draw = np.random.default_rng(4)
     features, same = random_unit_rows(draw, 60, 6), np.arange(1500) < 500
