@@ -14,21 +14,21 @@ from tqdm import tqdm
 
 from evaluation.cells import Cell, Measure
 from evaluation.study import Evaluation
-from evaluation.verification import pair_scores, unit_rows
+from evaluation.verification import Rows, pair_scores, unit_rows
 from evaluation.versions import Features
 
 
 class Mixed:
     """Gallery rows of which some are new already: looks like the array that it stands for."""
 
-    def __init__(self, old: np.ndarray, new: np.ndarray, done: np.ndarray):
-        self.old, self.new, self.done = old, new, done
+    def __init__(self, old: Rows, new: Rows, done: np.ndarray):
+        self.old, self.new, self.done, self.shape = old, new, done, old.shape
 
     def __len__(self) -> int:
         return len(self.old)
 
     def __getitem__(self, rows) -> np.ndarray:
-        done, out = self.done[rows], np.empty((len(rows), self.old.shape[1]), np.float32)
+        done, out = self.done[rows], np.empty((len(rows), self.shape[1]), np.float32)
         out[done], out[~done] = unit_rows(self.new, rows[done]), unit_rows(self.old, rows[~done])
         return out
 
@@ -55,7 +55,8 @@ def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, li
 def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell], orders: dict[str, list[np.ndarray]],
              steps: int, bar: tqdm) -> dict[str, list[Curve]]:
     """{order: a curve per permutation}; ends: the cells at 0 (new on old) and at 1 (new on new)."""
-    images, share, out = measure.evaluation.images, np.linspace(0, 1, steps + 1), {}
+    images, share = measure.evaluation.images, np.linspace(0, 1, steps + 1)
+    out: dict[str, list[Curve]] = {}
     pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
     if pairs is not None and after is None:
         after = pair_scores(new.gallery, new.query, pairs)
@@ -66,7 +67,9 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
             for count in counts[1:-1]:
                 done = np.zeros(len(images), bool)
                 done[order[:count]] = True
-                scores = None if pairs is None else np.where(done[pairs.enrol], after, before)
+                scores = None       # the cell computes them
+                if pairs is not None and before is not None and after is not None:
+                    scores = np.where(done[pairs.enrol], after, before)
                 cells.append(measure(Mixed(old.gallery, new.gallery, done), new.query, scores=scores))
                 bar.update()
             cells.append(ends[1])
@@ -81,8 +84,9 @@ def summary(curves: list[Curve], metric: str, start: float, part: float) -> dict
     start: M(old, old).  share and images are None where the end is no better than the start.
     """
     values = np.stack([curve.values[metric] for curve in curves])
-    reached = [crossing(curve, metric, start, part) for curve in curves]
-    whole = None not in reached
+    crossings = [crossing(curve, metric, start, part) for curve in curves]
+    reached = [point for point in crossings if point is not None]
+    whole = len(reached) == len(curves)
     return {"auc": float(np.trapezoid(values.mean(0), curves[0].share)),
             "share": float(np.mean([share for share, _ in reached])) if whole else None,
             "images": int(round(np.mean([images for _, images in reached]))) if whole else None}
@@ -98,4 +102,5 @@ def crossing(curve: Curve, metric: str, start: float, part: float) -> tuple[floa
     if k == 0:
         return 0.0, 0.0
     t = (goal - y[k - 1]) / (y[k] - y[k - 1])
-    return tuple(float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
+    share, images = (float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
+    return share, images

@@ -9,7 +9,7 @@ from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
 from evaluation.formats import rate
 from evaluation.identification import FPIRS, Hits, search_each, search_figures
 from evaluation.study import Evaluation
-from evaluation.verification import FARS, Roc, pair_scores
+from evaluation.verification import FARS, Roc, Rows, pair_scores
 
 CURVE_FARS = np.logspace(-6, 0, 61)
 
@@ -38,13 +38,14 @@ class Measure:
 
     @cached_property
     def pair_draws(self) -> PairDraws:
+        assert self.evaluation.pairs is not None        # only add_curve asks for it
         return PairDraws(self.evaluation.pairs, self.subjects, self.weights)
 
     @cached_property
     def search_draws(self) -> SearchDraws:
         return SearchDraws(self.subjects[1][self.evaluation.search.probes.templates], self.weights)
 
-    def __call__(self, gallery: np.ndarray, query: np.ndarray, resample: bool = False, scores: np.ndarray | None = None) -> Cell:
+    def __call__(self, gallery: Rows, query: Rows, resample: bool = False, scores: np.ndarray | None = None) -> Cell:
         """The cell of these features; resample: with draws and a curve; scores: of the pairs, where they are known."""
         cell = Cell({}, {}, None, {}, {})
         if self.evaluation.pairs is not None:
@@ -52,7 +53,7 @@ class Measure:
             roc = Roc.of(cell.scores, self.evaluation.pairs.same)
             cell.values |= named("TAR", FARS, roc.at(FARS)[0])
             if resample:
-                self.add_curve(cell, roc)
+                self.add_curve(cell, roc, cell.scores)
         cell.hits = search_each(gallery, query, self.evaluation.search.galleries, self.evaluation.search.probes, self.device)
         cell.hits.pop("mixed", None)
         figures, _ = search_figures(cell.hits)
@@ -60,14 +61,15 @@ class Measure:
         if resample and len(self.weights):
             drawn = self.search_draws.figures(cell.hits)
             cell.draws |= drawn | named("TPIR", FPIRS, drawn["TPIR"].T)
-        cell.values, cell.draws = ({name: of[name] for name in self.metrics if name in of} for of in (cell.values, cell.draws))
+        cell.values = {name: cell.values[name] for name in self.metrics}
+        cell.draws = {name: cell.draws[name] for name in self.metrics if name in cell.draws}
         return cell
 
-    def add_curve(self, cell: Cell, roc: Roc) -> None:
+    def add_curve(self, cell: Cell, roc: Roc, scores: np.ndarray) -> None:
         told = CURVE_FARS[CURVE_FARS * len(roc.different) >= 1]
         cell.curve = {"far": told, "tar": roc.at(told)[0]}
         if len(self.weights):
-            drawn = self.pair_draws.tar(cell.scores, np.concatenate([FARS, told[told <= FARS[-1]]]))
+            drawn = self.pair_draws.tar(scores, np.concatenate([FARS, told[told <= FARS[-1]]]))
             cell.draws |= named("TAR", FARS, drawn.T[:len(FARS)])
             band = np.array([interval(column) or (np.nan, np.nan) for column in drawn.T[len(FARS):]]).reshape(-1, 2)
             cell.curve |= {"low": band[:, 0], "high": band[:, 1]}

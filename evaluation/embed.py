@@ -5,7 +5,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from evaluation.align import similarity, warp
+from evaluation.models import EmbeddingModel, Replica
 from evaluation.protocol import Images
 from records.images import decode
 from utils.errors import UserError
@@ -45,7 +46,7 @@ class AlignedFaces(Dataset):
         return warp(image, self.matrices[i], self.size), True
 
 
-def embeddings(model, images: Images, folder: Path, batch_size: int, workers: int,
+def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: int, workers: int,
                force: bool = False) -> np.ndarray:
     """float32 [2, N, d] of images and mirror images, memory-mapped from a file in ``folder``.
 
@@ -66,7 +67,7 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
     return array
 
 
-def write_embeddings(file: Path, model, images: Images, batch_size: int, workers: int) -> None:
+def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_size: int, workers: int) -> None:
     """Embed batch by batch straight into ``file``: no more than a few batches are in memory."""
     faces = AlignedFaces(images, model.image_size)
     give_back_freed_memory()                # of a former model: the loader's processes are forked
@@ -93,13 +94,13 @@ def one_thread(worker: int) -> None:
     cv2.setNumThreads(0)        # the workers already fill the cores
 
 
-def embed_batches(replicas: list, batches: Iterable) -> Iterator[tuple]:
+def embed_batches(replicas: list[Replica], batches: Iterable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (readable bool [B], features float32 [2, B, d]) in order; the replicas take the batches in turn.
 
     Batch k goes to replica k % n once batch k - n, its last one, is finished: every replica has one at most.
     """
     with ThreadPoolExecutor(len(replicas)) as pool:
-        waiting = deque()
+        waiting: deque[tuple[np.ndarray, Future]] = deque()     # (readable, features) of the batches in work
         for k, (faces, readable) in enumerate(batches):
             waiting.append((readable.numpy(), pool.submit(replicas[k % len(replicas)], faces)))
             if len(waiting) == len(replicas):

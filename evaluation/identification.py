@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evaluation.protocol import People, Search
-from evaluation.verification import ENTRIES, ROUNDING, answerable, unit_rows
+from evaluation.verification import ENTRIES, ROUNDING, Rows, answerable, unit_rows
 
 FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates, 1:N table
 RANKS = (1, 5, 10)
@@ -75,7 +75,7 @@ class Block:
         return empty.scatter_reduce_(0, self.member[:, None].expand(-1, len(probes)), self.features @ probes.T, "amax")
 
 
-def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
+def blocks_of(gallery: Rows, people: People, device: torch.device) -> Iterator[Block]:
     """The entries of ``people`` in the order of their subjects, about ENTRIES rows at a time, or all of one subject's."""
     ordered = people.by_subject()
     starts = np.flatnonzero(np.r_[True, np.diff(ordered.subjects) != 0])
@@ -90,7 +90,7 @@ def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
         first = last
 
 
-def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: People, device="cpu") -> Hits:
+def search(gallery: Rows, query: Rows, people: People, probes: People, device: str | torch.device = "cpu") -> Hits:
     """Search all probes in a gallery; a subject with several templates counts once, with the best of them.
 
     gallery, query: rows [T, d], of which only a block of the gallery's is in memory at a time (read twice: a rank
@@ -99,14 +99,15 @@ def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: Peopl
     return search_each(gallery, query, {"": people}, probes, device)[""]
 
 
-def search_each(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People], probes: People,
-                device="cpu") -> dict[str, Hits]:
+def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes: People,
+                device: str | torch.device = "cpu") -> dict[str, Hits]:
     """:func:`search` in each of the galleries and, where there are several, in all of them at once ("mixed")."""
     device = torch.device(device)
     queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
     places = {name: places_of(people, probes).to(device) for name, people in galleries.items()}
     mates = {name: best_mates(gallery, people, queries, places[name]) for name, people in galleries.items()}
-    found, best, others, before = {}, torch.stack(list(mates.values())).amax(0), [], 0
+    found, best, others = {}, torch.stack(list(mates.values())).amax(0), []
+    before = torch.zeros(len(queries), dtype=torch.int64, device=device)
     for name, people in galleries.items():
         other, (own, mixed) = rivals(gallery, people, queries, places[name], [mates[name], best])
         found[name] = hits_of(mates[name], other, own, len(np.unique(people.subjects)))
@@ -133,7 +134,7 @@ def places_of(people: People, probes: People) -> Tensor:
     return torch.from_numpy(np.where(subjects[place] == probes.subjects, place, -1))
 
 
-def best_mates(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor) -> Tensor:
+def best_mates(gallery: Rows, people: People, queries: Tensor, places: Tensor) -> Tensor:
     """Best cosine of each probe to its own subject, float32 [n]; -inf without one."""
     mate = torch.full((len(queries),), -torch.inf, device=queries.device)
     for block in blocks_of(gallery, people, queries.device):
@@ -144,7 +145,8 @@ def best_mates(gallery: np.ndarray, people: People, queries: Tensor, places: Ten
     return mate
 
 
-def rivals(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor, limits: list[Tensor]) -> tuple:
+def rivals(gallery: Rows, people: People, queries: Tensor, places: Tensor,
+           limits: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """(best cosine to another subject, float32 [n]; for each of ``limits`` [n]: how many others reach it, int64 [n])."""
     other = torch.full((len(queries),), -torch.inf, device=queries.device)
     reached = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in limits]
@@ -178,7 +180,7 @@ def share(part: int, whole: int) -> float:
     return part / whole if whole else np.nan
 
 
-def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search, device="cpu") -> tuple[dict, dict]:
+def one_to_many(gallery: Rows, query: Rows, protocol: Search, device: str | torch.device = "cpu") -> tuple[dict, dict]:
     """(figures for tables and JSON, arrays for plots) of the 1:N protocol; "mixed" is a search in all galleries at once."""
     hits = search_each(gallery, query, protocol.galleries, protocol.probes, device)
     mixed = hits.pop("mixed", None)

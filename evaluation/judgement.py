@@ -14,6 +14,8 @@ AC              share of the ordered pairs (newer i, older j) with M(i, j) > M(j
 negative flip   right with old queries, wrong with new ones; positive: the reverse      (RACT, ICLR 2022)
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from evaluation.bootstrap import interval
@@ -26,7 +28,7 @@ from evaluation.verification import FARS, ROUNDING, Roc
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
 
 
-def compare_cells(mixed: Cell, old: Cell, reliable: list[str], few: list[str] = ()) -> dict[str, dict]:
+def compare_cells(mixed: Cell, old: Cell, reliable: Collection[str], few: Collection[str] = ()) -> dict[str, dict]:
     """{metric: criterion, difference, its interval, verdict, and the verdict that counts overall} of M(n, o) against M(o, o).
 
     reliable: the figures that count overall; few: those whose interval rests on too few subjects for any verdict.
@@ -92,9 +94,10 @@ def fixed_threshold(evaluation: Evaluation, old: Cell, mixed: Cell) -> dict[str,
     "new threshold" is the one that would give the mixed system that rate; 1:N has one of each per gallery.  "old rate":
     what the old system's threshold lets through, a false accept fewer than x in 1:N, because nothing at it is accepted.
     """
-    out = {"1:1": [], "1:N": []}
+    out: dict[str, list[dict]] = {"1:1": [], "1:N": []}
     if evaluation.pairs is not None:
-        before, after = (Roc.of(cell.scores, evaluation.pairs.same) for cell in (old, mixed))
+        assert old.scores is not None and mixed.scores is not None          # cells on the old gallery keep them
+        before, after = (Roc.of(scores, evaluation.pairs.same) for scores in (old.scores, mixed.scores))
         for far, old_tar, threshold, new in zip(FARS, *before.at(FARS), after.at(FARS)[1], strict=True):
             if far * len(before.different) + ROUNDING >= 1:
                 accepted = [int((side > threshold).sum()) for side in (after.same, after.different)]
@@ -105,8 +108,9 @@ def fixed_threshold(evaluation: Evaluation, old: Cell, mixed: Cell) -> dict[str,
     strangers = evaluation.negatives()["1:N"]
     for k, fpir in enumerate(FPIRS):
         if fpir < 1 and fpir * strangers + ROUNDING >= 1:
-            rows = [at_threshold(old.hits[name], mixed.hits[name], k) for name in old.hits]
-            if all(rows):
+            every = [at_threshold(old.hits[name], mixed.hits[name], k) for name in old.hits]
+            rows = [row for row in every if row is not None]
+            if len(rows) == len(every):
                 out["1:N"].append({"rate": rate(fpir)}
                                   | {key: [row[key] for row in rows] for key in ("threshold", "new threshold")}
                                   | {key: float(np.mean([row[key] for row in rows]))
@@ -132,7 +136,8 @@ def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir:
     Judged three ways: "top-1" (mated probes: the mate is first), "FPIR x" (with a mate: and above the old system's
     threshold; strangers: nobody is above it) and, counted only, "FAR x" (pairs decided right at the old system's threshold).
     """
-    counts, rows = {}, []
+    counts: dict[str, dict[str, int]] = {}
+    rows = []
     probes = evaluation.search.probes
     for name, before in old.hits.items():
         after, judged = mixed.hits[name], {"top-1": (before.mated, before.rank == 1, mixed.hits[name].rank == 1)}
@@ -150,9 +155,10 @@ def flips(evaluation: Evaluation, old: Cell, mixed: Cell, far: str | None, fpir:
                              **{f"{side} {what}": round(float(getattr(found, what)[i]), 5)
                                 for what in ("mate", "other") for side, found in (("old", before), ("new", after))}})
     if evaluation.pairs is not None and far:
+        assert old.scores is not None and mixed.scores is not None
         same = evaluation.pairs.same
         threshold = Roc.of(old.scores, same).at(np.array([float(far)]))[1][0]
-        was, now = ((cell.scores > threshold) == same for cell in (old, mixed))
+        was, now = ((scores > threshold) == same for scores in (old.scores, mixed.scores))
         add_counts(counts, f"FAR {far}, pairs of one person", same, was, now)
         add_counts(counts, f"FAR {far}, pairs of two people", ~same, was, now)
     return counts, rows
@@ -162,7 +168,7 @@ def right(hits: Hits, threshold: float) -> np.ndarray:
     return np.where(hits.mated, (hits.rank == 1) & (hits.mate > threshold), hits.other <= threshold)
 
 
-def add_counts(counts: dict, kind: str, counted: np.ndarray, was: np.ndarray, now: np.ndarray) -> None:
+def add_counts(counts: dict[str, dict[str, int]], kind: str, counted: np.ndarray, was: np.ndarray, now: np.ndarray) -> None:
     """Add one gallery's decisions to the counts of this way of judging."""
     entry = counts.setdefault(kind, {"decisions": 0, "negative": 0, "positive": 0})
     entry["decisions"] += int(counted.sum())

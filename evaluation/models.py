@@ -1,14 +1,11 @@
-"""Model files of three kinds alike: images in, embeddings of them and of their mirror images out.
-
-A model has ``fingerprint`` (sha256), ``image_size`` (pixels), ``dim``, ``precision`` (a word),
-``pixel_scale`` (None: it takes raw pixels) and ``replicas()``: one function per device, each uint8
-[B, S, S, 3] RGB -> float32 [2, B, dim], images and then mirror images.
-"""
+"""Model files of three kinds alike: images in, embeddings of them and of their mirror images out."""
 
 import copy
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,8 +18,23 @@ from utils.files import file_hash
 from utils.memory import keep_freed_memory
 from utils.precision import half_precision
 
+Replica = Callable[[Tensor], np.ndarray]    # uint8 [B, S, S, 3] RGB -> float32 [2, B, dim]: images, then mirror images
 
-def open_model(file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
+
+class EmbeddingModel(Protocol):
+    """What every kind of model has."""
+
+    fingerprint: str            # sha256 of the weights
+    image_size: int             # S, pixels
+    dim: int
+    precision: str              # of the computation: float32, float16, bfloat16, onnx, mxnet
+    pixel_scale: float | None   # input is (pixel - 127.5) / pixel_scale; None: the model takes raw pixels, 0 to 255
+
+    def replicas(self) -> list[Replica]:
+        """A function per device, each with a copy of the model."""
+
+
+def open_model(file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float) -> EmbeddingModel:
     """The model in ``file``: NAME.onnx, MXNet's PREFIX,EPOCH, or else a PyTorch checkpoint of ``network``."""
     if file.lower().endswith(".onnx"):
         return OnnxModel(file, devices, fp16, pixel_scale)
@@ -33,6 +45,7 @@ def open_model(file: str, network: str, devices: list[torch.device], fp16: bool,
 
 def find_devices(name: str) -> list[torch.device]:
     """"cuda" = every visible GPU, "cuda:1" = that one, "cpu", whose freed memory is then kept (before threads have own heaps)."""
+    device: torch.device | None
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -62,14 +75,16 @@ class TorchModel:
 
     def __init__(self, file: str, network: str, devices: list[torch.device], fp16: bool, pixel_scale: float):
         self.model = load_model(network, file, fp16=fp16)
-        self.devices, self.pixel_scale = devices, pixel_scale
+        self.devices = devices
+        self.pixel_scale: float | None = pixel_scale
         self.fingerprint = fingerprint(load_state(file))
         self.dim, self.image_size = self.model.num_features, self.model.image_size
         half = half_precision(devices[0].type) if fp16 else None
         self.precision = str(half or torch.float32).removeprefix("torch.")
 
     def replicas(self) -> list:
-        models = [copy.deepcopy(self.model).to(device, memory_format=torch.channels_last)
+        # torch's stub of Module.to lacks memory_format.
+        models = [copy.deepcopy(self.model).to(device, memory_format=torch.channels_last)     # type: ignore[call-overload]
                   for device in self.devices]
         return [partial(self.embed, *place) for place in zip(models, self.devices, strict=True)]
 

@@ -45,8 +45,7 @@ class Evaluation:
         if self.pairs is not None:
             used += [self.subjects[0][self.pairs.enrol], self.subjects[1][self.pairs.verify]]
         names = np.unique(np.concatenate(used))
-        places = [np.searchsorted(names, side).clip(max=len(names) - 1) for side in self.subjects]
-        return names, tuple(np.where(names[at] == side, at, -1) for at, side in zip(places, self.subjects, strict=True))
+        return names, (places_in(names, self.subjects[0]), places_in(names, self.subjects[1]))
 
     def subjects_behind(self) -> dict[str, int]:
         """{"TAR": subjects with a pair of their own, "top" and "TPIR": subjects of probes with a mate}."""
@@ -116,6 +115,12 @@ class Evaluation:
         return out
 
 
+def places_in(names: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Place of each subject in ``names`` (ascending), int64; -1: not among them."""
+    place = np.searchsorted(names, subjects).clip(max=len(names) - 1)
+    return np.where(names[place] == subjects, place, -1)
+
+
 def kind_of(metric: str) -> str:
     """TAR, top or TPIR."""
     return metric.replace("-", "@").split("@")[0]
@@ -158,9 +163,9 @@ def read_plain(data: Path) -> Evaluation:
     labels = [load_labels(data / f"{side}_label.npy") for side in ("gallery", "probe")]
     names, index = np.unique(np.concatenate(labels), return_inverse=True)
     subjects = index[:len(labels[0])], index[len(labels[0]):]
-    rows = [np.arange(len(side)) for side in labels]
+    rows = np.arange(len(labels[0])), np.arange(len(labels[1]))
     search = Search({"gallery": People(rows[0], labels[0])}, People(rows[1], labels[1]))
-    return Evaluation(data.resolve().name, read_plain_pairs(data / "pairs.npy", labels), search, subjects, tuple(rows),
+    return Evaluation(data.resolve().name, read_plain_pairs(data / "pairs.npy", labels), search, subjects, rows,
                       np.ones(len(rows[0]), np.int64))
 
 

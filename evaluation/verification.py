@@ -1,6 +1,7 @@
 """Verification (1:1): scores of pairs and the ROC."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,9 +15,18 @@ ENTRIES = 16_384            # rows of a gallery per block of a search ...
 ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
 
 
-# --- 1:1 -------------------------------------------------------------------------------------------------
+class Rows(Protocol):
+    """Features [T, d] whose rows are read a block at a time: an array, a memory map, or rows that are computed on demand."""
 
-def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, dtype: type = np.float32) -> np.ndarray:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows, /) -> np.ndarray: ...
+
+
+def pair_scores(gallery: Rows, query: Rows, pairs: Pairs, dtype: type = np.float32) -> np.ndarray:
     """Cosine of each pair, [P], computed in ``dtype``; gallery, query: rows [T, d] of all templates.
 
     IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
@@ -25,7 +35,7 @@ def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, dtype: typ
     """
     left, row = used_rows(pairs.enrol, len(gallery))
     right, column = used_rows(pairs.verify, len(query))
-    scores = np.empty(len(row), dtype)
+    scores: np.ndarray = np.empty(len(row), dtype)
     if len(left) * len(right) > SPARSE * len(row):
         for start in range(0, len(row), ENTRIES):
             part = slice(start, start + ENTRIES)
@@ -41,9 +51,9 @@ def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, dtype: typ
     return scores
 
 
-def unit_rows(features: np.ndarray, rows, dtype: type = np.float32) -> np.ndarray:
+def unit_rows(features: Rows, rows: np.ndarray | slice, dtype: type = np.float32) -> np.ndarray:
     """These rows with norm 1, in ``dtype``."""
-    chosen = features[rows].astype(dtype, copy=False)
+    chosen: np.ndarray = features[rows].astype(dtype, copy=False)
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 
 
@@ -84,7 +94,7 @@ class Roc:
         return float((below + not_above).mean() / 2 / len(self.different))
 
 
-def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
+def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """(TAR, threshold, AUC) as the public evaluators read them, from scikit-learn's *thinned* curve.
 
     The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
@@ -98,7 +108,7 @@ def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
     return tar[nearest], threshold[nearest], float(auc(far, tar))
 
 
-def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public=False) -> tuple[dict, dict]:
+def one_to_one(gallery: Rows, query: Rows, pairs: Pairs, public: bool = False) -> tuple[dict, dict]:
     """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol.
 
     public: read as :func:`public_roc` does, from float64 scores as the public evaluators have them: scores that float32

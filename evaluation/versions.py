@@ -14,9 +14,11 @@ import numpy as np
 
 from evaluation.embed import embeddings
 from evaluation.maps import fit_maps
-from evaluation.models import open_model
+from evaluation.models import EmbeddingModel, open_model
+from evaluation.protocol import Images
 from evaluation.study import Evaluation, load_npy
 from evaluation.templates import ROWS, norms, template_features
+from evaluation.verification import Rows
 from utils.arrays import read_npz
 from utils.errors import UserError
 
@@ -44,7 +46,7 @@ class Version:
     def is_array(self) -> bool:
         return Path(self.file).suffix.lower() in (".npy", ".npz")
 
-    def open(self, args):
+    def open(self, args: argparse.Namespace) -> EmbeddingModel:
         """The model in the file."""
         if Path(self.file).suffix.lower() in (".pt", ".pth") and self.network is None:
             raise UserError(f"{self.file}: which network is it? give {self.name}={self.file}:NETWORK, for example :r50")
@@ -54,7 +56,7 @@ class Version:
 class Features:
     """A version's features: ``gallery`` and ``query`` rows of any length, and what is known about them."""
 
-    def __init__(self, gallery: np.ndarray, query: np.ndarray, norm: np.ndarray | None = None, about: dict | None = None):
+    def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None):
         self.gallery, self.query, self.norm, self.about = gallery, query, norm, about or {}
 
     @property
@@ -63,7 +65,7 @@ class Features:
 
     def mapped(self, w: np.ndarray) -> "Features":
         """Both sides through the linear map w [d, d_old]; small enough to be in memory, or mapped block by block."""
-        if self.query is self.gallery:
+        if self.query is self.gallery and isinstance(self.gallery, np.ndarray):
             both = self.gallery @ w
             return Features(both, both)
         return Features(MappedRows(self.gallery, w), MappedRows(self.query, w))
@@ -72,7 +74,7 @@ class Features:
 class MappedRows:
     """``features @ w``, row by row on demand: looks like the array that it stands for."""
 
-    def __init__(self, features: np.ndarray, w: np.ndarray):
+    def __init__(self, features: Rows, w: np.ndarray):
         self.features, self.w, self.shape = features, w, (len(features), w.shape[1])
 
     def __len__(self) -> int:
@@ -97,7 +99,8 @@ class Versions:
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
         self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
-        self.free, self.map_errors = [], {}
+        self.free: list[str] = []
+        self.map_errors: dict[str, float] = {}
         self.add_maps(files, args.old_features)
         self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
         self.notes = [f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: "
@@ -142,24 +145,25 @@ def mapped_names(name: str) -> list[str]:
     return [f"{name}+{kind}" for kind in ("Procrustes", "ridge")]
 
 
-def read_features(version: Version, evaluation: Evaluation, args) -> Features:
+def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:
     """The version's features on this evaluation; args: folder of kept embeddings, devices, batch_size, workers ..."""
     if evaluation.source is None:
         return plain_features(version, evaluation)
     views, about = image_embeddings(version, evaluation.source, args)
     check_finite(views, evaluation.source.names, version)
     features = template_features(views, evaluation.source)
-    return Features(features, features, mean_norms(views, evaluation), about)
+    return Features(features, features, mean_norms(views, evaluation.source), about)
 
 
-def image_embeddings(version: Version, images, args) -> tuple[list[np.ndarray], dict]:
+def image_embeddings(version: Version, images: Images, args: argparse.Namespace) -> tuple[list[np.ndarray], dict]:
     """(the one or two views [N, d] of the images, what is known of the model)."""
     path, kind = Path(version.file), Path(version.file).suffix.lower()
+    about: dict = {}
     if kind == ".npz":
-        views, about = kept_views(path), {}
+        views = kept_views(path)
     elif kind == ".npy":
         array = load_npy(path)
-        views, about = list(array if array.ndim == 3 else array[None]), {}
+        views = list(array if array.ndim == 3 else array[None])
     else:
         model = version.open(args)
         print(f"{version.name}:", flush=True)
@@ -194,10 +198,10 @@ def check_finite(rows_of: list[np.ndarray], names, version: Version) -> None:
                                 f"{' and others' * (len(bad) > 5)}; embed these images again")
 
 
-def mean_norms(views: list[np.ndarray], evaluation: Evaluation) -> np.ndarray:
-    """Mean norm of the images' features, float [T]: low for images that the model is not sure about."""
-    images = evaluation.source
-    return np.bincount(images.templates, norms(views), len(evaluation.images)) / evaluation.images
+def mean_norms(views: list[np.ndarray], images: Images) -> np.ndarray:
+    """Mean norm of the images' features in each template, float [T]: low for images that the model is not sure about."""
+    count = len(images.template_ids)
+    return np.bincount(images.templates, norms(views), count) / np.bincount(images.templates, minlength=count)
 
 
 def plain_features(version: Version, evaluation: Evaluation) -> Features:
@@ -219,7 +223,7 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
         sides.append(array)
     if sides[0].shape[1] != sides[1].shape[1]:
         raise UserError(f"{folder}: gallery.npy has {sides[0].shape[1]} dimensions, probe.npy {sides[1].shape[1]}")
-    return Features(*sides, norms([sides[0]]))
+    return Features(sides[0], sides[1], norms([sides[0]]))
 
 
 class RowNames:

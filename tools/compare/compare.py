@@ -97,11 +97,11 @@ def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, h
     behind = evaluation.subjects_behind()
     few = [metric for metric in mixed.values if behind[kind_of(metric)] < FEW]
     compared = compare_cells(mixed, old, evaluation.reliable(), few)
-    found = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
+    found: dict = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
     if versions.paragon:
         paragon = matrix[versions.paragon, versions.paragon]
-        found["gain"] = update_gain(mixed, old, paragon)
-        found |= p_scores(found["gain"], own, paragon)
+        gain = update_gain(mixed, old, paragon)
+        found |= {"gain": gain} | p_scores(gain, own, paragon)
     rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
     found["threshold"] = fixed_threshold(evaluation, old, mixed)
     found["flips"], rows = flips(evaluation, old, mixed, *rates)
@@ -181,8 +181,8 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     pictures = draw_figures(report, out)
     write_page(report, tables, pictures, out / "index.html")
     for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
-        for file in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
-            file.unlink()
+        for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
+            earlier.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
     print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
           f"pictures, {sum(map(bool, lists.values()))} lists of flips")

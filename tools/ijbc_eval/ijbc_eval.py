@@ -101,32 +101,35 @@ def plot_saved(patterns: list[str], out: Path) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """One protocol, in one mode or all eight: tables on the terminal, npz, JSON and figures on disk."""
     images = read_images(args.data_path, args.subset)
+    labels = None
     if args.is_one_2_N:
-        name, kind, measure = "1:N", "1N", one_to_many
-        protocol = read_search(args.data_path, args.subset, images)
+        name, kind = "1:N", "1N"
+        search = read_search(args.data_path, args.subset, images)
+        measure, protocol = partial(one_to_many, protocol=search), str(search)
     else:
-        name, kind, measure = "1:1", "11", partial(one_to_one, public=args.roc == "public")
-        protocol = read_pairs(args.data_path, args.subset, images)
+        name, kind = "1:1", "11"
+        pairs = read_pairs(args.data_path, args.subset, images)
+        measure, protocol, labels = partial(one_to_one, pairs=pairs, public=args.roc == "public"), str(pairs), pairs.same
     print(f"{args.subset}: {len(images)} images in {len(images.template_ids)} templates, {protocol}")
     source = kept_embeddings if args.model_file is None else model_embeddings
     new, old, settings = source(args, images)
     settings |= {"subset": args.subset, "data": str(Path(args.data_path).resolve()), "protocol": name,
                  "kind": "self" if old is None else "cross", "roc": args.roc, "images": len(images)}
 
-    figures, arrays = {}, []
+    figures, per_mode = {}, []
     for mode in MODES if args.is_bunch else [DEFAULT]:
         query = template_features(new, images, mode)
         gallery = query if old is None else template_features(old, images, mode)
-        found, curves = measure(gallery, query, protocol)
+        found, curves = measure(gallery, query)
         figures[str(mode)] = tidy(found)
-        arrays.append(curves)
+        per_mode.append(curves)
     report = {"settings": settings, name: figures[str(DEFAULT)]}
     if args.is_bunch:
         report["modes"] = figures
-    arrays = {key: np.stack([curves[key] for curves in arrays]) for key in arrays[0]}
+    arrays = {key: np.stack([curves[key] for curves in per_mode]) for key in per_mode[0]}
     arrays["names"] = np.array(list(figures_by_name(report)))
-    if args.save_label and not args.is_one_2_N:
-        arrays["label"] = protocol.same
+    if args.save_label and labels is not None:
+        arrays["label"] = labels
     file = result_file(args, f"{settings['name']}_{args.subset}_{kind}{'_bunch' * args.is_bunch}")
     if args.save_embeddings or is_source(file, args):
         arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))

@@ -95,7 +95,7 @@ TABLES = {"1:1": table_one_to_one, "1:N": table_one_to_many}
 def print_tables(reports: list[dict]) -> None:
     """One table per protocol, with the rows of all reports."""
     for protocol, table in TABLES.items():
-        rows = {}
+        rows: dict[str, dict] = {}
         for report in reports:
             if report["settings"]["protocol"] == protocol:
                 rows |= {unused(name, rows): figures for name, figures in figures_by_name(report).items()}
