@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.cells import Cell, Measure
-from evaluation.study import Evaluation
+from evaluation.evaluation_set import Evaluation
 from evaluation.verification import Rows, pair_scores, unit_rows
 from evaluation.versions import Features
 

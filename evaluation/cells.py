@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
+from evaluation.evaluation_set import Evaluation
 from evaluation.formats import rate
 from evaluation.identification import FPIRS, Hits, search_each, search_figures
-from evaluation.study import Evaluation
 from evaluation.verification import FARS, Roc, Rows, pair_scores
 
 CURVE_FARS = np.logspace(-6, 0, 61)

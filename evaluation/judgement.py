@@ -20,9 +20,9 @@ import numpy as np
 
 from evaluation.bootstrap import interval
 from evaluation.cells import Cell
+from evaluation.evaluation_set import Evaluation
 from evaluation.formats import rate
 from evaluation.identification import FPIRS, Hits
-from evaluation.study import Evaluation
 from evaluation.verification import FARS, ROUNDING, Roc
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.embed import embeddings
+from evaluation.evaluation_set import Evaluation, load_npy
 from evaluation.maps import fit_maps
 from evaluation.models import EmbeddingModel, open_model
 from evaluation.protocol import Images
-from evaluation.study import Evaluation, load_npy
 from evaluation.templates import ROWS, norms, template_features
 from evaluation.verification import Rows
 from utils.arrays import read_npz

@@ -3,9 +3,9 @@
 import numpy as np
 
 from evaluation.cells import Cell
+from evaluation.evaluation_set import Evaluation
 from evaluation.identification import Hits
 from evaluation.protocol import Pairs, People, Search
-from evaluation.study import Evaluation
 
 
 def cell(values: dict, draws: dict | None = None, scores=None, hits: dict | None = None) -> Cell:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy_evaluation import plain
 
+from evaluation.evaluation_set import ijb_evaluation, subjects_of_templates
 from evaluation.protocol import Images, Pairs, People, Search
-from evaluation.study import ijb_evaluation, subjects_of_templates
 
 
 def test_what_a_verdict_may_rest_on():

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from evaluation import backfill as bf
 from evaluation.cells import Cell, Measure
+from evaluation.evaluation_set import FEW, Evaluation, kind_of, read_evaluation
 from evaluation.formats import tidy
 from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
-from evaluation.study import FEW, Evaluation, kind_of, read_evaluation
 from evaluation.versions import Version, Versions
 from tools.compare.figures import draw_figures
 from tools.compare.page import write_page
