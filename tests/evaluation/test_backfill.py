@@ -5,7 +5,7 @@ import pytest
 from toy_evaluation import plain
 from tqdm import tqdm
 
-from evaluation.backfill import Curve, Mixed, backfill, crossing, orders_of, summary
+from evaluation.backfill import Curve, PartlyReembedded, backfill, crossing, orders_of, summary
 from evaluation.cells import Measure
 from evaluation.protocol import Pairs
 from evaluation.versions import Features
@@ -33,7 +33,7 @@ def test_a_mixed_gallery_is_new_where_it_is_done():
     old, new, done = DRAW.standard_normal((9, 4)), 100 * DRAW.standard_normal((9, 4)), DRAW.random(9) < 0.5
     rows = np.array([8, 0, 3])
     expected = [(new if done[i] else old)[i] / np.linalg.norm((new if done[i] else old)[i]) for i in rows]
-    np.testing.assert_allclose(Mixed(old, new, done)[rows], expected, atol=1e-6)
+    np.testing.assert_allclose(PartlyReembedded(old, new, done)[rows], expected, atol=1e-6)
 
 
 def test_orders_begin_with_the_lowest_and_cover_the_gallery():

@@ -20,7 +20,7 @@ def test_a_draw_without_a_pair_of_two_people_has_no_tar():
 
 @pytest.mark.parametrize("many, tail", [(10 ** 6, 0.3), (10, 0.3), (10, 0.01)])     # all sorted; the tail; a tail too short
 def test_draws_of_pairs_equal_the_pairs_written_out(many, tail, monkeypatch):
-    monkeypatch.setattr(bootstrap, "MANY", many)
+    monkeypatch.setattr(bootstrap, "MIN_PAIRS_FOR_TAIL", many)
     draw = np.random.default_rng(0)
     owner = np.repeat(np.arange(12), 5)
     enrol, verify = draw.integers(0, 60, (2, 900))

@@ -105,7 +105,7 @@ def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_does_not_decode_is_named(images, tmp_path, workers):
     (images.folder / "8.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"8\.jpg is no image that OpenCV can decode"):
+    with pytest.raises(UserError, match=r"8\.jpg is not an image that OpenCV can decode"):
         embeddings(MeanColour(), images, tmp_path / "kept", 5, workers)
 
 

@@ -29,7 +29,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", [7, 10 ** 6])
 def test_maps_equal_scipy_and_scikit_learn(features, monkeypatch, rows):
-    monkeypatch.setattr(maps, "ROWS", rows)
+    monkeypatch.setattr(maps, "ROWS_PER_BLOCK", rows)
     x = DRAW.standard_normal((300, 8)) * 5
     y = x @ DRAW.standard_normal((8, 8)) + DRAW.standard_normal((300, 8))
     found = fit_maps(*features(x, y))
@@ -62,5 +62,5 @@ def test_feature_files_that_do_not_belong_together_are_refused(features):
         fit_maps(*features(np.ones((50, 3)), np.ones((60, 3))))
     broken = np.ones((50, 3))
     broken[7] = np.nan
-    with pytest.raises(UserError, match="NaN or infinity between the rows 0"):
+    with pytest.raises(UserError, match="NaN or infinity between rows 0"):
         fit_maps(*features(np.ones((50, 3)), broken))

@@ -102,7 +102,7 @@ def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
                     np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
                 (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
         else:
-            with pytest.raises(UserError, match="b.onnx takes weights from"):
+            with pytest.raises(UserError, match="b.onnx reads weights from"):
                 open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
     assert len(prints) == 2         # the weights beside are part of what the model is
 
@@ -140,8 +140,8 @@ def test_model_files_that_do_not_fit_are_named(tmp_path):
     refused(tmp_path / "none.pt", "no model file .*none.pt")
     refused(tmp_path / "model.pt", "model.pt does not hold a r18", network="r18")
     refused(tmp_path / "none.onnx", "no model file .*none.onnx")
-    refused(tmp_path / "bad.onnx", "bad.onnx is no ONNX model")
-    refused(tmp_path / "a.onnx", "--fp16 is for PyTorch checkpoints", fp16=True)
+    refused(tmp_path / "bad.onnx", "bad.onnx is not an ONNX model")
+    refused(tmp_path / "a.onnx", "--fp16 works for PyTorch checkpoints only", fp16=True)
     refused(tmp_path / "model,x", "expected MXNet's PREFIX,EPOCH")
     refused(tmp_path / "model,0", "no file .*model-symbol.json")
 
@@ -149,7 +149,7 @@ def test_model_files_that_do_not_fit_are_named(tmp_path):
 def test_devices():
     assert find_devices("cpu") == CPU
     for name, message in (("tpu", "expected cpu, cuda"), ("meta", "expected cpu, cuda"),
-                          ("cuda:99", "99: this machine")):
+                          ("cuda:99", "99: torch sees")):
         with pytest.raises(UserError, match=message):
             find_devices(name)
 
