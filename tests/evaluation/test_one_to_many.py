@@ -29,8 +29,8 @@ def in_loops(gallery, query, entries: People, probes: People) -> list[tuple]:
 
 @pytest.mark.parametrize("entries, cells", [(1, 1), (2, 7), (10 ** 4, 10 ** 6)])
 def test_search_equals_the_loops_with_several_templates_per_subject(entries, cells, monkeypatch):
-    monkeypatch.setattr(identification, "ENTRIES", entries)
-    monkeypatch.setattr(identification, "SEARCH_CELLS", {"cpu": cells})
+    monkeypatch.setattr(identification, "GALLERY_ROWS_PER_BLOCK", entries)
+    monkeypatch.setattr(identification, "SIMILARITIES_PER_BLOCK", {"cpu": cells})
     draw = np.random.default_rng(5)
     gallery, query = random_unit_rows(draw, 50, 5), random_unit_rows(draw, 50, 5)
     galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "only one": people([8], [50]),
@@ -48,7 +48,7 @@ def test_search_equals_the_loops_with_several_templates_per_subject(entries, cel
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_search_in_all_galleries_equals_the_loops(shared, monkeypatch):
     """From the products of the single galleries; where a subject is in both, by a search of its own."""
-    monkeypatch.setattr(identification, "ENTRIES", 4)
+    monkeypatch.setattr(identification, "GALLERY_ROWS_PER_BLOCK", 4)
     draw = np.random.default_rng(6)
     gallery, query = random_unit_rows(draw, 40, 5), random_unit_rows(draw, 40, 5)
     galleries = {"G1": people(range(10), draw.permutation(10) // 2),

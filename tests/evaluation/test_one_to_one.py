@@ -12,14 +12,14 @@ from evaluation.verification import Roc, one_to_one, pair_scores, public_roc
 
 @pytest.mark.parametrize("cells", [1, 40, 10 ** 6])
 def test_pair_scores_are_the_cosines_of_the_pairs(cells, monkeypatch):
-    monkeypatch.setattr(verification, "CELLS", cells)
+    monkeypatch.setattr(verification, "SIMILARITIES_PER_BLOCK", cells)
     draw = np.random.default_rng(0)
     gallery, query = random_unit_rows(draw, 30, 8), random_unit_rows(draw, 30, 8)
     pairs = Pairs(draw.integers(3, 15, 200), draw.integers(10, 30, 200), None)
     expected = [float(gallery[a] @ query[b]) for a, b in zip(pairs.enrol, pairs.verify, strict=True)]
     np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
-    monkeypatch.setattr(verification, "SPARSE", 0)           # few pairs among their rows: one by one
-    monkeypatch.setattr(verification, "ENTRIES", 7)
+    monkeypatch.setattr(verification, "MAX_SIMILARITIES_PER_PAIR", 0)           # few pairs among their rows: one by one
+    monkeypatch.setattr(verification, "PAIRS_PER_BLOCK", 7)
     np.testing.assert_allclose(pair_scores(gallery, query, pairs), expected, atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_the_public_reading_sees_differences_that_float32_does_not(sparse, monke
     At FAR 0.1 (one impostor pair of ten) 8 of 10 genuine pairs are accepted; with all scores equal the curve has no
     point between (0, 0) and (1, 1), and the nearest has TAR 0.
     """
-    monkeypatch.setattr(verification, "SPARSE", sparse)
+    monkeypatch.setattr(verification, "MAX_SIMILARITIES_PER_PAIR", sparse)
     same = np.array([1] * 5 + [0] + [1] * 3 + [0] * 8 + [1] * 2 + [0], bool)
     query = np.stack([np.ones(20), 1e-5 * np.arange(1, 21)], 1).astype(np.float32)
     pairs = Pairs(np.zeros(20, np.int32), np.arange(20, dtype=np.int32), same)
