@@ -14,7 +14,7 @@ def test_what_a_verdict_may_rest_on():
     assert many.reliable() == ["top-1", "top-5", "top-10", "TPIR@1e-1"] and many.headline() == ["top-1", "TPIR@1e-1"]
     assert plain(None, list(range(20)), [*range(20), *range(50, 90)]).reliable() == ["top-1", "top-5", "top-10"]
     few = plain(None, list(range(9)), [*range(9), *range(50, 400)])
-    assert few.reliable() == [] and "only 9 subjects have a mate among the probes" in " ".join(few.notes())
+    assert few.reliable() == [] and "subjects with a mated probe is 9: too few" in " ".join(few.notes())
 
 
 def test_subjects_of_the_gallery_alone_take_no_part_in_the_draws():
@@ -41,5 +41,5 @@ def test_an_ijb_folder_tells_images_score_and_media_of_a_template():
     assert found.gallery_rows().tolist() == [0] and found.compared_subjects()[0].tolist() == [0, 1]
     assert found.negatives() == {"1:1": 1, "1:N": 1}
     notes = " ".join(found.notes())
-    assert "gallery G has a single subject" in notes and "smallest FAR that they support is 1" in notes
+    assert "Gallery G has a single subject" in notes and "smallest FAR that they support is 1" in notes
     assert "1 of 1 probes have no mate" in notes and found.metrics() == []

@@ -16,17 +16,17 @@ def test_verdicts_rest_on_the_draws_of_the_difference():
     new = cell({"a": 0.6, "b": 0.4, "c": 0.55}, {"a": [0.4, 0.6, 0.8], "b": [0.2, 0.4, 0.6], "c": [0.5, 0.4, 0.8]})
     found = compare_cells(new, old, ["a", "b"])
     assert {name: entry["overall"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": None}
-    assert {name: entry["verdict"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": "not distinguishable"}
+    assert {name: entry["verdict"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": "undecided"}
     assert {name: entry["criterion"] for name, entry in found.items()} == {"a": True, "b": False, "c": True}
     assert found["a"]["interval"] == pytest.approx((0.1, 0.1)) and found["c"]["interval"] == pytest.approx((-0.09, 0.195))
-    assert compare_cells(new, old, [], few=["a"])["a"]["verdict"] == "not distinguishable"
+    assert compare_cells(new, old, [], few=["a"])["a"]["verdict"] == "undecided"
     without = compare_cells(cell(new.values), cell(old.values), ["a"])
     assert [entry["verdict"] for entry in without.values()] == ["better", "worse", "better"]
 
 
 @pytest.mark.parametrize("words, expected", [
-    (["better", "not distinguishable"], "compatible"), (["better", "worse"], "better in some, worse in others"),
-    (["worse", "not distinguishable"], "not compatible"), (["not distinguishable"], "not distinguishable from the old model")])
+    (["better", "undecided"], "compatible"), (["better", "worse"], "better in some, worse in others"),
+    (["worse", "undecided"], "not compatible"), (["undecided"], "undecided")])
 def test_all_figures_in_one_word(words, expected):
     assert overall({str(i): {"overall": word} for i, word in enumerate([*words, None])}) == expected
 
@@ -37,7 +37,7 @@ def test_one_better_figure_of_ten_is_no_verdict():
     drawn = {name: 0.5 + np.r_[np.full(20, -0.01), np.full(980, 0.1)] for name in old.values}
     found = compare_cells(cell(dict.fromkeys(old.values, 0.6), drawn), old, list(old.values))
     assert {entry["verdict"] for entry in found.values()} == {"better"}
-    assert {entry["overall"] for entry in found.values()} == {"not distinguishable"}
+    assert {entry["overall"] for entry in found.values()} == {"undecided"}
 
 
 def test_gain_and_p_scores_by_hand():
@@ -90,12 +90,12 @@ def test_search_thresholds_and_flips_by_hand():
     assert row["old rate"] == 0                             # the highest stranger is at the threshold, not above it
     counts, rows = flips(evaluation, old, mixed, None, "1e-1")
     assert counts == {"top-1": {"decisions": 4, "negative": 1, "positive": 1},          # probe 3 lost, probe 2 gained
-                      "FPIR 1e-1, with a mate": {"decisions": 4, "negative": 2, "positive": 1},     # 1 and 3 lost, 2 gained
-                      "FPIR 1e-1, strangers": {"decisions": 10, "negative": 1, "positive": 0}}      # 13 let in
+                      "FPIR 1e-1, mated probes": {"decisions": 4, "negative": 2, "positive": 1},     # 1 and 3 lost, 2 gained
+                      "FPIR 1e-1, non-mated probes": {"decisions": 10, "negative": 1, "positive": 0}}      # 13 let in
     assert [(r["judged by"], r["flip"], r["probe"]) for r in rows] == [
-        ("top-1", "positive", 2), ("top-1", "negative", 3), ("FPIR 1e-1, with a mate", "negative", 1),
-        ("FPIR 1e-1, with a mate", "positive", 2), ("FPIR 1e-1, with a mate", "negative", 3),
-        ("FPIR 1e-1, strangers", "negative", 13)]
+        ("top-1", "positive", 2), ("top-1", "negative", 3), ("FPIR 1e-1, mated probes", "negative", 1),
+        ("FPIR 1e-1, mated probes", "positive", 2), ("FPIR 1e-1, mated probes", "negative", 3),
+        ("FPIR 1e-1, non-mated probes", "negative", 13)]
     lost = rows[1]
     assert (lost["subject"], lost["old rank"], lost["new rank"], lost["mated"], lost["gallery"]) == (3, 1, 2, True, "gallery")
     assert (lost["old mate"], lost["new mate"], lost["old other"], lost["new other"]) == pytest.approx((0.99, 0.5, 0.2, 0.7))
@@ -107,8 +107,8 @@ def test_pairs_that_flip_are_counted():
     old = cell({}, scores=np.array([0.95, 0.85, 0.5, *np.arange(10) / 10]))     # at FAR 1e-1 the threshold is 0.8
     new = cell({}, scores=np.array([0.7, 0.9, 0.9, *np.arange(9) / 10, 0.8]))   # 0.9 of two people was let in, 0.8 is not
     counts, _ = flips(evaluation, old, new, "1e-1", None)
-    assert counts["FAR 1e-1, pairs of one person"] == {"decisions": 3, "negative": 1, "positive": 1}
-    assert counts["FAR 1e-1, pairs of two people"] == {"decisions": 10, "negative": 0, "positive": 1}
+    assert counts["FAR 1e-1, genuine pairs"] == {"decisions": 3, "negative": 1, "positive": 1}
+    assert counts["FAR 1e-1, impostor pairs"] == {"decisions": 10, "negative": 0, "positive": 1}
 
 
 def test_the_same_model_twice_changes_nothing():
@@ -118,7 +118,7 @@ def test_the_same_model_twice_changes_nothing():
     owner = draw.integers(0, 30, 200)
     evaluation = plain(Pairs(enrol, verify, enrol == owner[verify]), list(range(20)), owner.tolist())
     same = Measure(evaluation, 30, 0, "cpu")(*(draw.standard_normal((n, 6)).astype(np.float32) for n in (20, 200)), resample=True)
-    assert {entry["verdict"] for entry in compare_cells(same, same, evaluation.reliable()).values()} == {"not distinguishable"}
+    assert {entry["verdict"] for entry in compare_cells(same, same, evaluation.reliable()).values()} == {"undecided"}
     for rows in fixed_threshold(evaluation, same, same).values():
         for row in rows:
             assert row["mixed rate"] == row["old rate"] <= float(row["rate"]) and row["mixed"] == row["old"]

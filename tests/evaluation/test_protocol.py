@@ -128,7 +128,7 @@ def test_a_mark_before_the_first_name_and_blanks_at_the_end(data):
 
 
 def test_missing_files_and_folders_are_named(data):
-    with pytest.raises(UserError, match="no IJBB data in .*IJBB: expected its folders meta and loose_crop"):
+    with pytest.raises(UserError, match="no IJBB data in .*IJBB: expected the folders meta and loose_crop"):
         read_images(data, "IJBB")
     images = read_images(data, "IJBC")
     (data / "IJBC/loose_crop/7.jpg").unlink()

@@ -55,9 +55,10 @@ def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
 
 def test_wrong_files_and_names_are_refused(copy, monkeypatch):
     assert "expected NAME=FILE" in refused(monkeypatch, copy, "--paragon", "nothing")
-    assert "same name" in refused(monkeypatch, copy, "--paragon", f"new={copy / 'turned'}")
+    assert "a different name for each version, found old, new, new" in refused(monkeypatch, copy, "--paragon",
+                                                                               f"new={copy / 'turned'}")
     assert "need both --old-features" in refused(monkeypatch, copy, "--old-features", copy / "old/train.npy")
-    assert "--metrics TAR@1e-6 is not among" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
+    assert "--metrics TAR@1e-6 is not a figure that this data supports" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
     maps = ["--old-features", copy / "old/train.npy", "--new-features"]
     assert "nothing holds neither IJBC" in refused(monkeypatch, copy, "-d", copy / "nothing")
     assert "expected a folder of gallery.npy" in refused(monkeypatch, copy, new="new/probe.npy")
@@ -68,15 +69,15 @@ def test_wrong_files_and_names_are_refused(copy, monkeypatch):
     np.save(copy / "new/gallery.npy", np.ones((79, 8), np.float32))
     assert "expected float features [80, d]" in refused(monkeypatch, copy)
     (copy / "new/gallery.npy").unlink()
-    assert "to hold gallery.npy and probe.npy" in refused(monkeypatch, copy)
+    assert "expected gallery.npy and probe.npy in the folder" in refused(monkeypatch, copy)
     pairs = np.load(copy / "pairs.npy")
     pairs[4, 2] = 1 - pairs[4, 2]
     np.save(copy / "pairs.npy", pairs)
-    assert "pairs.npy row 4 calls gallery row" in refused(monkeypatch, copy)
+    assert "pairs.npy row 4 labels gallery row" in refused(monkeypatch, copy)
     np.save(copy / "probe_label.npy", np.array(["a", "b"]))
     assert "expected a list of ints" in refused(monkeypatch, copy)
     (copy / "probe_label.npy").write_bytes(b"\x93NUMPY")
-    assert "is not a whole .npy file" in refused(monkeypatch, copy)
+    assert "is not a complete .npy file" in refused(monkeypatch, copy)
 
 
 def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys):
@@ -91,10 +92,10 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
     run_compare(monkeypatch, "-d", tmp_path, "--old", f"old={tmp_path / 'old'}", "--new", f"new={tmp_path / 'new'}", "--out",
                 tmp_path / "out", "--draws", 20, "--backfill", 2)
     said = capsys.readouterr().out
-    assert "gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
-    assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy: 1:1 is left out" in said
+    assert "Gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
+    assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy, so the 1:1 protocol is left out" in said
     assert (tmp_path / "out/index.html").is_file()
-    assert "only 1 subjects have a mate among the probes: too few for a verdict" in said
-    assert "not distinguishable from the old model, better in 0, worse in 0 of the 0 figures that count" in said
+    assert "subjects with a mated probe is 1: too few for a verdict, which needs 10" in said
+    assert "new: undecided. Better in 0 and worse in 0 of the 0 reliable figures." in said
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
-    assert "nothing to compare by" in refused(monkeypatch, tmp_path)
+    assert "neither pairs nor a mated probe" in refused(monkeypatch, tmp_path)

@@ -211,7 +211,7 @@ def test_mistakes_are_told_in_one_sentence(evaluate, flags, place, tmp_path):
     refused(evaluate, r"wide/model.pt gives 12 dimensions, .*old/model.pt gives 8", *wide)
     refused(evaluate, "no IJBC data in .*nowhere", *flags["self"], data=tmp_path / "nowhere")
     (tmp_path / "empty/IJBC").mkdir(parents=True)
-    refused(evaluate, "expected its folders meta and loose_crop", *flags["self"], data=tmp_path / "empty")
+    refused(evaluate, "expected the folders meta and loose_crop", *flags["self"], data=tmp_path / "empty")
     refused(evaluate, "new/model.pt does not hold a r50", f"-m={place / 'new/model.pt'}")
     refused(evaluate, "no model file .*none.pt", "-m", "none.pt")
     refused(evaluate, "no new model: give one with -m")
