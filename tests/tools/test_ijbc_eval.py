@@ -72,7 +72,7 @@ def result(name: str) -> dict:
 
 def test_self_and_cross_one_to_one(evaluate, flags, place, embedded):
     out = evaluate(*flags["self"])
-    assert "1:1, TAR in % at FAR" in out and "n/a (< 1/135 negatives)" in out
+    assert "1:1, TAR in % at FAR" in out and "n/a (FAR < 1/135)" in out
     report = result("new_IJBC_11")
     assert report["settings"]["kind"] == "self" and report["settings"]["protocol"] == "1:1"
     assert report["settings"]["new"]["fingerprint"] and report["settings"]["old"] is None
@@ -216,16 +216,16 @@ def test_mistakes_are_told_in_one_sentence(evaluate, flags, place, tmp_path):
     refused(evaluate, "no model file .*none.pt", "-m", "none.pt")
     refused(evaluate, "no new model: give one with -m")
     refused(evaluate, "no new model: give one with -m", "-R", "none.npz")
-    refused(evaluate, "expected a name ending in .npz", *flags["self"], "-R", "result.txt")
+    refused(evaluate, "expected a name that ends in .npz", *flags["self"], "-R", "result.txt")
     refused(evaluate, "-P needs result files", "-P")
-    refused(evaluate, "none.npz is no result file of this evaluator", "-P", "none.npz")
+    refused(evaluate, "none.npz is not a result file of this evaluator", "-P", "none.npz")
     np.savez("other.npz", scores=np.zeros(3))
-    refused(evaluate, "other.npz is no result file of this evaluator", "-P", "other.npz")
-    refused(evaluate, "must hold the embeddings of 36 images .*found none", "-R", "other.npz")
+    refused(evaluate, "other.npz is not a result file of this evaluator", "-P", "other.npz")
+    refused(evaluate, "expected the embeddings of 36 images .*found none", "-R", "other.npz")
     np.savez("few.npz", embs=np.zeros((5, 8)), embs_f=np.zeros((5, 8)))
     refused(evaluate, r"of 36 images .*found \[\(5, 8\)\]", "-R", "few.npz")
     Path("torn.npz").write_bytes(b"PK\3\4 torn")
-    refused(evaluate, "torn.npz is no result file", "-R", "torn.npz")
+    refused(evaluate, "torn.npz is not a result file", "-R", "torn.npz")
     Path("a_file").write_text("")
     refused(evaluate, "the folder a_file/x cannot be made", *flags["self"], "--out", "a_file/x")
 

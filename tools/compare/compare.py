@@ -139,7 +139,7 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
                        "subjects": len(evaluation.compared_subjects()[0]),
                        "gallery rows": len(evaluation.gallery_rows()), "probes": len(evaluation.search.probes.subjects),
                        "gallery images": int(evaluation.images[evaluation.gallery_rows()].sum()),
-                       "pairs of one person": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
+                       "genuine pairs": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
         "draws": args.draws, "seed": args.seed, "part": args.part, "notes": evaluation.notes() + versions.notes,
         "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
         "versions": {name: about(name, versions) for name in versions.features},
