@@ -29,7 +29,7 @@ def test_where_the_gain_is_reached_by_hand():
     assert summary([slow], "m", 0.95, 0.8)["images"] is None
 
 
-def test_a_mixed_gallery_is_new_where_it_is_done():
+def test_a_partly_reembedded_gallery_has_new_rows_where_done():
     old, new, done = DRAW.standard_normal((9, 4)), 100 * DRAW.standard_normal((9, 4)), DRAW.random(9) < 0.5
     rows = np.array([8, 0, 3])
     expected = [(new if done[i] else old)[i] / np.linalg.norm((new if done[i] else old)[i]) for i in rows]

@@ -1,4 +1,4 @@
-"""The figures of every draw against pairs and probes written out as often as the draw took them; intervals."""
+"""The figures of each bootstrap sample against pairs and probes repeated as often as they were drawn; intervals."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from evaluation.protocol import Pairs
 from evaluation.verification import FARS
 
 
-def test_a_draw_without_a_pair_of_two_people_has_no_tar():
+def test_a_sample_without_an_impostor_pair_has_no_tar():
     pairs = Pairs(np.array([0, 1, 2]), np.array([0, 1, 0]), np.array([True, True, False]))
     owner = np.arange(3)
     found = PairDraws(pairs, (owner, owner), np.array([[3, 0, 0], [1, 1, 1], [0, 3, 0]])).tar(np.array([0.1, 0.2, 0.9]), FARS)
@@ -19,7 +19,7 @@ def test_a_draw_without_a_pair_of_two_people_has_no_tar():
 
 
 @pytest.mark.parametrize("many, tail", [(10 ** 6, 0.3), (10, 0.3), (10, 0.01)])     # all sorted; the tail; a tail too short
-def test_draws_of_pairs_equal_the_pairs_written_out(many, tail, monkeypatch):
+def test_samples_of_pairs_equal_the_pairs_repeated(many, tail, monkeypatch):
     monkeypatch.setattr(bootstrap, "MIN_PAIRS_FOR_TAIL", many)
     draw = np.random.default_rng(0)
     owner = np.repeat(np.arange(12), 5)
@@ -36,7 +36,7 @@ def test_draws_of_pairs_equal_the_pairs_written_out(many, tail, monkeypatch):
         np.testing.assert_allclose(row, [tar[far <= x + 1e-12].max() for x in FARS], atol=1e-12)
 
 
-def test_draws_of_probes_equal_the_probes_written_out():
+def test_samples_of_probes_equal_the_probes_repeated():
     draw = np.random.default_rng(2)
     owner, weights = draw.integers(0, 15, 80), draw_weights(15, 8, seed=3)
     mated = draw.random(80) < 0.6
@@ -53,14 +53,14 @@ def test_draws_of_probes_equal_the_probes_written_out():
             assert found[f"top-{k}"][b] == pytest.approx(expected)
 
 
-def test_interval_leaves_out_what_has_no_figure():
+def test_interval_leaves_out_nan():
     assert interval(np.array([np.nan, 1.0, 2.0, np.nan])) == pytest.approx((1.025, 1.975))
     assert interval(np.array([np.nan])) is None and interval(np.zeros(0)) is None
     assert interval(np.arange(101.0), figures=5) == pytest.approx((0.5, 99.5))
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says():
-    """Subjects with a TAR of their own: of 200 samples about 190 intervals must hold the population's mean."""
+def test_an_interval_holds_the_true_value_as_often_as_its_confidence():
+    """Each subject has its own TAR. The intervals of about 190 of 200 data sets must hold the population's mean."""
     draw, inside = np.random.default_rng(5), 0
     for seed in range(200):
         skill = draw.random(40)                                 # mean 1/2

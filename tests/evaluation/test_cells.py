@@ -26,8 +26,8 @@ def test_figures_of_a_cell_against_scikit_learn_and_a_loop():
     mated = np.flatnonzero(probe_owner < 20)
     ranks = [1 + sum(cosine[i] >= cosine[i, probe_owner[i]]) - 1 for i in mated]
     assert found.values["top-5"] == pytest.approx(np.mean(np.array(ranks) <= 5))
-    strangers = np.sort(cosine[probe_owner >= 20].max(1))[::-1]
-    threshold = strangers[max(int(0.1 * len(strangers)) - 1, 0)]
+    nonmated = np.sort(cosine[probe_owner >= 20].max(1))[::-1]
+    threshold = nonmated[max(int(0.1 * len(nonmated)) - 1, 0)]
     expected = np.mean([rank == 1 and cosine[i, probe_owner[i]] > threshold for i, rank in zip(mated, ranks, strict=True)])
     assert found.values["TPIR@1e-1"] == pytest.approx(expected)
     assert set(found.values) == set(found.draws) == set(evaluation.metrics())
@@ -37,8 +37,8 @@ def test_figures_of_a_cell_against_scikit_learn_and_a_loop():
     assert (found.curve["low"] <= found.curve["high"]).all()
 
 
-def test_cells_of_other_files_are_free_of_their_scale():
-    """Saved features may have any length: 1000 times as long they give the same figures."""
+def test_the_length_of_features_does_not_matter():
+    """Features that are 1000 times longer or shorter give the same figures."""
     draw = np.random.default_rng(0)
     evaluation = plain(None, list(range(6)), [0, 1, 2, 3, 4, 5, 8, 9] * 4)
     x, q = draw.standard_normal((6, 4)).astype(np.float32), draw.standard_normal((32, 4)).astype(np.float32)

@@ -84,7 +84,7 @@ def test_kept_embeddings_are_used_until_something_changes(images, tmp_path):
     assert sorted((tmp_path / "kept").iterdir()) == sorted([*arrays, *(file.with_suffix(".json") for file in arrays)])
 
 
-def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
+def test_a_corrupt_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
     embeddings(MeanColour(), images, tmp_path, 100, 0)
     file = next(tmp_path.glob("*.npy"))
     file.write_bytes(file.read_bytes()[:-100])

@@ -15,7 +15,7 @@ DRAW = np.random.default_rng(0)
 
 @pytest.fixture
 def features(tmp_path):
-    """Writes feature files; the first half of the map's truth is in the data, the rest is noise."""
+    """A function that writes the features of both models and returns the two files."""
     def write(new: np.ndarray, old: np.ndarray):
         for name, array in (("new", new), ("old", old)):
             np.save(tmp_path / f"{name}.npy", array.astype(np.float32))

@@ -47,7 +47,7 @@ def test_search_equals_the_loops_with_several_templates_per_subject(entries, cel
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_search_in_all_galleries_equals_the_loops(shared, monkeypatch):
-    """From the products of the single galleries; where a subject is in both, by a search of its own."""
+    """The merged search uses those of the single galleries; if a subject is in both, it is a search of its own."""
     monkeypatch.setattr(identification, "GALLERY_ROWS_PER_BLOCK", 4)
     draw = np.random.default_rng(6)
     gallery, query = random_unit_rows(draw, 40, 5), random_unit_rows(draw, 40, 5)
@@ -64,7 +64,7 @@ def test_a_search_in_all_galleries_equals_the_loops(shared, monkeypatch):
 
 
 def test_tpir_by_hand():
-    """Four probes without a mate score 0.9, 0.6, 0.5, 0.3; of five with one the mate is first in four cases."""
+    """Four non-mated probes score 0.9, 0.6, 0.5, 0.3; for four of five mated probes the mate is first."""
     mate = np.array([0.95, 0.7, 0.55, 0.4, 0.99] + [-np.inf] * 4)
     other = np.array([0.1, 0.2, 0.3, 0.3, 0.995] + [0.9, 0.6, 0.5, 0.3])
     hits = Hits(mate, other, np.array([1, 1, 1, 1, 2, 0, 0, 0, 0]), 10)
@@ -96,11 +96,11 @@ def test_one_to_many_pools_and_averages_the_galleries():
     assert np.isnan(figures["TPIR"][0]) and curves["cmc"][1] == 1.0
 
 
-def test_galleries_without_mates_or_without_strangers_do_not_crash():
+def test_without_mated_or_without_non_mated_probes_figures_are_nan():
     e = np.eye(3, dtype=np.float32)
-    no_stranger = Search({"G1": people([0], [1]), "G2": people([1], [1])}, people([2], [1]))
-    figures, curves = one_to_many(e, e, no_stranger)
+    all_mated = Search({"G1": people([0], [1]), "G2": people([1], [1])}, people([2], [1]))
+    figures, curves = one_to_many(e, e, all_mated)
     assert np.isnan(figures["TPIR"]).all() and figures["top"]["1"] == 1.0
-    no_mate = Search({"G1": people([0], [1]), "G2": people([1], [2])}, people([2], [3]))
-    figures, curves = one_to_many(e, e, no_mate)
+    none_mated = Search({"G1": people([0], [1]), "G2": people([1], [2])}, people([2], [3]))
+    figures, curves = one_to_many(e, e, none_mated)
     assert np.isnan(figures["top"]["1"]) and np.isnan(figures["TPIR"]).all() and np.isnan(curves["cmc"]).all()

@@ -24,7 +24,7 @@ def test_pair_scores_are_the_cosines_of_the_pairs(cells, monkeypatch):
 
 
 def test_tar_at_far_by_hand():
-    """Ten pairs of two people score 0.0 ... 0.9, four of one person 0.95, 0.85, 0.75 and 0.05."""
+    """Ten impostor pairs score 0.0 ... 0.9, four genuine ones 0.95, 0.85, 0.75 and 0.05."""
     roc = Roc.of(np.array([*np.arange(10) / 10, 0.95, 0.85, 0.75, 0.05]), np.arange(14) >= 10)
     tar, threshold = roc.at(np.array([0.0, 0.1, 0.2, 0.5, 0.95, 1.0]))
     assert tar.tolist() == [0.25, 0.5, 0.75, 0.75, 1.0, 1.0]
@@ -67,10 +67,10 @@ def test_public_reading_takes_the_nearest_kept_point():
 
 @pytest.mark.parametrize("sparse", [64, 0])         # by a product of matrices; pair by pair
 def test_the_public_reading_sees_differences_that_float32_does_not(sparse, monkeypatch):
-    """Twenty pairs of cosine 1 - 5e-11 i^2, 1 in float32.  From the best: 5 genuine, 1 impostor, 3 genuine, 8 impostors, 2 and 1.
+    """Twenty pairs with cosines 1 - 5e-11 i^2, all 1 in float32; from the best: 5 genuine, 1 impostor, 3 genuine, 8, 2 and 1.
 
-    At FAR 0.1 (one impostor pair of ten) 8 of 10 genuine pairs are accepted; with all scores equal the curve has no
-    point between (0, 0) and (1, 1), and the nearest has TAR 0.
+    At FAR 0.1 (one impostor pair of ten) 8 of 10 genuine pairs are accepted. If all scores are equal, the curve has no point
+    between (0, 0) and (1, 1), and the nearest one has TAR 0.
     """
     monkeypatch.setattr(verification, "MAX_SIMILARITIES_PER_PAIR", sparse)
     same = np.array([1] * 5 + [0] + [1] * 3 + [0] * 8 + [1] * 2 + [0], bool)
@@ -85,7 +85,7 @@ def test_the_public_reading_sees_differences_that_float32_does_not(sparse, monke
     assert scores.dtype == np.float32 and public_roc(scores, same, np.array([0.1]))[0].tolist() == [0.0]
 
 
-def test_figures_say_where_the_data_is_too_small():
+def test_figures_are_nan_if_the_data_is_too_small():
     draw = np.random.default_rng(4)
     features, same = random_unit_rows(draw, 60, 6), np.arange(1500) < 500
     pairs = Pairs(*draw.integers(0, 60, (2, 1500)).astype(np.int32), same)

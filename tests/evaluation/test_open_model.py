@@ -37,7 +37,7 @@ def test_torch_checkpoint(tmp_path):
 
 
 def write_onnx(file: Path, batch: int | str, normalises: bool = False) -> nn.Module:
-    """A linear network of 16 x 16 images, with its own normalisation in front if asked for; as torch module."""
+    """A linear network of 16 x 16 images, with its own normalisation in front if ``normalises``; returned as a torch module."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
     tensors = {"w": network[1].weight.detach().numpy().T.copy(), "b": network[1].bias.detach().numpy(),
@@ -104,7 +104,7 @@ def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
         else:
             with pytest.raises(UserError, match="b.onnx reads weights from"):
                 open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
-    assert len(prints) == 2         # the weights beside are part of what the model is
+    assert len(prints) == 2         # the fingerprint covers the external weights
 
 
 def test_mxnet_files(tmp_path):

@@ -1,4 +1,4 @@
-"""The command: IJB folder and plain feature files in, page and lists out."""
+"""The command on an IJB folder and on feature files: page, tables, lists."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def result(people, tmp_path_factory) -> Path:
     return out
 
 
-def test_everything_is_written_and_says_the_same(result):
+def test_all_files_are_written_and_agree(result):
     report = json.loads((result / "compare.json").read_text())
     text = (result / "compare.txt").read_text()
     assert not list(result.glob("*.part"))
@@ -62,8 +62,8 @@ def test_everything_is_written_and_says_the_same(result):
                 assert listed == upgrade["flips"][kind][flip], (name, kind, flip)
 
 
-def test_maps_that_nothing_trained_bring_queries_into_the_old_space(result):
-    """The turned model's features are a rotation of what the old one sees: its map makes them fit, to the digit of its own."""
+def test_free_maps_bring_queries_into_the_old_space(result):
+    """The turned model's features are a rotation of the old space; the map turns them back and keeps their own figures."""
     report = json.loads((result / "compare.json").read_text())
     mapped, alone = report["matrix"]["turned+Procrustes"], report["matrix"]["turned"]
     assert mapped["old"]["top-1"]["value"] > alone["old"]["top-1"]["value"] + 0.3
@@ -173,7 +173,7 @@ def test_a_sequence_of_versions(people, tmp_path, monkeypatch):
 
 
 def test_few_pairs_no_intervals_and_the_files_of_an_earlier_run(people, tmp_path, monkeypatch, capsys):
-    """Nine pairs of two people support no FAR; without draws the page speaks of none; what stood there before is gone."""
+    """Nine impostor pairs support no FAR; without bootstrap samples the page has no intervals; older files are removed."""
     folder = tmp_path / "copy"
     shutil.copytree(people, folder)
     pairs = np.load(folder / "pairs.npy")
@@ -188,7 +188,7 @@ def test_few_pairs_no_intervals_and_the_files_of_an_earlier_run(people, tmp_path
     assert "without intervals" in page and "95 %" not in page and "bootstrap" not in page
 
 
-def test_the_sentence_speaks_of_the_figure_that_was_asked_for(people, tmp_path, monkeypatch, capsys):
+def test_the_answer_is_about_the_metric_that_was_chosen(people, tmp_path, monkeypatch, capsys):
     run_compare(monkeypatch, "-d", people, "--old", f"old={people / 'old'}", "--new", f"new={people / 'new'}", "--metrics",
                 "TPIR@1e-1", "--draws", 20, "--backfill", 0, "--out", tmp_path)
     report = json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)

@@ -1,4 +1,4 @@
-"""What the comparison says about input that does not fit."""
+"""The comparison refuses input that does not fit."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def refused(monkeypatch, folder: Path, *more, old="old", new="new") -> str:
     return str(error.value)
 
 
-def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
+def test_features_that_are_not_finite_are_named(copy, monkeypatch):
     rows = np.load(copy / "new/probe.npy")
     rows[[3, 9], 2] = np.nan, np.inf
     np.save(copy / "new/probe.npy", rows)
@@ -41,14 +41,14 @@ def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
     assert "only zeros for probe row 5, probe row 7;" in refused(monkeypatch, copy)
 
 
-def test_a_json_that_is_not_ours_beside_features(copy, monkeypatch):
+def test_a_foreign_json_next_to_features_is_ignored(copy, monkeypatch):
     for text in ('["first", "second"]', '{"bytes": 7}', "{}\n{}\n"):
         (copy / "new/gallery.json").write_text(text)
         run_compare(monkeypatch, "-d", copy, "--old", f"old={copy / 'old'}", "--new", f"new={copy / 'new'}", "--backfill", 0,
                     "--draws", 0, "--out", copy / "out")
 
 
-def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
+def test_different_dimensions_are_refused_with_the_options_that_map_them(copy, monkeypatch):
     sentence = refused(monkeypatch, copy, new="six")
     assert "new has 6 dimensions, old has 8" in sentence and "--new-features new=FILE.npy" in sentence
 
@@ -81,7 +81,7 @@ def test_wrong_files_and_names_are_refused(copy, monkeypatch):
 
 
 def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys):
-    """One subject in the gallery, one mated probe, 40 strangers: what can be told is told, the rest is named."""
+    """One subject in the gallery, one mated probe, 40 non-mated ones: notes name what the data does not support."""
     draw = np.random.default_rng(0)
     np.save(tmp_path / "gallery_label.npy", np.array([5]))
     np.save(tmp_path / "probe_label.npy", np.array([5] + [6] * 40))
@@ -91,11 +91,11 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
         np.save(tmp_path / name / "probe.npy", draw.standard_normal((41, 4)).astype(np.float32))
     run_compare(monkeypatch, "-d", tmp_path, "--old", f"old={tmp_path / 'old'}", "--new", f"new={tmp_path / 'new'}", "--out",
                 tmp_path / "out", "--draws", 20, "--backfill", 2)
-    said = capsys.readouterr().out
-    assert "Gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
-    assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy, so the 1:1 protocol is left out" in said
+    text = capsys.readouterr().out
+    assert "Gallery gallery has a single subject" in text and "40 of 41 probes have no mate" in text
+    assert "smallest FPIR that they support is 0.025" in text and "no pairs.npy, so the 1:1 protocol is left out" in text
     assert (tmp_path / "out/index.html").is_file()
-    assert "subjects with a mated probe is 1: too few for a verdict, which needs 10" in said
-    assert "new: undecided. Better in 0 and worse in 0 of the 0 reliable figures." in said
+    assert "subjects with a mated probe is 1: too few for a verdict, which needs 10" in text
+    assert "new: undecided. Better in 0 and worse in 0 of the 0 reliable figures." in text
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "neither pairs nor a mated probe" in refused(monkeypatch, tmp_path)

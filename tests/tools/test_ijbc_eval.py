@@ -1,4 +1,4 @@
-"""Every flag of the evaluator through its own command line, on six people and tiny networks."""
+"""Every flag of the evaluator through its own command line, on six subjects and tiny networks."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(place, tmp_path, monkeypatch, capsys):
-    """Run the command line in an empty folder; gives back what it printed."""
+    """Run the command line in an empty folder; returns what it printed."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def flags(place) -> dict[str, list[str]]:
 
 @pytest.fixture
 def embedded(monkeypatch) -> list:
-    """Grows by one with every set of images that is really embedded."""
+    """The files of embeddings that were really computed."""
     calls, real = [], embed.write_embeddings
     monkeypatch.setattr(embed, "write_embeddings", lambda *args: calls.append(args[0]) or real(*args))
     return calls
@@ -206,7 +206,7 @@ def refused(evaluate, message: str, *flags, **where) -> None:
         evaluate(*flags, **where)
 
 
-def test_mistakes_are_told_in_one_sentence(evaluate, flags, place, tmp_path):
+def test_mistakes_end_with_one_sentence(evaluate, flags, place, tmp_path):
     wide = [f"-m={place / 'wide/model.pt'}", *flags["cross"][1:]]
     refused(evaluate, r"wide/model.pt gives 12 dimensions, .*old/model.pt gives 8", *wide)
     refused(evaluate, "no IJBC data in .*nowhere", *flags["self"], data=tmp_path / "nowhere")
@@ -224,8 +224,8 @@ def test_mistakes_are_told_in_one_sentence(evaluate, flags, place, tmp_path):
     refused(evaluate, "expected the embeddings of 36 images .*found none", "-R", "other.npz")
     np.savez("few.npz", embs=np.zeros((5, 8)), embs_f=np.zeros((5, 8)))
     refused(evaluate, r"of 36 images .*found \[\(5, 8\)\]", "-R", "few.npz")
-    Path("torn.npz").write_bytes(b"PK\3\4 torn")
-    refused(evaluate, "torn.npz is not a result file", "-R", "torn.npz")
+    Path("corrupt.npz").write_bytes(b"PK\3\4 corrupt")
+    refused(evaluate, "corrupt.npz is not a result file", "-R", "corrupt.npz")
     Path("a_file").write_text("")
     refused(evaluate, "the folder a_file/x cannot be made", *flags["self"], "--out", "a_file/x")
 
