@@ -63,8 +63,8 @@ class PairDraws:
         ascending = np.argsort(scores[self.same], kind="stable")
         mine, owner = scores[self.same][ascending], self.owner[ascending]
         out = np.full((len(self.weights), len(fars)), np.nan)
-        for drawn, total, row in zip(self.weights, self.totals, out, strict=True):
-            w = drawn.astype(np.float64)
+        for weights, total, row in zip(self.weights, self.totals, out, strict=True):
+            w = weights.astype(np.float64)
             place = np.searchsorted(np.cumsum(w[one] * w[two]), np.floor(fars * total + ROUNDING), side="right")
             if kept < len(self.different) and place.max() == kept:
                 return self.tar(scores, fars, 1.0)          # the threshold of a sample is below the tail
@@ -85,12 +85,12 @@ class SearchDraws:
 
         hits: those of the same probes in each gallery.
         """
-        counted = {0: sum(found.mated.astype(np.float64) for found in hits.values())}
-        counted |= {k: sum((found.mated & (found.rank <= k)).astype(np.float64) for found in hits.values()) for k in RANKS}
+        counted = {0: sum(single.mated.astype(np.float64) for single in hits.values())}
+        counted |= {k: sum((single.mated & (single.rank <= k)).astype(np.float64) for single in hits.values()) for k in RANKS}
         by_subject = {k: np.bincount(self.subjects, count, self.weights.shape[1]) for k, count in counted.items()}
         with np.errstate(invalid="ignore"):
             top = {f"top-{k}": (self.weights @ by_subject[k]) / (self.weights @ by_subject[0]) for k in RANKS}
-        return top | {"TPIR": np.mean([self.tpir(found) for found in hits.values()], axis=0)}
+        return top | {"TPIR": np.mean([self.tpir(single) for single in hits.values()], axis=0)}
 
     def tpir(self, hits: Hits) -> np.ndarray:
         """TPIR as Hits.tpir computes it, in every sample: float64 [B, len(FPIRS)]; NaN without mated or non-mated probes."""
@@ -100,8 +100,8 @@ class SearchDraws:
         score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not at rank 1: identified at no threshold
         mated, score = mated[np.argsort(score, kind="stable")], np.sort(score)
         out = np.full((len(self.weights), len(FPIRS)), np.nan)
-        for drawn, row in zip(self.weights, out, strict=True):
-            w = drawn[self.subjects].astype(np.float64)
+        for weights, row in zip(self.weights, out, strict=True):
+            w = weights[self.subjects].astype(np.float64)
             below = np.cumsum(w[nonmated])
             if len(below) and below[-1] > 0:
                 allowed = np.maximum(np.floor(below[-1] * FPIRS + ROUNDING) - 1, 0)

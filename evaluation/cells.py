@@ -43,7 +43,7 @@ class Measure:
 
     @cached_property
     def pair_draws(self) -> PairDraws:
-        assert self.evaluation.pairs is not None        # only add_curve asks for it
+        assert self.evaluation.pairs is not None, "bootstrap samples of TAR without a 1:1 protocol"
         return PairDraws(self.evaluation.pairs, self.subjects, self.weights)
 
     @cached_property
@@ -67,8 +67,8 @@ class Measure:
         figures, _ = search_figures(cell.hits)
         cell.values |= {f"top-{k}": value for k, value in figures["top"].items()} | named("TPIR", FPIRS, figures["TPIR"])
         if resample and len(self.weights):
-            drawn = self.search_draws.figures(cell.hits)
-            cell.draws |= drawn | named("TPIR", FPIRS, drawn["TPIR"].T)
+            samples = self.search_draws.figures(cell.hits)
+            cell.draws |= samples | named("TPIR", FPIRS, samples["TPIR"].T)
         cell.values = {name: cell.values[name] for name in self.metrics}
         cell.draws = {name: cell.draws[name] for name in self.metrics if name in cell.draws}
         return cell
@@ -78,9 +78,9 @@ class Measure:
         fars = BAND_FARS[BAND_FARS * len(roc.different) >= 1]
         cell.curve = {"far": fars, "tar": roc.at(fars)[0]}
         if len(self.weights):
-            drawn = self.pair_draws.tar(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
-            cell.draws |= named("TAR", FARS, drawn.T[:len(FARS)])
-            band = np.array([interval(column) or (np.nan, np.nan) for column in drawn.T[len(FARS):]]).reshape(-1, 2)
+            samples = self.pair_draws.tar(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
+            cell.draws |= named("TAR", FARS, samples.T[:len(FARS)])
+            band = np.array([interval(column) or (np.nan, np.nan) for column in samples.T[len(FARS):]]).reshape(-1, 2)
             cell.curve |= {"low": band[:, 0], "high": band[:, 1]}
 
 

@@ -184,9 +184,9 @@ def gallery_figures(hits: Hits) -> dict:
             "threshold": threshold, "top": {str(k): share(hits.within(k), mated) for k in RANKS}}
 
 
-def share(part: int, whole: int) -> float:
-    """part / whole; NaN if ``whole`` is 0."""
-    return part / whole if whole else np.nan
+def share(part: int, total: int) -> float:
+    """part / total; NaN if ``total`` is 0."""
+    return part / total if total else np.nan
 
 
 def one_to_many(gallery: Rows, query: Rows, protocol: Search, device: str | torch.device = "cpu") -> tuple[dict, dict]:

@@ -39,8 +39,8 @@ def compare_cells(cross: Cell, old: Cell, reliable: Collection[str], few: Collec
     out, figures = {}, max(1, len(reliable))
     for metric, value in cross.values.items():
         difference = value - old.values[metric]
-        drawn = cross.draws[metric] - old.draws[metric] if metric in cross.draws else np.zeros(0)
-        alone, together = interval(drawn), interval(drawn, figures)
+        samples = cross.draws[metric] - old.draws[metric] if metric in cross.draws else np.zeros(0)
+        alone, together = interval(samples), interval(samples, figures)
         out[metric] = {"criterion": bool(difference > 0), "difference": difference, "interval": alone,
                        "verdict": UNDECIDED if metric in few else verdict(difference, alone),
                        "overall": verdict(difference, together) if metric in reliable else None}
@@ -105,7 +105,7 @@ def fixed_threshold(evaluation: Evaluation, old: Cell, cross: Cell) -> dict[str,
     """
     out: dict[str, list[dict]] = {"1:1": [], "1:N": []}
     if evaluation.pairs is not None:
-        assert old.scores is not None and cross.scores is not None          # cells on the old gallery keep them
+        assert old.scores is not None and cross.scores is not None, "cells on the old gallery keep the scores of pairs"
         before, after = (Roc.of(scores, evaluation.pairs.same) for scores in (old.scores, cross.scores))
         for far, old_tar, threshold, new in zip(FARS, *before.at(FARS), after.at(FARS)[1], strict=True):
             if far * len(before.different) + ROUNDING >= 1:
@@ -165,7 +165,7 @@ def flips(evaluation: Evaluation, old: Cell, cross: Cell, far: str | None, fpir:
                              **{f"{side} {score}": round(float(getattr(hits, score)[i]), 5)
                                 for score in ("mate", "other") for side, hits in (("old", before), ("new", after))}})
     if evaluation.pairs is not None and far:
-        assert old.scores is not None and cross.scores is not None
+        assert old.scores is not None and cross.scores is not None, "cells on the old gallery keep the scores of pairs"
         same = evaluation.pairs.same
         threshold = Roc.of(old.scores, same).at(np.array([float(far)]))[1][0]
         was, now = ((scores > threshold) == same for scores in (old.scores, cross.scores))

@@ -49,7 +49,7 @@ def open_model(file: str, network: str, devices: list[torch.device], fp16: bool,
 def find_devices(name: str) -> list[torch.device]:
     """The devices that --device names: "cpu"; "cuda": all visible GPUs; "cuda:1": that one.  UserError for anything else.
 
-    With "cpu", freed memory is kept for the next batch from here on: this must be set before threads have heaps of their own.
+    With "cpu", freed memory is kept for the next batch from now on. It must be called before any thread has its own heap.
     """
     device: torch.device | None
     try:

@@ -188,13 +188,13 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
             earlier.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
     print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
-          f"pictures, {sum(map(bool, lists.values()))} lists of flips")
+          f"pictures, flips of {sum(map(bool, lists.values()))} models")
 
 
 def main() -> None:
     args = parse_arguments()
     if not 0 < args.part <= 1:
-        raise UserError(f"--part must be in (0, 1], found {args.part}")
+        raise UserError(f"--part {args.part}: expected a share of the gain in (0, 1], for example 0.8")
     make_folder(args.out, "--out")
     evaluation = read_evaluation(args.data, args.subset)
     metrics = evaluation.metrics()

@@ -20,7 +20,7 @@ MARKS = {BETTER: "better", COMPATIBLE: "better", WORSE: "worse", INCOMPATIBLE: "
 
 
 def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], file: Path) -> None:
-    """Write the page to ``file``, whole or not at all; UserError if it cannot be written."""
+    """Write the page to ``file``, complete or not at all; UserError if it cannot be written."""
     write_text(file, page(report, tables, pictures))
 
 

@@ -110,7 +110,8 @@ def roc(report: dict, name: str) -> Figure:
         axes.plot(curve["far"], curve["tar"], color=colour, label=label, linewidth=1.5)
         if "low" in curve:
             far = curve["far"][:len(curve["low"])]
-            axes.fill_between(far, *(np.array(curve[side], float) for side in ("low", "high")), color=colour, alpha=0.15)
+            low, high = (np.array(curve[side], float) for side in ("low", "high"))      # None, for NaN in JSON, becomes NaN
+            axes.fill_between(far, low, high, color=colour, alpha=0.15)
     axes.set(xscale="log", ylim=(0, 1.02))
     figure.legend(fontsize=9, ncols=2, loc="outside lower center")
     return figure

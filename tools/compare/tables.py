@@ -36,8 +36,8 @@ def small(value: float) -> str:
     return f"{100 * value:.2g}"
 
 
-def whole(value: float | None) -> str:
-    """A share as a whole number of %; n/a for None."""
+def whole_percent(value: float | None) -> str:
+    """A share in whole %; n/a for None."""
     return "n/a" if value is None else f"{100 * value:.0f}"
 
 
@@ -47,7 +47,7 @@ def tables_of(report: dict) -> list[Table]:
             *threshold_tables(report), flip_table(report), *backfill_tables(report), *matrix_tables(report)]
     if "AC" in report:
         made.append(Table("Sequence of versions: AC, share of the pairs (newer, older) that meet the criterion, in %",
-                          ["", *report["AC"]], [["AC", *map(whole, report["AC"].values())]]))
+                          ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]]))
     return [table for table in made if table is not None]
 
 
@@ -67,7 +67,7 @@ def verdict_table(report: dict, metric: str) -> Table:
     rows = [[old, "", cell(old, old), "", "", cell(old, old)]]
     for name, upgrade in report["upgrades"].items():
         entry = upgrade["criterion"][metric]
-        gain = whole(upgrade["gain"][metric]) if paragon else "n/a"
+        gain = whole_percent(upgrade["gain"][metric]) if paragon else "n/a"
         change = f"{100 * entry['difference']:+.2f}{span(entry['interval'])}"
         rows.append([name, entry["verdict"], cell(name, old), change, gain, cell(name, name)])
     note = f"In brackets: 95 % intervals from {report['draws']} bootstrap samples of subjects." if report["draws"] else ""
@@ -162,7 +162,7 @@ def backfill_tables(report: dict) -> list[Table]:
         for name, upgrade in report["upgrades"].items():
             for order, curve in upgrade.get("backfill", {}).items():
                 entry = curve[metric]
-                reached = ["no gain", ""] if entry["share"] is None else [whole(entry["share"]), f"{entry['images']:,}"]
+                reached = ["no gain", ""] if entry["share"] is None else [whole_percent(entry["share"]), f"{entry['images']:,}"]
                 mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
                 on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
                 rows.append([name, order, *on_the_way, *reached])
