@@ -18,7 +18,7 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Peak, own_bytes
-from evaluation import identification, verification
+from evaluation import identification
 from evaluation.models import find_devices
 from evaluation.protocol import People
 
@@ -36,9 +36,9 @@ def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> f
     """Seconds for every similarity, in the blocks of the search, looking at none."""
     queries[:1] @ queries[:1].T         # what the first product takes longer is not the floor's
     begin = time.perf_counter()
-    step = max(1, identification.SEARCH_CELLS[device] // verification.ENTRIES)
-    for start in range(0, len(gallery), verification.ENTRIES):
-        block = torch.from_numpy(np.array(gallery[start:start + verification.ENTRIES])).to(device).T
+    step = max(1, identification.SIMILARITIES_PER_BLOCK[device] // identification.GALLERY_ROWS_PER_BLOCK)
+    for start in range(0, len(gallery), identification.GALLERY_ROWS_PER_BLOCK):
+        block = torch.from_numpy(np.array(gallery[start:start + identification.GALLERY_ROWS_PER_BLOCK])).to(device).T
         for part in queries.split(step):
             part @ block
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""From a loose crop with five landmarks to the aligned face that the networks see.
+"""Alignment: the face in a loose crop, turned, scaled and moved by its five landmarks to where the networks expect it.
 
 Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991.
 """
@@ -7,26 +7,26 @@ import numpy as np
 
 from utils.opencv import cv2
 
-# Eyes, nose and corners of the mouth in ArcFace's 112 x 112 image, x and y in pixels; float32 as everywhere.
+# Eyes, nose and corners of the mouth in ArcFace's 112 x 112 image, x and y in pixels, rounded to float32 as in insightface.
 TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                      [70.729904, 92.2041]], np.float32).astype(np.float64)
 
 
 def target(size: int) -> np.ndarray:
-    """The five points in a size x size image, float64 [5, 2].
+    """Where the five landmarks belong in a size x size image: float64 [5, 2], x and y in pixels.
 
-    Training images of another size are resized 112 x 112 ones, and resizing keeps the image's *edges* in
-    place, not the centre of pixel 0: (x + 1/2) * size / 112 - 1/2.
+    Training images of another size are resized from 112 x 112. Resizing keeps the image's *edges* in place, not the
+    centre of pixel 0, so x becomes (x + 1/2) * size / 112 - 1/2.
     """
     return (TEMPLATE + 0.5) * (size / 112) - 0.5
 
 
 def similarity(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Least-squares similarity transforms, float64 [N, 2, 3], from landmarks [N, 5, 2] to :func:`target`.
+    """Least-squares similarity transforms, float64 [N, 2, 3], from landmarks [N, 5, 2] (pixels) to :func:`target`.
 
-    In the plane Umeyama's fit has a closed form: with points as complex numbers, rotation and scale are the
-    one factor a that minimises sum |a (p - mean p) - (q - mean q)|^2.  Landmarks that are all one point
-    give NaN.
+    In the plane Umeyama's fit has a closed form: with points as complex numbers, rotation and scale are one factor a,
+    which minimises sum |a (p - mean p) - (q - mean q)|^2. If all five landmarks of a face are the same point, its
+    transform is NaN.
     """
     p = landmarks.astype(np.float64) @ [1, 1j]
     q = target(size) @ [1, 1j]
@@ -39,5 +39,5 @@ def similarity(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """The aligned face, uint8 [size, size, 3] RGB, of a BGR image; outside of it is black."""
+    """The aligned face, uint8 [size, size, 3] RGB.  image: uint8 [H, W, 3] BGR; pixels outside of it are black."""
     return cv2.cvtColor(cv2.warpAffine(image, matrix, (size, size)), cv2.COLOR_BGR2RGB)

@@ -1,10 +1,10 @@
-"""Re-embedding a gallery little by little: every figure over the share that is done, and what it costs in images.
+"""Re-embedding (backfilling) a gallery step by step: the figures at each share that is re-embedded, and the cost in images.
 
-Queries are new from the start; gallery rows are old, then new, in an order that is known before re-embedding:
+All queries are new. Gallery rows are old at first and become new in an order that is known before re-embedding:
     random                  several seeds
-    lowest ... first        rows that the old gallery holds the least sure features of: detector score, number of media,
-                            norm of the old feature
-The area under the curve is its mean over the share (FastFill, CVPR 2023).
+    lowest ... first        first the rows whose old features are least certain: lowest detector score, fewest media, or
+                            smallest norm of the old feature
+The area under a curve is the mean of the figure over the share (FastFill, CVPR 2023).
 """
 
 from dataclasses import dataclass
@@ -13,37 +13,38 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.cells import Cell, Measure
-from evaluation.study import Evaluation
-from evaluation.verification import pair_scores, unit_rows
+from evaluation.evaluation_set import Evaluation
+from evaluation.verification import Rows, pair_scores, unit_rows
 from evaluation.versions import Features
 
 
-class Mixed:
-    """Gallery rows of which some are new already: looks like the array that it stands for."""
+class PartlyReembedded:
+    """A gallery [G, d] in which some rows are new and the others old: Rows that are chosen when they are read."""
 
-    def __init__(self, old: np.ndarray, new: np.ndarray, done: np.ndarray):
-        self.old, self.new, self.done = old, new, done
+    def __init__(self, old: Rows, new: Rows, done: np.ndarray):
+        """done: bool [G], the rows that are new."""
+        self.old, self.new, self.done, self.shape = old, new, done, old.shape
 
     def __len__(self) -> int:
         return len(self.old)
 
     def __getitem__(self, rows) -> np.ndarray:
-        done, out = self.done[rows], np.empty((len(rows), self.old.shape[1]), np.float32)
+        done, out = self.done[rows], np.empty((len(rows), self.shape[1]), np.float32)
         out[done], out[~done] = unit_rows(self.new, rows[done]), unit_rows(self.old, rows[~done])
         return out
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One order: share of the rows that is done, images re-embedded for it, and each figure there."""
+    """The figures along one order, at K points."""
 
-    share: np.ndarray               # float [K], 0 .. 1
-    images: np.ndarray              # int [K]
+    share: np.ndarray               # float [K], share of the gallery rows that is re-embedded, 0 to 1
+    images: np.ndarray              # int [K], images embedded for it
     values: dict[str, np.ndarray]   # metric -> float [K]
 
 
 def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, list[np.ndarray]]:
-    """{name: orders}, each a permutation of the gallery's rows, first to be re-embedded first."""
+    """{name: orders}; an order is a permutation of the gallery's rows, the first to be re-embedded first."""
     rows = evaluation.gallery_rows()
     orders = {"random": [np.random.default_rng(seed).permutation(rows) for seed in range(seeds)]}
     qualities = evaluation.qualities | ({"norm of the old feature": old.norm} if old.norm is not None else {})
@@ -54,8 +55,12 @@ def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, li
 
 def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell], orders: dict[str, list[np.ndarray]],
              steps: int, bar: tqdm) -> dict[str, list[Curve]]:
-    """{order: a curve per permutation}; ends: the cells at 0 (new on old) and at 1 (new on new)."""
-    images, share, out = measure.evaluation.images, np.linspace(0, 1, steps + 1), {}
+    """{order: a curve of steps + 1 points for each permutation}.
+
+    ends: the cells with no row done (new queries on the old gallery) and with all rows done (new on new).
+    """
+    images, share = measure.evaluation.images, np.linspace(0, 1, steps + 1)
+    out: dict[str, list[Curve]] = {}
     pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
     if pairs is not None and after is None:
         after = pair_scores(new.gallery, new.query, pairs)
@@ -66,8 +71,10 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
             for count in counts[1:-1]:
                 done = np.zeros(len(images), bool)
                 done[order[:count]] = True
-                scores = None if pairs is None else np.where(done[pairs.enrol], after, before)
-                cells.append(measure(Mixed(old.gallery, new.gallery, done), new.query, scores=scores))
+                scores = None       # the cell computes them
+                if pairs is not None and before is not None and after is not None:
+                    scores = np.where(done[pairs.enrol], after, before)
+                cells.append(measure(PartlyReembedded(old.gallery, new.gallery, done), new.query, scores=scores))
                 bar.update()
             cells.append(ends[1])
             cost = np.append(0, np.cumsum(images[order]))[counts]
@@ -76,20 +83,24 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
 
 
 def summary(curves: list[Curve], metric: str, start: float, part: float) -> dict:
-    """Mean over the curves of one order: area, and where ``part`` of the gain from ``start`` to the end is reached.
+    """Means over the curves of one order: area, and share and images at which ``part`` of the gain is reached.
 
-    start: M(old, old).  share and images are None where the end is no better than the start.
+    start: M(old, old); the gain goes from there to the curve's end.  share and images are None if some curve has no gain.
     """
     values = np.stack([curve.values[metric] for curve in curves])
-    reached = [crossing(curve, metric, start, part) for curve in curves]
-    whole = None not in reached
+    crossings = [crossing(curve, metric, start, part) for curve in curves]
+    reached = [point for point in crossings if point is not None]
+    all_reached = len(reached) == len(curves)
     return {"auc": float(np.trapezoid(values.mean(0), curves[0].share)),
-            "share": float(np.mean([share for share, _ in reached])) if whole else None,
-            "images": int(round(np.mean([images for _, images in reached]))) if whole else None}
+            "share": float(np.mean([share for share, _ in reached])) if all_reached else None,
+            "images": int(round(np.mean([images for _, images in reached]))) if all_reached else None}
 
 
 def crossing(curve: Curve, metric: str, start: float, part: float) -> tuple[float, float] | None:
-    """(share, images) at which start + part (end - start) is first reached, linear between the points."""
+    """(share, images) at which the curve first reaches start + part (end - start), linear between its points.
+
+    None if the end is not above ``start``.
+    """
     y = curve.values[metric]
     if not y[-1] > start:
         return None
@@ -98,4 +109,5 @@ def crossing(curve: Curve, metric: str, start: float, part: float) -> tuple[floa
     if k == 0:
         return 0.0, 0.0
     t = (goal - y[k - 1]) / (y[k] - y[k - 1])
-    return tuple(float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
+    share, images = (float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
+    return share, images

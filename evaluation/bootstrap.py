@@ -1,9 +1,10 @@
-"""Confidence intervals by resampling *subjects*: pairs and probes of one person stand and fall together.
+"""Confidence intervals by resampling *subjects*: all pairs and probes of a subject are drawn together.
 
-A draw takes as many subjects as there are, with replacement; w[s] says how often s was taken.  A pair of one person
-then counts w[s] times, a pair of two w[s] w[t] times, a probe w[s] times (Bolle, Ratha, Pankanti, "Error analysis of
-pattern recognition systems: the subsets bootstrap", CVIU 2004).  The galleries stay as they are.  All cells of a
-matrix see the same draws, so the difference of two cells has an interval of its own, narrower than theirs.
+A bootstrap sample has as many subjects as the data, drawn with replacement; its weight w[s] says how often subject s was
+drawn. In a sample a genuine pair counts w[s] times, an impostor pair w[s] w[t] times and a probe w[s] times (Bolle, Ratha,
+Pankanti, "Error analysis of pattern recognition systems: the subsets bootstrap", CVIU 2004). The galleries stay complete.
+All cells of a matrix use the same samples, so the difference of two cells has an interval of its own, which is narrower than
+theirs.
 """
 
 import numpy as np
@@ -13,95 +14,104 @@ from evaluation.identification import FPIRS, RANKS, Hits
 from evaluation.protocol import Pairs
 from evaluation.verification import ROUNDING
 
-TAIL = 0.15         # share of the best scores of two people that is sorted, where there are many: FARs are 0.1 at most
-MANY = 1_000_000
-DRAWS = 64          # that are multiplied with the counts of pairs at a time
-LEVEL = 0.95
+TAIL_SHARE = 0.15               # share of the impostor pairs, the highest scores, that is sorted: the largest FAR is 0.1
+MIN_PAIRS_FOR_TAIL = 1_000_000  # impostor pairs; all are sorted if there are fewer
+SAMPLES_PER_BLOCK = 64          # bootstrap samples multiplied with the counts of pairs at a time
+CONFIDENCE = 0.95
 
 
 def draw_weights(subjects: int, draws: int, seed: int) -> np.ndarray:
-    """int16 [draws, subjects]: how often each subject is taken."""
-    draw, share = np.random.default_rng(seed), np.full(subjects, 1 / subjects)
-    return np.array([draw.multinomial(subjects, share) for _ in range(draws)], np.int16).reshape(draws, subjects)
+    """Weights of ``draws`` bootstrap samples, int16 [draws, subjects]: how often each subject was drawn."""
+    generator, share = np.random.default_rng(seed), np.full(subjects, 1 / subjects)
+    return np.array([generator.multinomial(subjects, share) for _ in range(draws)], np.int16).reshape(draws, subjects)
 
 
 def interval(values: np.ndarray, figures: int = 1) -> tuple[float, float] | None:
-    """The middle LEVEL of the draws; None without draws or where none has a figure.
+    """The CONFIDENCE interval of a figure from its values [B] in the samples, NaN left out; None if no value is finite.
 
-    figures: wide enough that LEVEL holds for as many intervals together (Bonferroni).
+    figures: how many intervals are to hold together (Bonferroni); each one becomes wider.
     """
-    values, outside = values[np.isfinite(values)], (1 - LEVEL) / figures
+    values, outside = values[np.isfinite(values)], (1 - CONFIDENCE) / figures
     return tuple(np.quantile(values, [outside / 2, 1 - outside / 2]).tolist()) if len(values) else None
 
 
 class PairDraws:
-    """The 1:1 protocol under every draw."""
+    """TAR at given FARs in every bootstrap sample."""
 
     def __init__(self, pairs: Pairs, subjects: tuple[np.ndarray, np.ndarray], weights: np.ndarray):
-        """subjects: of each gallery row and of each query row; weights: [B, S] of :func:`draw_weights`."""
+        """subjects: those of the gallery rows [G] and of the query rows [Q]; weights: [B, S] of :func:`draw_weights`."""
         self.weights = weights
         self.same, self.different = np.flatnonzero(pairs.same), np.flatnonzero(~pairs.same)
         self.owner = subjects[0][pairs.enrol[self.same]]
-        self.left, self.right = subjects[0][pairs.enrol[self.different]], subjects[1][pairs.verify[self.different]]
-        count = csr_array((np.ones(len(self.different)), (self.left, self.right)), (weights.shape[1],) * 2)
-        blocks = [weights[start:start + DRAWS].astype(np.float64) for start in range(0, len(weights), DRAWS)]
-        self.totals = np.array([total for w in blocks for total in ((count.T @ w.T).T * w).sum(1)])     # [B] pairs of two people
+        self.gallery_subject = subjects[0][pairs.enrol[self.different]]         # [impostor pairs], the subject on either side
+        self.query_subject = subjects[1][pairs.verify[self.different]]
+        count = csr_array((np.ones(len(self.different)), (self.gallery_subject, self.query_subject)), (weights.shape[1],) * 2)
+        starts = range(0, len(weights), SAMPLES_PER_BLOCK)
+        blocks = [weights[start:start + SAMPLES_PER_BLOCK].astype(np.float64) for start in starts]
+        self.totals = np.array([total for w in blocks for total in ((count.T @ w.T).T * w).sum(1)])     # [B] impostor pairs
 
-    def tar(self, scores: np.ndarray, fars: np.ndarray, tail: float = TAIL) -> np.ndarray:
-        """float64 [B, len(fars)]: Roc.at of metrics.py, for every draw; NaN where it took no pair of one person or of two."""
+    def tar(self, scores: np.ndarray, fars: np.ndarray, tail: float = TAIL_SHARE) -> np.ndarray:
+        """TAR as verification.Roc.at computes it, in every sample: float64 [B, len(fars)].
+
+        NaN in samples without a genuine or without an impostor pair.  scores: [P]; tail: see TAIL_SHARE.
+        """
         other = scores[self.different]
-        kept = len(other) if len(other) < MANY else int(tail * len(other))
+        kept = len(other) if len(other) < MIN_PAIRS_FOR_TAIL else int(tail * len(other))
         best = np.argpartition(other, -kept)[-kept:] if kept < len(other) else np.arange(kept)
         best = best[np.argsort(-other[best], kind="stable")]
-        left, right, other = self.left[best], self.right[best], np.append(other[best], -np.inf)
+        one, two, other = self.gallery_subject[best], self.query_subject[best], np.append(other[best], -np.inf)
         ascending = np.argsort(scores[self.same], kind="stable")
         mine, owner = scores[self.same][ascending], self.owner[ascending]
         out = np.full((len(self.weights), len(fars)), np.nan)
-        for drawn, total, row in zip(self.weights, self.totals, out, strict=True):
-            w = drawn.astype(np.float64)
-            place = np.searchsorted(np.cumsum(w[left] * w[right]), np.floor(fars * total + ROUNDING), side="right")
+        for weights, total, row in zip(self.weights, self.totals, out, strict=True):
+            w = weights.astype(np.float64)
+            place = np.searchsorted(np.cumsum(w[one] * w[two]), np.floor(fars * total + ROUNDING), side="right")
             if kept < len(self.different) and place.max() == kept:
-                return self.tar(scores, fars, 1.0)          # a draw whose threshold lies below the tail
+                return self.tar(scores, fars, 1.0)          # the threshold of a sample is below the tail
             if total:
                 row[:] = weight_above(mine, w[owner], other[place])
         return out
 
 
 class SearchDraws:
-    """The 1:N protocol under every draw."""
+    """Top-k and TPIR in every bootstrap sample."""
 
     def __init__(self, probe_subjects: np.ndarray, weights: np.ndarray):
+        """probe_subjects: [n], the subject of each probe; weights: [B, S] of :func:`draw_weights`."""
         self.subjects, self.weights = probe_subjects, weights
 
     def figures(self, hits: dict[str, Hits]) -> dict[str, np.ndarray]:
-        """{"top-1" ...: [B], "TPIR": [B, len(FPIRS)]} of the same probes' hits in each gallery, as search_figures has them."""
-        counted = {0: sum(found.mated.astype(np.float64) for found in hits.values())}
-        counted |= {k: sum((found.mated & (found.rank <= k)).astype(np.float64) for found in hits.values()) for k in RANKS}
+        """The figures of identification.search_figures in every sample: {"top-1", ...: [B], "TPIR": [B, len(FPIRS)]}.
+
+        hits: those of the same probes in each gallery.
+        """
+        counted = {0: sum(single.mated.astype(np.float64) for single in hits.values())}
+        counted |= {k: sum((single.mated & (single.rank <= k)).astype(np.float64) for single in hits.values()) for k in RANKS}
         by_subject = {k: np.bincount(self.subjects, count, self.weights.shape[1]) for k, count in counted.items()}
         with np.errstate(invalid="ignore"):
             top = {f"top-{k}": (self.weights @ by_subject[k]) / (self.weights @ by_subject[0]) for k in RANKS}
-        return top | {"TPIR": np.mean([self.tpir(found) for found in hits.values()], axis=0)}
+        return top | {"TPIR": np.mean([self.tpir(single) for single in hits.values()], axis=0)}
 
     def tpir(self, hits: Hits) -> np.ndarray:
-        """float64 [B, len(FPIRS)]: Hits.tpir of metrics.py, for every draw."""
-        strangers = np.flatnonzero(~hits.mated)
-        strangers = strangers[np.argsort(-hits.other[strangers], kind="stable")]
+        """TPIR as Hits.tpir computes it, in every sample: float64 [B, len(FPIRS)]; NaN without mated or non-mated probes."""
+        nonmated = np.flatnonzero(~hits.mated)
+        nonmated = nonmated[np.argsort(-hits.other[nonmated], kind="stable")]
         mated = np.flatnonzero(hits.mated)
-        score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not first: found at no threshold
+        score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not at rank 1: identified at no threshold
         mated, score = mated[np.argsort(score, kind="stable")], np.sort(score)
         out = np.full((len(self.weights), len(FPIRS)), np.nan)
-        for drawn, row in zip(self.weights, out, strict=True):
-            w = drawn[self.subjects].astype(np.float64)
-            below = np.cumsum(w[strangers])
+        for weights, row in zip(self.weights, out, strict=True):
+            w = weights[self.subjects].astype(np.float64)
+            below = np.cumsum(w[nonmated])
             if len(below) and below[-1] > 0:
                 allowed = np.maximum(np.floor(below[-1] * FPIRS + ROUNDING) - 1, 0)
-                threshold = hits.other[strangers][np.searchsorted(below, allowed, side="right")]
+                threshold = hits.other[nonmated][np.searchsorted(below, allowed, side="right")]
                 row[:] = weight_above(score, w[mated], threshold)
         return out
 
 
 def weight_above(ascending: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of the weight whose score lies above each threshold; NaN where there is no weight."""
+    """Share of the weight whose score is above each threshold; NaN if all weights are 0.  ascending: scores, sorted."""
     below = np.append(0, np.cumsum(weights))
     if below[-1] == 0:
         return np.full(len(thresholds), np.nan)

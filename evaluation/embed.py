@@ -1,11 +1,11 @@
-"""Embeddings of all images of a subset and of their mirror images, computed once and kept for later."""
+"""Embeddings of all images of a subset and of their mirror images, computed once and kept in a file."""
 
 import hashlib
 import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from evaluation.align import similarity, warp
+from evaluation.models import EmbeddingModel, Replica
 from evaluation.protocol import Images
 from records.images import decode
 from utils.errors import UserError
@@ -24,15 +25,17 @@ from utils.origin import load_array, save_origin
 
 
 class AlignedFaces(Dataset):
-    """Item i: (aligned face uint8 [S, S, 3] RGB, whether its file could be decoded); for worker processes."""
+    """Item i: (aligned face uint8 [S, S, 3] RGB, whether its file could be decoded); read by worker processes."""
 
     def __init__(self, images: Images, size: int):
+        """size: S, pixels; UserError if the landmarks of an image are all one point."""
         self.folder, self.names, self.size = str(images.folder), images.names, size
         self.matrices = similarity(images.landmarks, size)
-        bad = np.flatnonzero(~np.isfinite(self.matrices).all((1, 2)))
-        if len(bad):
-            raise UserError(f"the five landmarks of {images.names[bad[0]]} (row {bad[0] + 1} of the landmark "
-                            f"file) are all one point; nothing can be aligned by them")
+        unusable = np.flatnonzero(~np.isfinite(self.matrices).all((1, 2)))
+        if len(unusable):
+            row = unusable[0]
+            raise UserError(f"expected five different landmarks of {images.names[row]} (row {row + 1} of the landmark file), "
+                            f"found one point five times; correct the row")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,17 +43,18 @@ class AlignedFaces(Dataset):
     def __getitem__(self, i: int) -> tuple[np.ndarray, bool]:
         try:
             image = decode(Path(f"{self.folder}/{self.names[i]}").read_bytes(), cv2.IMREAD_COLOR_BGR)
-        except (OSError, ValueError):       # an exception here would reach the user wrapped in the worker's traceback
+        except (OSError, ValueError):       # an exception in a worker would reach the user inside a traceback
             return np.zeros((self.size, self.size, 3), np.uint8), False
         return warp(image, self.matrices[i], self.size), True
 
 
-def embeddings(model, images: Images, folder: Path, batch_size: int, workers: int,
+def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: int, workers: int,
                force: bool = False) -> np.ndarray:
-    """float32 [2, N, d] of images and mirror images, memory-mapped from a file in ``folder``.
+    """Embeddings of images and mirror images, float32 [2, N, d], memory-mapped from a file in ``folder``.
 
-    The file's name is made of everything that the numbers depend on (model, landmark file, image files, size,
-    pixel scale, precision): it is used again when nothing of that changed, unless ``force``.
+    The file's name is made of everything that the numbers depend on (model, landmark file, image files, image size,
+    pixel scale, precision). If the file exists it is used, unless ``force``.  workers: processes that read and align
+    images.  UserError if an image or the file cannot be read, or if the model gives NaN or infinity.
     """
     key = [images.fingerprint(), model.image_size, model.pixel_scale, model.precision]
     name = f"{model.fingerprint[:16]}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npy"
@@ -58,18 +62,17 @@ def embeddings(model, images: Images, folder: Path, batch_size: int, workers: in
     if force or not file.is_file():
         write_embeddings(file, model, images, batch_size, workers)
     else:
-        print(f"embeddings from {file} (-F computes them again)")
+        print(f"using the embeddings in {file} (-F computes them again)")
     array = load_array(file, "the same command and -F")
     if array.shape != (2, len(images), model.dim):
-        raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; "
-                        f"run again with -F")
+        raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; run again with -F")
     return array
 
 
-def write_embeddings(file: Path, model, images: Images, batch_size: int, workers: int) -> None:
-    """Embed batch by batch straight into ``file``: no more than a few batches are in memory."""
+def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_size: int, workers: int) -> None:
+    """Embed batch by batch into ``file``; only a few batches are in memory at a time."""
     faces = AlignedFaces(images, model.image_size)
-    give_back_freed_memory()                # of a former model: the loader's processes are forked
+    give_back_freed_memory()                # a model used before left some, and the forked workers would inherit it
     loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread)
     try:
         with written_beside(file, f".{os.getpid()}") as part:
@@ -90,16 +93,16 @@ def write_embeddings(file: Path, model, images: Images, batch_size: int, workers
 
 
 def one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)        # the workers already fill the cores
+    cv2.setNumThreads(0)        # there is a worker per core already
 
 
-def embed_batches(replicas: list, batches: Iterable) -> Iterator[tuple]:
-    """Yield (readable bool [B], features float32 [2, B, d]) in order; the replicas take the batches in turn.
+def embed_batches(replicas: list[Replica], batches: Iterable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (readable bool [B], features float32 [2, B, d]) for each batch, in order; the replicas take turns.
 
-    Batch k goes to replica k % n once batch k - n, its last one, is finished: every replica has one at most.
+    Batch k goes to replica k % n as soon as that replica has finished batch k - n: each replica has one batch at a time.
     """
     with ThreadPoolExecutor(len(replicas)) as pool:
-        waiting = deque()
+        waiting: deque[tuple[np.ndarray, Future]] = deque()     # (readable, features) of the batches in work
         for k, (faces, readable) in enumerate(batches):
             waiting.append((readable.numpy(), pool.submit(replicas[k % len(replicas)], faces)))
             if len(waiting) == len(replicas):
@@ -110,11 +113,12 @@ def embed_batches(replicas: list, batches: Iterable) -> Iterator[tuple]:
 
 
 def check_batch(readable: np.ndarray, features: np.ndarray, images: Images, start: int) -> None:
+    """UserError that names the first image of the batch that was not decoded or whose embedding is not finite."""
     if not readable.all():
         name = images.names[start + readable.argmin()]
-        raise UserError(f"{images.folder}/{name} is no image that OpenCV can decode; restore the file")
+        raise UserError(f"{images.folder}/{name} is not an image that OpenCV can decode; restore the file")
     finite = np.isfinite(features).all((0, 2))
     if not finite.all():
         name = images.names[start + finite.argmin()]
-        raise UserError(f"the model gives NaN or infinity for {images.folder}/{name}; "
-                        f"it may have diverged in training, or run without --fp16")
+        raise UserError(f"the model gives NaN or infinity for {images.folder}/{name}; run without --fp16, or check whether its "
+                        f"training diverged")

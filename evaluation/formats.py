@@ -1,10 +1,12 @@
-"""How figures are written: rates, percentages, JSON."""
+"""Figures as text and as JSON values."""
+
+from typing import Any
 
 import numpy as np
 
 
-def tidy(value):
-    """``value`` as JSON has it: arrays are lists, NaN and infinity are null."""
+def tidy(value: Any) -> Any:
+    """``value`` with JSON's types: arrays become lists, numpy's scalars Python's, NaN and infinity None."""
     if isinstance(value, dict):
         return {key: tidy(item) for key, item in value.items()}
     if isinstance(value, (list, np.ndarray)):
@@ -15,8 +17,10 @@ def tidy(value):
 
 
 def rate(value: float) -> str:
+    """A false accept or false positive rate with one digit: 1e-4, 1e-1, 1."""
     return f"{value:.0e}".replace("e-0", "e-").replace("e+00", "")
 
 
 def percent(value: float | None) -> str:
+    """A share in %, with two decimals and without the sign; n/a for None."""
     return "n/a" if value is None else f"{100 * value:.2f}"

@@ -1,4 +1,11 @@
-"""Identification (1:N): search of probes in galleries."""
+"""Identification (1:N): search of probes in galleries.
+
+Every function takes the *gallery side* first (the old model's features in a cross test), then the *query side* (probes; always
+the new model's): one call is one cell of a compatibility matrix. Features are rows [T, d] of any length, in memory or mapped
+from a file; only their direction counts. A probe is mated if its subject is in the gallery; that subject is its mate. Figures
+are shares in [0, 1]; a figure is NaN if the data does not support it (an FPIR below 1 / non-mated probes, top-k without mated
+probes).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,79 +17,79 @@ import torch
 from torch import Tensor
 
 from evaluation.protocol import People, Search
-from evaluation.verification import ENTRIES, ROUNDING, answerable, unit_rows
+from evaluation.verification import ROUNDING, Rows, nan_unless_supported, unit_rows
 
-FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates, 1:N table
-RANKS = (1, 5, 10)
-CURVE_FPIRS = np.logspace(-4, 0, 161)
+FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates of the 1:N table
+RANKS = (1, 5, 10)                                          # k of the top-k in the 1:N table
+CURVE_FPIRS = np.logspace(-4, 0, 161)                       # those of the curves in the plots, and the largest rank there
 CURVE_RANKS = 50
-SEARCH_CELLS = {"cpu": 8_000_000, "cuda": 256_000_000}      # ... and their similarities to probes: 32 MB, 1 GB
-TIE = 1e-6                  # cosines that differ by less are equal: float32 rounds the order of sums
+GALLERY_ROWS_PER_BLOCK = 16_384
+SIMILARITIES_PER_BLOCK = {"cpu": 8_000_000, "cuda": 256_000_000}    # of a block's rows to probes: 32 MB, 1 GB
+TIE_TOLERANCE = 1e-6        # cosines that differ by less are a tie: float32 sums depend on their order
 
-
-# --- 1:N -------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Hits:
-    """What each of n probes found in one gallery."""
+    """The result of searching n probes in one gallery."""
 
-    mate: np.ndarray        # float32 [n], best cosine to its own subject; -inf without one
-    other: np.ndarray       # float32 [n], best cosine to any other subject; -inf without one
-    rank: np.ndarray        # int64 [n], 1 = its own subject is strictly first; 0 = not in this gallery
+    mate: np.ndarray        # float32 [n], best cosine to the mate; -inf if the probe has none
+    other: np.ndarray       # float32 [n], best cosine to any other subject; -inf if there is none
+    rank: np.ndarray        # int64 [n], rank of the mate, 1: strictly first; 0: the probe has none
     entries: int            # subjects in the gallery
 
     @property
     def mated(self) -> np.ndarray:
+        """Which probes have a mate, bool [n]."""
         return self.rank > 0
 
     def within(self, rank: int) -> int:
-        """Probes whose own subject is among the first ``rank``."""
+        """Number of probes whose mate is among the first ``rank`` subjects."""
         return int((self.mated & (self.rank <= rank)).sum())
 
     def tpir(self, fpirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(TPIR, threshold) per FPIR: mated probes whose mate is first and above the threshold.
+        """(TPIR, threshold) for each FPIR; TPIR: share of the mated probes whose mate is first and above the threshold.
 
-        The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending;
-        without non-mated or without mated probes there is none (NaN).
+        The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending. Both are NaN if
+        there are no mated or no non-mated probes.
         """
         negatives = np.sort(self.other[~self.mated])[::-1]
         if not len(negatives) or not self.mated.any():
             return np.full(len(fpirs), np.nan), np.full(len(fpirs), np.nan)
         threshold = negatives[np.maximum((len(negatives) * fpirs + ROUNDING).astype(np.int64) - 1, 0)]
-        found = np.sort(self.mate[self.rank == 1])
-        above = len(found) - np.searchsorted(found, threshold, side="right")
+        first = np.sort(self.mate[self.rank == 1])
+        above = len(first) - np.searchsorted(first, threshold, side="right")
         return above / self.mated.sum(), threshold
 
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring entries of a gallery: the subjects first .. first + subjects - 1 of it, all of their rows."""
+    """All rows of some consecutive subjects of a gallery, whose subjects are numbered from 0 in ascending order."""
 
-    features: Tensor        # unit rows float32 [E, d]
+    features: Tensor        # unit rows, float32 [E, d]
     member: Tensor          # int64 [E], subject of each row, counted from ``first``
-    first: int
-    subjects: int
+    first: int              # number of the block's first subject in the gallery
+    subjects: int           # how many subjects the block has
 
     def holds(self, places: Tensor) -> Tensor:
-        """Which of these subjects are in it, bool."""
+        """Which of these subject numbers belong to the block, bool."""
         return (places >= self.first) & (places < self.first + self.subjects)
 
     def best(self, probes: Tensor) -> Tensor:
         """Best cosine of each subject to each of the probes [n, d]: [subjects, n]."""
         if self.subjects == len(self.member):
-            return (probes @ self.features.T).T         # seen so, what follows goes along the rows of memory
+            return (probes @ self.features.T).T         # a transposed view: later steps read memory in order
         empty = torch.full((self.subjects, len(probes)), -torch.inf, device=probes.device)
         return empty.scatter_reduce_(0, self.member[:, None].expand(-1, len(probes)), self.features @ probes.T, "amax")
 
 
-def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
-    """The entries of ``people`` in the order of their subjects, about ENTRIES rows at a time, or all of one subject's."""
+def blocks_of(gallery: Rows, people: People, device: torch.device) -> Iterator[Block]:
+    """The gallery's rows in the order of their subjects, in blocks of at most GALLERY_ROWS_PER_BLOCK rows or of one subject."""
     ordered = people.by_subject()
     starts = np.flatnonzero(np.r_[True, np.diff(ordered.subjects) != 0])
     ends = np.r_[starts[1:], len(ordered.subjects)]
     first = 0
     while first < len(starts):
-        last = max(first + 1, int(np.searchsorted(ends, starts[first] + ENTRIES, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, starts[first] + GALLERY_ROWS_PER_BLOCK, side="right")))
         rows = slice(starts[first], ends[last - 1])
         member = np.repeat(np.arange(last - first), (ends - starts)[first:last])
         features = torch.from_numpy(unit_rows(gallery, ordered.templates[rows])).to(device)
@@ -90,118 +97,123 @@ def blocks_of(gallery: np.ndarray, people: People, device) -> Iterator[Block]:
         first = last
 
 
-def search(gallery: np.ndarray, query: np.ndarray, people: People, probes: People, device="cpu") -> Hits:
-    """Search all probes in a gallery; a subject with several templates counts once, with the best of them.
+def search(gallery: Rows, query: Rows, people: People, probes: People, device: str | torch.device = "cpu") -> Hits:
+    """Search all probes in one gallery; a subject with several templates counts once, with the best of them.
 
-    gallery, query: rows [T, d], of which only a block of the gallery's is in memory at a time (read twice: a rank
-    can be counted when the mate's cosine is known).  All probes are: [n, d].
+    gallery, query: rows [T, d]. One block of gallery rows and all probes [n, d] are in memory at a time. The gallery is read
+    twice, because a rank can only be counted when the mate's cosine is known.
     """
     return search_each(gallery, query, {"": people}, probes, device)[""]
 
 
-def search_each(gallery: np.ndarray, query: np.ndarray, galleries: dict[str, People], probes: People,
-                device="cpu") -> dict[str, Hits]:
-    """:func:`search` in each of the galleries and, where there are several, in all of them at once ("mixed")."""
+def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes: People,
+                device: str | torch.device = "cpu") -> dict[str, Hits]:
+    """:func:`search` in each gallery and, if there are several, in the merged gallery of all ("mixed").  {gallery: hits}"""
     device = torch.device(device)
     queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
     places = {name: places_of(people, probes).to(device) for name, people in galleries.items()}
     mates = {name: best_mates(gallery, people, queries, places[name]) for name, people in galleries.items()}
-    found, best, others, before = {}, torch.stack(list(mates.values())).amax(0), [], 0
+    hits, best, others = {}, torch.stack(list(mates.values())).amax(0), []
+    before = torch.zeros(len(queries), dtype=torch.int64, device=device)
     for name, people in galleries.items():
-        other, (own, mixed) = rivals(gallery, people, queries, places[name], [mates[name], best])
-        found[name] = hits_of(mates[name], other, own, len(np.unique(people.subjects)))
+        other, (ahead, ahead_of_best) = rivals(gallery, people, queries, places[name], [mates[name], best])
+        hits[name] = hits_of(mates[name], other, ahead, len(np.unique(people.subjects)))
         others.append(other)
-        before = before + mixed
+        before = before + ahead_of_best
     everyone = reduce(add, galleries.values())
     subjects = len(np.unique(everyone.subjects))
-    if len(galleries) > 1 and subjects == sum(hits.entries for hits in found.values()):
-        found["mixed"] = hits_of(best, torch.stack(others).amax(0), before, subjects)
-    elif len(galleries) > 1:            # somebody is in two galleries, and would be counted twice
-        found["mixed"] = search(gallery, query, everyone, probes, device)
-    return found
+    if len(galleries) > 1 and subjects == sum(single.entries for single in hits.values()):
+        hits["mixed"] = hits_of(best, torch.stack(others).amax(0), before, subjects)
+    elif len(galleries) > 1:            # a subject in two galleries would be counted twice
+        hits["mixed"] = search(gallery, query, everyone, probes, device)
+    return hits
 
 
 def hits_of(mate: Tensor, other: Tensor, before: Tensor, entries: int) -> Hits:
+    """Hits of n probes.  before: int64 [n], subjects that rank before the mate, ties included."""
     rank = torch.where(mate > -torch.inf, 1 + before, 0)
     return Hits(mate.cpu().numpy(), other.cpu().numpy(), rank.cpu().numpy(), entries)
 
 
 def places_of(people: People, probes: People) -> Tensor:
-    """Place of each probe's subject among those of the gallery, ascending; -1 where it is not there."""
+    """Number of each probe's subject among the gallery's subjects, ascending, int64 [n]; -1: it is not in the gallery."""
     subjects = np.unique(people.subjects)
     place = np.searchsorted(subjects, probes.subjects).clip(max=len(subjects) - 1)
     return torch.from_numpy(np.where(subjects[place] == probes.subjects, place, -1))
 
 
-def best_mates(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor) -> Tensor:
-    """Best cosine of each probe to its own subject, float32 [n]; -inf without one."""
+def best_mates(gallery: Rows, people: People, queries: Tensor, places: Tensor) -> Tensor:
+    """Best cosine of each probe to its mate, float32 [n]; -inf if it has none.  places: [n] of :func:`places_of`."""
     mate = torch.full((len(queries),), -torch.inf, device=queries.device)
     for block in blocks_of(gallery, people, queries.device):
-        here = torch.nonzero(block.holds(places))[:, 0]
-        for part in here.split(block_size(block)):
-            own = places[part] - block.first, torch.arange(len(part), device=queries.device)
-            mate[part] = block.best(queries[part])[own]
+        mated = torch.nonzero(block.holds(places))[:, 0]
+        for part in mated.split(block_size(block)):
+            mates = places[part] - block.first, torch.arange(len(part), device=queries.device)
+            mate[part] = block.best(queries[part])[mates]
     return mate
 
 
-def rivals(gallery: np.ndarray, people: People, queries: Tensor, places: Tensor, limits: list[Tensor]) -> tuple:
-    """(best cosine to another subject, float32 [n]; for each of ``limits`` [n]: how many others reach it, int64 [n])."""
+def rivals(gallery: Rows, people: People, queries: Tensor, places: Tensor,
+           limits: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """(best cosine to a subject other than the mate, float32 [n]; for each limit [n]: how many of them reach it, int64 [n])."""
     other = torch.full((len(queries),), -torch.inf, device=queries.device)
     reached = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in limits]
     for block in blocks_of(gallery, people, queries.device):
         for part in torch.arange(len(queries), device=queries.device).split(block_size(block)):
             best, above = block.best(queries[part]), None
-            own = torch.nonzero(block.holds(places[part]))[:, 0]
-            best[places[part][own] - block.first, own] = -torch.inf
+            mated = torch.nonzero(block.holds(places[part]))[:, 0]
+            best[places[part][mated] - block.first, mated] = -torch.inf
             other[part] = torch.maximum(other[part], best.amax(0))
             for count, limit in zip(reached, limits, strict=True):
-                above = torch.gt(best, limit[part] - TIE, out=torch.empty_like(best) if above is None else above)
+                above = torch.gt(best, limit[part] - TIE_TOLERANCE, out=torch.empty_like(best) if above is None else above)
                 count[part] += above.sum(0).long()
     return other, reached
 
 
 def block_size(block: Block) -> int:
-    """Probes whose similarities to the block are computed at a time."""
-    return max(1, SEARCH_CELLS[block.member.device.type] // len(block.member))
+    """Number of probes whose similarities to the block are computed at a time."""
+    return max(1, SIMILARITIES_PER_BLOCK[block.member.device.type] // len(block.member))
 
 
 def gallery_figures(hits: Hits) -> dict:
-    """Figures of one gallery; top-k as a share of its mated probes."""
+    """Figures of one gallery for tables and JSON; top-k is a share of the mated probes."""
     mated = int(hits.mated.sum())
     nonmated = len(hits.rank) - mated
-    tpir, threshold = (answerable(x, FPIRS, nonmated) for x in hits.tpir(FPIRS))
+    tpir, threshold = (nan_unless_supported(x, FPIRS, nonmated) for x in hits.tpir(FPIRS))
     return {"entries": hits.entries, "mated": mated, "nonmated": nonmated, "FPIR": FPIRS, "TPIR": tpir,
             "threshold": threshold, "top": {str(k): share(hits.within(k), mated) for k in RANKS}}
 
 
-def share(part: int, whole: int) -> float:
-    return part / whole if whole else np.nan
+def share(part: int, total: int) -> float:
+    """part / total; NaN if ``total`` is 0."""
+    return part / total if total else np.nan
 
 
-def one_to_many(gallery: np.ndarray, query: np.ndarray, protocol: Search, device="cpu") -> tuple[dict, dict]:
-    """(figures for tables and JSON, arrays for plots) of the 1:N protocol; "mixed" is a search in all galleries at once."""
+def one_to_many(gallery: Rows, query: Rows, protocol: Search, device: str | torch.device = "cpu") -> tuple[dict, dict]:
+    """(figures for tables and JSON, arrays for plots) of the 1:N protocol; "mixed" is the search in the merged gallery."""
     hits = search_each(gallery, query, protocol.galleries, protocol.probes, device)
-    mixed = hits.pop("mixed", None)
+    merged = hits.pop("mixed", None)
     figures, curves = search_figures(hits)
-    if mixed is not None:
-        figures["galleries"]["mixed"] = gallery_figures(mixed)
+    if merged is not None:
+        figures["galleries"]["mixed"] = gallery_figures(merged)
     return figures, curves
 
 
 def search_figures(hits: dict[str, Hits]) -> tuple[dict, dict]:
-    """(figures, curves) of the same probes' hits in each gallery.
+    """(figures, curves) from the hits of the same probes in each gallery.
 
-    TPIR is the mean of the galleries.  "top" pools them: correct probes of all / mated probes of all;
-    "top_of_all_probes" divides by all probes, as the public evaluators do (the same where, as in IJB-C, every
-    probe has its mate in one gallery).
+    TPIR is the mean over the galleries. "top" pools them: correct probes of all galleries / mated probes of all galleries.
+    "top_of_all_probes" divides by all probes as the public evaluators do; in IJB-C, where every probe has a mate in one of the
+    galleries, the two are the same.
     """
-    per_gallery = {name: gallery_figures(found) for name, found in hits.items()}
-    correct = {k: sum(found.within(k) for found in hits.values()) for k in range(1, CURVE_RANKS + 1)}
+    per_gallery = {name: gallery_figures(single) for name, single in hits.items()}
+    correct = {k: sum(single.within(k) for single in hits.values()) for k in range(1, CURVE_RANKS + 1)}
     mated, probes = sum(f["mated"] for f in per_gallery.values()), len(next(iter(hits.values())).rank)
     figures = {"FPIR": FPIRS, "TPIR": np.mean([f["TPIR"] for f in per_gallery.values()], 0),
                "top": {str(k): share(correct[k], mated) for k in RANKS},
                "top_of_all_probes": {str(k): correct[k] / probes for k in RANKS},
                "probes": probes, "mated": mated, "galleries": per_gallery}
-    curves = [answerable(found.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~found.mated).sum())) for found in hits.values()]
+    curves = [nan_unless_supported(single.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~single.mated).sum()))
+              for single in hits.values()]
     return figures, {"fpir": CURVE_FPIRS, "tpir": np.mean(curves, 0), "ranks": np.array(list(correct)),
                      "cmc": np.array([share(count, mated) for count in correct.values()])}

@@ -1,4 +1,4 @@
-"""IJB-C and IJB-B as insightface lays them out: loosely cropped images, templates, 1:1 pairs, 1:N lists.
+"""IJB-C and IJB-B in insightface's layout: loosely cropped images, templates, 1:1 pairs, 1:N lists.
 
     <data>/IJBC/loose_crop/*.jpg
     <data>/IJBC/meta/ijbc_face_tid_mid.txt            NAME TEMPLATE MEDIUM            one row per image
@@ -6,7 +6,8 @@
     <data>/IJBC/meta/ijbc_template_pair_label.txt     ENROL VERIFY {0|1}              1 = same person
     <data>/IJBC/meta/ijbc_1N_{gallery_G1,gallery_G2,probe_mixed}.csv      header, then TEMPLATE,SUBJECT,...
 
-IJB-B: prefix ijbb_, galleries S1 and S2.  Inside the program a template is its *row*, the rank of its id.
+IJB-B has the prefix ijbb_ and the galleries S1 and S2. In the program a template is given by its *row*, the rank of its id
+among all template ids.
 """
 
 import hashlib
@@ -22,19 +23,19 @@ import numpy as np
 from utils.errors import UserError
 
 GALLERIES = {"IJBC": ("G1", "G2"), "IJBB": ("S1", "S2")}
-LARGEST_ID = 100_000_000        # of templates
+TEMPLATE_ID_LIMIT = 100_000_000 # template ids are below this
 
 
 @dataclass(frozen=True)
 class Images:
-    """All N images of a subset."""
+    """All N images of a subset, which show T templates."""
 
-    folder: Path                # of the image files
+    folder: Path                # folder of the image files
     names: np.ndarray           # str [N]
     landmarks: np.ndarray       # float32 [N, 5, 2], x and y in pixels: eyes, nose, corners of the mouth
-    scores: np.ndarray          # float32 [N], of the face detector
-    templates: np.ndarray       # int32 [N], row of the template that the image belongs to
-    media: np.ndarray           # int64 [N], id of the photograph or video
+    scores: np.ndarray          # float32 [N], the face detector's score
+    templates: np.ndarray       # int32 [N], row of the image's template
+    media: np.ndarray           # int64 [N], id of the image's photograph or video
     template_ids: np.ndarray    # int64 [T], ascending
     meta: str                   # sha256 of the landmark file
 
@@ -42,14 +43,14 @@ class Images:
         return len(self.names)
 
     def sizes(self) -> np.ndarray:
-        """Bytes of each image file, int64 [N]; a missing file is refused before hours of embedding."""
+        """Size of each image file, int64 [N] bytes.  UserError if one is missing, before hours are spent on embedding."""
         folder, sizes = str(self.folder), np.empty(len(self), np.int64)
         for i, name in enumerate(self.names):
             try:
                 sizes[i] = os.stat(f"{folder}/{name}").st_size
             except OSError as error:
-                raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}): it is in row "
-                                f"{i + 1} of the landmark file; restore it") from error
+                raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}), but row {i + 1} of the landmark file "
+                                f"names it; restore it") from error
         return sizes
 
     def fingerprint(self) -> str:
@@ -61,22 +62,23 @@ class Images:
 class Pairs:
     """The 1:1 protocol: P pairs of templates."""
 
-    enrol: np.ndarray           # int32 [P], template rows: the old model's side in a cross test
-    verify: np.ndarray          # int32 [P], template rows: the new model's side
-    same: np.ndarray            # bool [P]
+    enrol: np.ndarray           # int32 [P], rows of the gallery-side templates: the old model's in a cross test
+    verify: np.ndarray          # int32 [P], rows of the query-side templates: always the new model's
+    same: np.ndarray            # bool [P], True: genuine pair, one subject; False: impostor pair, two subjects
 
     def __str__(self) -> str:
-        return f"{len(self.same)} pairs, {self.same.sum()} of one person"
+        return f"{len(self.same)} pairs, {self.same.sum()} of them genuine"
 
 
 @dataclass(frozen=True)
 class People:
-    """Templates with the subject that each shows."""
+    """Templates, each with its subject."""
 
     templates: np.ndarray       # int32 [n], template rows
     subjects: np.ndarray        # int64 [n], subject ids
 
     def by_subject(self) -> "People":
+        """The same templates in the order of their subjects."""
         order = np.argsort(self.subjects, kind="stable")
         return People(self.templates[order], self.subjects[order])
 
@@ -97,36 +99,39 @@ class Search:
 
 
 def subset_folder(data: str | Path, subset: str) -> Path:
-    """<data>/<subset>, or <data> itself when it is that folder."""
+    """<data>/<subset>, or <data> if that is the subset's folder itself.  UserError if it is neither."""
     folder = Path(data) / subset
     if not folder.is_dir() and (Path(data) / "meta").is_dir():
         folder = Path(data)
     if not (folder / "meta").is_dir() or not (folder / "loose_crop").is_dir():
-        raise UserError(f"no {subset} data in {folder}: expected its folders meta and loose_crop; "
+        raise UserError(f"no {subset} data in {folder}: expected the folders meta and loose_crop in it; "
                         f"give the folder that holds {subset} with -d (reproduce.sh: --ijb)")
     return folder
 
 
 def read_images(data: str | Path, subset: str) -> Images:
-    """The images of ``subset`` ("IJBC" or "IJBB") below the folder ``data``."""
+    """The images of ``subset`` ("IJBC" or "IJBB") in the folder ``data``.
+
+    UserError, with file and row, if a meta file is missing or cannot be read, or if the two lists differ.
+    """
     folder = subset_folder(data, subset)
-    belongs, faces = (meta_file(folder, subset, name) for name in ("face_tid_mid.txt", "name_5pts_score.txt"))
-    template, media = read_numbers(belongs, np.int64, (1, 2), "NAME TEMPLATE MEDIUM").T
+    template_file, faces = (meta_file(folder, subset, name) for name in ("face_tid_mid.txt", "name_5pts_score.txt"))
+    template, media = read_numbers(template_file, np.int64, (1, 2), "NAME TEMPLATE MEDIUM").T
     numbers = read_numbers(faces, np.float32, tuple(range(1, 12)), "NAME, ten coordinates and SCORE")
     text = faces.read_bytes()
-    names, listed = (read_names(file, len(table)) for file, table in ((faces, numbers), (belongs, template)))
+    names, listed = (read_names(file, len(table)) for file, table in ((faces, numbers), (template_file, template)))
     if len(template) != len(names):
-        raise UserError(f"{faces} has {len(names)} rows, {belongs.name} has {len(template)}; "
+        raise UserError(f"{faces} has {len(names)} rows, {template_file.name} has {len(template)}; "
                         f"expected the same images in the same order in both")
     for i in np.flatnonzero(names != listed):
-        if Path(names[i]).name != Path(listed[i]).name:         # a folder before it may differ: the first says where it lies
-            raise UserError(f"row {i + 1} is {names[i]} in {faces}, {listed[i]} in {belongs.name}; expected the same images in "
-                            f"the same order in both")
+        if Path(names[i]).name != Path(listed[i]).name:         # the folder in front may differ: the landmark file's counts
+            raise UserError(f"row {i + 1} is {names[i]} in {faces}, {listed[i]} in {template_file.name}; expected the same "
+                            f"images in the same order in both")
     if not np.isfinite(numbers).all():
         raise UserError(f"{faces} row {np.flatnonzero(~np.isfinite(numbers).all(1))[0] + 1}: "
                         f"expected finite landmarks and score")
-    if template.min() < 0 or template.max() >= LARGEST_ID:
-        raise UserError(f"{belongs}: template ids must lie in [0, {LARGEST_ID}), "
+    if template.min() < 0 or template.max() >= TEMPLATE_ID_LIMIT:
+        raise UserError(f"{template_file}: expected template ids in [0, {TEMPLATE_ID_LIMIT}), "
                         f"found {template.min()} to {template.max()}")
     template_ids, templates = np.unique(template, return_inverse=True)
     return Images(folder / "loose_crop", names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10],
@@ -134,11 +139,12 @@ def read_images(data: str | Path, subset: str) -> Images:
 
 
 def read_names(file: Path, rows: int) -> np.ndarray:
-    """The first column of a table of ``rows`` rows, str [rows]: files inside the images' folder."""
-    with open(file, encoding="utf-8-sig") as lines:             # Windows' editors begin with a mark
+    """The first column of a table of ``rows`` rows, str [rows]; UserError if one is not a file inside the images' folder."""
+    with open(file, encoding="utf-8-sig") as lines:             # editors on Windows write a byte order mark
         names = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     if len(names) != rows:
-        raise UserError(f"{file} has {len(names)} lines with a name, {rows} with numbers; write it again, a line for a row")
+        raise UserError(f"{file} has {len(names)} lines with a name and {rows} with numbers; "
+                        f"expected one line per image: write it again")
     for i, name in enumerate(names):
         if name[0] == "/" or "\0" in name or len(name) > 255 or ".." in name and ".." in Path(name).parts:
             raise UserError(f"{file} row {i + 1} names {name[:255]!r}; expected a file inside the folder loose_crop")
@@ -146,7 +152,7 @@ def read_names(file: Path, rows: int) -> np.ndarray:
 
 
 def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
-    """The pairs of the 1:1 protocol, in the file's order."""
+    """The pairs of the 1:1 protocol, in the order of the file.  UserError if the file cannot be used."""
     file = meta_file(subset_folder(data, subset), subset, "template_pair_label.txt")
     table = read_numbers(file, np.int32, (0, 1, 2), "ENROL VERIFY {0|1}")
     same = table[:, 2] == 1
@@ -157,7 +163,7 @@ def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
 
 
 def read_search(data: str | Path, subset: str, images: Images) -> Search:
-    """The galleries and probes of the 1:N protocol."""
+    """The galleries and probes of the 1:N protocol.  UserError if a list cannot be used."""
     folder = subset_folder(data, subset)
     galleries = {name: read_people(meta_file(folder, subset, f"1N_gallery_{name}.csv"), images)
                  for name in GALLERIES[subset]}
@@ -165,27 +171,27 @@ def read_search(data: str | Path, subset: str, images: Images) -> Search:
 
 
 def read_people(file: Path, images: Images) -> People:
-    """Templates of a 1:N list, each once; the file has a row for each of their images."""
+    """Templates of a 1:N list, each once, although the file may have a row for each of their images."""
     with open(file, encoding="utf-8", errors="replace") as lines:
         header = lines.readline(10_000)
     if re.match(r"\s*[+-]?\d+\s*,\s*[+-]?\d+\s*(,|$)", header):
-        raise UserError(f"{file} begins with {header.strip()[:80]!r}; expected a header above the rows, which is left out")
+        raise UserError(f"{file} begins with {header.strip()[:80]!r}; expected a header, because the first line is skipped")
     table = read_numbers(file, np.int64, (0, 1), "TEMPLATE,SUBJECT,... below a header", delimiter=",",
                          skiprows=1)
     templates, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
     subjects = table[first, 1]
-    torn = np.flatnonzero(subjects[inverse] != table[:, 1])
-    if len(torn):
-        template, subject = table[torn[0]]
-        raise UserError(f"{file}: template {template} belongs to the subjects {subjects[inverse[torn[0]]]} "
+    conflicts = np.flatnonzero(subjects[inverse] != table[:, 1])
+    if len(conflicts):
+        template, subject = table[conflicts[0]]
+        raise UserError(f"{file}: template {template} belongs to the subjects {subjects[inverse[conflicts[0]]]} "
                         f"and {subject}; expected one")
     return People(rows_of(templates, images, file), subjects)
 
 
 def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
-    """Template rows int32 of template ids; an id without an image is refused."""
+    """Rows of the templates with these ids, int32.  UserError if a template has no image; ``file`` is named in it."""
     known = images.template_ids
-    if known[-1] < max(len(ids), 16 * len(known)):      # a table where it is no larger than what is read anyway
+    if known[-1] < max(len(ids), 16 * len(known)):      # a table, if it is not larger than the lists
         table = np.zeros(known[-1] + 1, np.int32)
         table[known] = np.arange(len(known), dtype=np.int32)
         rows = table[np.clip(ids, 0, known[-1])]
@@ -198,18 +204,22 @@ def rows_of(ids: np.ndarray, images: Images, file: Path) -> np.ndarray:
 
 
 def meta_file(folder: Path, subset: str, name: str) -> Path:
+    """<folder>/meta/<prefix>_<name>; UserError if there is no such file."""
     file = folder / "meta" / f"{subset.lower()}_{name}"
     if not file.is_file():
-        raise UserError(f"no file {file}; the meta files of {subset} come with insightface's evaluation "
-                        f"data, not with NIST's")
+        raise UserError(f"no file {file}; expected the meta files of insightface's evaluation data, which NIST's {subset} "
+                        f"does not have")
     return file
 
 
 def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout) -> np.ndarray:
-    """Columns of a text table, [rows, columns]; ``row`` says in words what a row is."""
+    """Columns of a text table, [rows, columns].  UserError if a cell is not a number of ``dtype`` or the file is cut short.
+
+    row: the columns in words, for the error; layout: options of np.loadtxt.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")         # "input contained no data": said better below
+            warnings.simplefilter("ignore")         # "input contained no data": reported below
             warnings.simplefilter("error", DeprecationWarning)          # 1.5 for an id
             table = np.loadtxt(file, dtype, usecols=columns, ndmin=2, comments=None, encoding="utf-8", **layout)
     except (ValueError, IndexError, DeprecationWarning) as error:
@@ -219,6 +229,6 @@ def read_numbers(file: Path, dtype, columns: tuple[int, ...], row: str, **layout
     with open(file, "rb") as text:
         text.seek(-1, os.SEEK_END)
         if text.read().strip():
-            raise UserError(f"{file} does not end with the end of a line: it is cut short, perhaps within a number; copy it "
-                            f"again (if it is whole: echo >> {shlex.quote(str(file))})")
+            raise UserError(f"{file} is cut short, perhaps inside a number: expected a newline at its end; copy it again "
+                            f"(if it is complete, add the newline: echo >> {shlex.quote(str(file))})")
     return table

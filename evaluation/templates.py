@@ -1,6 +1,7 @@
-"""From the embeddings of images to one unit feature per template.
+"""Templates: one unit feature from the embeddings of all images of a template.
 
-A template is a linear map of its images: mean within a medium (a photograph, a video), sum over the media.
+The feature is linear in the images' embeddings: their mean within a medium (a photograph or a video), then the sum over the
+media, then scaled to norm 1.
 """
 
 from collections.abc import Sequence
@@ -12,15 +13,15 @@ from scipy.sparse import csr_array
 
 from evaluation.protocol import Images
 
-ROWS = 16_384       # images per block where all of them are gone through
+IMAGES_PER_BLOCK = 16_384       # embeddings in memory at a time
 
 
 class Mode(NamedTuple):
-    """What an image counts for; str() gives insightface's name, N0D1F1 by default."""
+    """How an image's embedding enters its template; str() gives insightface's name, N0D1F1 by default."""
 
-    normalise: bool = False     # N1: each image's feature has norm 1, instead of telling quality by its norm
-    detector: bool = True       # D1: weighted by the score of the face detector
-    flip: bool = True           # F1: the features of the image and of its mirror image are added
+    normalise: bool = False     # N1: scaled to norm 1; N0: its norm, a sign of quality, counts
+    detector: bool = True       # D1: weighted by the face detector's score
+    flip: bool = True           # F1: the embeddings of the image and of its mirror image are added
 
     def __str__(self) -> str:
         return f"N{self.normalise:d}D{self.detector:d}F{self.flip:d}"
@@ -31,10 +32,10 @@ MODES = [Mode(*flags) for flags in product((False, True), repeat=3)]
 
 
 def template_features(embeddings: Sequence[np.ndarray], images: Images, mode: Mode = DEFAULT) -> np.ndarray:
-    """Unit features float32 [T, d] of all templates, rows in the order of images.template_ids.
+    """Unit features of all templates, float32 [T, d], in the order of images.template_ids.
 
-    embeddings: float32 [2, N, d] (or two arrays [N, d]) of images and mirror images, as the network
-    gave them; mapped from a file they are read once and not copied.
+    embeddings: float32 [2, N, d], or two arrays [N, d], of images and mirror images, as the network computed them. If they are
+    mapped from a file, they are read once and not copied.
     """
     views = [np.asarray(view) for view in embeddings[:1 + mode.flip]]
     weight = image_weights(images, mode.detector)
@@ -47,7 +48,7 @@ def template_features(embeddings: Sequence[np.ndarray], images: Images, mode: Mo
 
 
 def image_weights(images: Images, detector: bool) -> np.ndarray:
-    """Weight of each image, float32 [N]: 1 / images of the same template and medium, times the score."""
+    """Weight of each image, float32 [N]: 1 / number of images of its medium in its template; times its score if ``detector``."""
     media, medium = np.unique(images.media, return_inverse=True)
     group = images.templates.astype(np.int64) * len(media) + medium
     _, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
@@ -56,9 +57,9 @@ def image_weights(images: Images, detector: bool) -> np.ndarray:
 
 
 def norms(views: Sequence[np.ndarray]) -> np.ndarray:
-    """Norms of the summed views, float32 [N], block by block; never 0."""
+    """Norms of the sum of the views (images, mirror images; [N, d]), float32 [N], block by block; at least 1e-12."""
     out = np.empty(len(views[0]), np.float32)
-    for start in range(0, len(out), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(out), IMAGES_PER_BLOCK):
+        rows = slice(start, start + IMAGES_PER_BLOCK)
         out[rows] = np.linalg.norm(sum(view[rows].astype(np.float32, copy=False) for view in views), axis=1)
     return np.maximum(out, 1e-12)

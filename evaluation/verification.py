@@ -1,54 +1,73 @@
-"""Verification (1:1): scores of pairs and the ROC."""
+"""Verification (1:1): cosines of the pairs of templates, and the ROC.
+
+Every function takes the *gallery side* first (enrolled templates; the old model's in a cross test), then the *query side*
+(verified templates; always the new model's): one call is one cell of a compatibility matrix. Features are rows [T, d] of any
+length, in memory or mapped from a file; only their direction counts. A genuine pair shows one subject, an impostor pair two.
+Figures are shares in [0, 1]; a figure is NaN if the data does not support it (a FAR below 1 / impostor pairs).
+"""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from evaluation.protocol import Pairs
 
 FARS = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])       # false accept rates of the 1:1 table
-CURVE_FARS = np.logspace(-6, 0, 241)
-CELLS = 40_000_000          # similarities of pairs per block: 160 MB
-SPARSE = 64                 # similarities per pair from which on the pairs are computed one by one
-ENTRIES = 16_384            # rows of a gallery per block of a search ...
-ROUNDING = 1e-9             # 3000 * 0.001 is 3 false accepts, not the 2.9999999999999996 of binary fractions
+CURVE_FARS = np.logspace(-6, 0, 241)                        # those of the curve in the plots
+SIMILARITIES_PER_BLOCK = 40_000_000     # cosines computed at a time by a product of matrices: 160 MB in float32
+MAX_SIMILARITIES_PER_PAIR = 64          # with more of them per pair, the pairs are computed one by one
+PAIRS_PER_BLOCK = 16_384                # ... and that many at a time
+ROUNDING = 1e-9             # added before rounding down: 0.29 * 100 is 28.999999999999996 in binary, but 29 errors are allowed
 
 
-# --- 1:1 -------------------------------------------------------------------------------------------------
+class Rows(Protocol):
+    """Features [T, d] whose rows are read a block at a time: an array, a memory map, or rows that are computed on demand."""
 
-def pair_scores(gallery: np.ndarray, query: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Cosine of each pair, float32 [P]; gallery, query: rows [T, d] of all templates.
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the whole product of matrices is computed, in blocks,
-    and the pairs are picked from it.  That reads 50 MB of features instead of 64 GB.  Pairs that are few among
-    their rows are computed one by one.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows, /) -> np.ndarray: ...
+
+
+def pair_scores(gallery: Rows, query: Rows, pairs: Pairs, dtype: type = np.float32) -> np.ndarray:
+    """Cosine of each pair, [P], computed in ``dtype``; gallery, query: rows [T, d] of all templates.
+
+    IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the product of all gallery rows with all query rows is computed in
+    blocks and the pairs are picked from it. That reads 50 MB of features instead of 64 GB. If there are few pairs for their
+    number of rows, they are computed one by one.
     """
-    left, row = used_rows(pairs.enrol, len(gallery))
-    right, column = used_rows(pairs.verify, len(query))
-    scores = np.empty(len(row), np.float32)
-    if len(left) * len(right) > SPARSE * len(row):
-        for start in range(0, len(row), ENTRIES):
-            part = slice(start, start + ENTRIES)
-            pair = unit_rows(gallery, pairs.enrol[part]), unit_rows(query, pairs.verify[part])
+    gallery_rows, row = used_rows(pairs.enrol, len(gallery))
+    query_rows, column = used_rows(pairs.verify, len(query))
+    scores: np.ndarray = np.empty(len(row), dtype)
+    if len(gallery_rows) * len(query_rows) > MAX_SIMILARITIES_PER_PAIR * len(row):
+        for start in range(0, len(row), PAIRS_PER_BLOCK):
+            part = slice(start, start + PAIRS_PER_BLOCK)
+            pair = unit_rows(gallery, pairs.enrol[part], dtype), unit_rows(query, pairs.verify[part], dtype)
             scores[part] = np.einsum("nd,nd->n", *pair)
         return scores
-    across = unit_rows(query, right).T
-    step = max(1, CELLS // len(right))
-    for start in range(0, len(left), step):
-        product = unit_rows(gallery, left[start:start + step]) @ across
-        here = np.flatnonzero((row >= start) & (row < start + step))
-        scores[here] = product.take((row[here] - start) * np.int64(len(right)) + column[here])
+    queries = unit_rows(query, query_rows, dtype).T
+    step = max(1, SIMILARITIES_PER_BLOCK // len(query_rows))
+    for start in range(0, len(gallery_rows), step):
+        product = unit_rows(gallery, gallery_rows[start:start + step], dtype) @ queries
+        chosen = np.flatnonzero((row >= start) & (row < start + step))
+        scores[chosen] = product.take((row[chosen] - start) * np.int64(len(query_rows)) + column[chosen])
     return scores
 
 
-def unit_rows(features: np.ndarray, rows) -> np.ndarray:
-    """These rows with norm 1, float32."""
-    chosen = features[rows].astype(np.float32, copy=False)
+def unit_rows(features: Rows, rows: np.ndarray | slice, dtype: type = np.float32) -> np.ndarray:
+    """``features[rows]`` scaled to norm 1, [n, d], in ``dtype``; a row of zeros stays one."""
+    chosen: np.ndarray = features[rows].astype(dtype, copy=False)
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 
 
 def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the distinct values of rows, ascending; each row's place among them, int32), for 0 <= rows < count."""
+    """(the distinct values in ``rows``, ascending; the place of each entry of ``rows`` among them, int32).
+
+    rows: ints in [0, count).
+    """
     used = np.zeros(count, bool)
     used[rows] = True
     return np.flatnonzero(used), (np.cumsum(used, dtype=np.int32) - 1)[rows]
@@ -56,7 +75,7 @@ def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Roc:
-    """Scores of the pairs of one person and of two, float32, each ascending."""
+    """Scores of the genuine and of the impostor pairs, each ascending."""
 
     same: np.ndarray
     different: np.ndarray
@@ -66,10 +85,10 @@ class Roc:
         return cls(np.sort(scores[same]), np.sort(scores[~same]))
 
     def at(self, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(TAR, threshold) per FAR: the largest TAR whose share of false accepts is <= FAR.
+        """(TAR, threshold) for each FAR: the largest TAR with a share of false accepts <= FAR.
 
-        With k false accepts allowed, the threshold is the (k+1)-th largest score of two people, or -inf; a
-        pair is accepted *above* it.
+        A pair is accepted if its score is *above* the threshold. If k false accepts are allowed, the threshold is the
+        (k+1)-th largest score of the impostor pairs, or -inf if there are no more than k.
         """
         n = len(self.different)
         allowed = np.floor(fars * n + ROUNDING).astype(np.int64)
@@ -78,41 +97,45 @@ class Roc:
         return accepted / len(self.same), threshold
 
     def auc(self) -> float:
-        """Probability that a pair of one person scores higher than one of two; a tie counts half."""
+        """Probability that a genuine pair has a higher score than an impostor pair; a tie counts half."""
         below = np.searchsorted(self.different, self.same, side="left").astype(np.float64)
         not_above = np.searchsorted(self.different, self.same, side="right")
         return float((below + not_above).mean() / 2 / len(self.different))
 
 
-def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple:
-    """(TAR, threshold, AUC) as the public evaluators read them, from scikit-learn's *thinned* curve.
+def public_roc(scores: np.ndarray, same: np.ndarray, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(TAR for each FAR, threshold for each FAR, AUC) as the public evaluators read them from scikit-learn's *thinned* curve.
 
-    The nearest point flatters small sets (its FAR may be a larger one); the same as :meth:`Roc.at` at IJB-C's
-    size.
+    TAR is that of the point with the nearest FAR. In a small data set this is optimistic, because the nearest FAR may be a
+    larger one; at IJB-C's size it agrees with :meth:`Roc.at`.
     """
-    from sklearn.metrics import auc, roc_curve  # its import takes a second, which only this reading needs
+    from sklearn.metrics import auc, roc_curve  # imported here: it takes a second, and only this function needs it
 
     far, tar, threshold = roc_curve(same, scores)
-    # From the end: of several points with the same FAR the one with the largest TAR.
+    # Searched from the end: of several points with the same FAR, the one with the largest TAR.
     nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])
     return tar[nearest], threshold[nearest], float(auc(far, tar))
 
 
-def one_to_one(gallery: np.ndarray, query: np.ndarray, pairs: Pairs, public=False) -> tuple[dict, dict]:
-    """(figures for tables and JSON, arrays for plots and later tools) of the 1:1 protocol."""
-    scores = pair_scores(gallery, query, pairs)
+def one_to_one(gallery: Rows, query: Rows, pairs: Pairs, public: bool = False) -> tuple[dict, dict]:
+    """(figures for tables and JSON, arrays for plots and the result file) of the 1:1 protocol.
+
+    public: TAR, thresholds and AUC of :func:`public_roc`, without NaN. The scores are then float64 as in the public
+    evaluators: if float32 rounds two scores to the same value, two points of the curve become one, and thinning leaves others.
+    """
+    scores = pair_scores(gallery, query, pairs, np.float64 if public else np.float32)
     roc = Roc.of(scores, pairs.same)
     if public:
         tar, threshold, area = public_roc(scores, pairs.same, FARS)
     else:
-        tar, threshold = (answerable(x, FARS, len(roc.different)) for x in roc.at(FARS))
+        tar, threshold = (nan_unless_supported(x, FARS, len(roc.different)) for x in roc.at(FARS))
         area = roc.auc()
     figures = {"FAR": FARS, "TAR": tar, "threshold": threshold, "auc": area,
                "same": len(roc.same), "different": len(roc.different)}
-    curve = answerable(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))
+    curve = nan_unless_supported(roc.at(CURVE_FARS)[0], CURVE_FARS, len(roc.different))
     return figures, {"scores": scores, "far": CURVE_FARS, "tar": curve, "frr": 1 - curve}
 
 
-def answerable(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndarray:
-    """``values``, NaN where ``rate`` is below one of the negatives: the data has no such operating point."""
+def nan_unless_supported(values: np.ndarray, rates: np.ndarray, negatives: int) -> np.ndarray:
+    """``values``, but NaN if their rate (FAR, FPIR) is below 1 / ``negatives``: the data has no such operating point."""
     return np.where(rates * negatives + ROUNDING < 1, np.nan, values)

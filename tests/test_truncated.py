@@ -18,10 +18,10 @@ from backbones import get_model
 from backbones.weights import load_model
 from engine.model_files import load_classifier
 from evaluation.embed import embeddings
+from evaluation.evaluation_set import read_evaluation
 from evaluation.maps import fit_maps
 from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
-from evaluation.study import read_evaluation
 from evaluation.versions import Version, kept_views, plain_features
 from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes

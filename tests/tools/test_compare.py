@@ -1,49 +1,30 @@
-"""The command: IJB folder and plain feature files in, page and lists out; what it says about input that does not fit."""
+"""The command on an IJB folder and on feature files: page, tables, lists."""
 
 import csv
 import json
 import re
 import shutil
 import subprocess
-import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from toy import write_ijb
+from toy_comparison import run_compare, write_features
 
 from backbones import get_model
-from tools.compare import compare
 from tools.compare.tables import tables_of
 from utils.errors import UserError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def run_compare(monkeypatch, *words) -> None:
-    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
-    compare.main()
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
-    """Feature files: 40 subjects in the gallery (two rows each), 50 among the probes; old, new, better and 6-d features."""
-    folder, draw = tmp_path_factory.mktemp("features"), np.random.default_rng(0)
-    gallery, probe = np.repeat(np.arange(40), 2), draw.integers(0, 50, 300)
-    np.save(folder / "gallery_label.npy", gallery)
-    np.save(folder / "probe_label.npy", probe)
-    pairs = draw.integers(0, (80, 300), (3000, 2))
-    np.save(folder / "pairs.npy", np.c_[pairs, gallery[pairs[:, 0]] == probe[pairs[:, 1]]].astype(np.int64))
-    centres, turn = draw.standard_normal((50, 8)), np.linalg.qr(draw.standard_normal((8, 8)))[0]
-    images = draw.standard_normal((400, 8))
-    for name, noise, change in (("old", 1.1, np.eye(8)), ("new", 0.7, np.eye(8)), ("turned", 0.5, turn),
-                                ("six", 0.5, turn[:, :6])):
-        (folder / name).mkdir()
-        for side, labels in (("gallery", gallery), ("probe", probe)):
-            rows = (centres[labels] + noise * draw.standard_normal((len(labels), 8))) @ change
-            np.save(folder / name / f"{side}.npy", rows.astype(np.float32))
-        np.save(folder / name / "train.npy", (images @ change).astype(np.float32))
+    folder = tmp_path_factory.mktemp("features")
+    write_features(folder)
     return folder
 
 
@@ -60,7 +41,7 @@ def result(people, tmp_path_factory) -> Path:
     return out
 
 
-def test_everything_is_written_and_says_the_same(result):
+def test_all_files_are_written_and_agree(result):
     report = json.loads((result / "compare.json").read_text())
     text = (result / "compare.txt").read_text()
     assert not list(result.glob("*.part"))
@@ -81,8 +62,8 @@ def test_everything_is_written_and_says_the_same(result):
                 assert listed == upgrade["flips"][kind][flip], (name, kind, flip)
 
 
-def test_maps_that_nothing_trained_bring_queries_into_the_old_space(result):
-    """The turned model's features are a rotation of what the old one sees: its map makes them fit, to the digit of its own."""
+def test_free_maps_bring_queries_into_the_old_space(result):
+    """The turned model's features are a rotation of the old space; the map turns them back and keeps their own figures."""
     report = json.loads((result / "compare.json").read_text())
     mapped, alone = report["matrix"]["turned+Procrustes"], report["matrix"]["turned"]
     assert mapped["old"]["top-1"]["value"] > alone["old"]["top-1"]["value"] + 0.3
@@ -106,6 +87,41 @@ def test_the_page_needs_no_other_file(result):
     assert "<h1>A &lt;new&gt; model</h1>" in page
     assert page.count("<img ") == len(list(result.glob("*.png"))) == page.count('src="data:image/png;base64,') > 10
     assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page and "<script" not in page
+
+
+class Parts(HTMLParser):
+    """The page's elements and the text in each kind of them."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open, self.text, self.alternatives = [], {}, []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        self.text.setdefault(tag, []).append("")
+        self.alternatives += [value for key, value in attributes if key == "alt"]
+
+    def handle_endtag(self, tag):
+        while self.open.pop() != tag:       # meta and img have no end
+            pass
+
+    def handle_data(self, data):
+        if self.open:
+            self.text[self.open[-1]][-1] += data
+
+
+def test_names_are_shown_as_text_whatever_is_in_them(people, tmp_path, monkeypatch):
+    """A name, a title or a file with <, & or quotes is in the page as it was written, and makes no element of its own."""
+    title, old, new = '<script>alert("old & new")</script>', "<i>&amp;", 'n"e\'w<b'
+    run_compare(monkeypatch, "-d", people, "--old", f"{old}={people / 'old'}", "--new", f"{new}={people / 'new'}", "--title",
+                title, "--backfill", 0, "--draws", 0, "--out", tmp_path)
+    found, report = Parts((tmp_path / "index.html").read_text()), json.loads((tmp_path / "compare.json").read_text())
+    assert found.text["title"] == found.text["h1"] == [title] and not {"script", "i"} & found.text.keys()
+    assert found.text["b"] == [old, new] and found.text["code"] == [report["command"]]
+    assert f"ROC of {new}" in found.alternatives and f"ROC of {new}" in found.text["figcaption"]
+    assert f"on the gallery of {old}" in found.text["th"] and f"{new} / {old}" in found.text["td"]
+    assert f"1:N at today's threshold, new queries on the gallery of {old}, in %" in found.text["h2"]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
@@ -132,10 +148,10 @@ def test_an_ijb_folder_with_checkpoints_and_kept_embeddings(tmp_path, monkeypatc
     call = ["-d", tmp_path, "--backfill", 2, "--draws", 10, "--workers", 0, "--out", tmp_path / "out"]
     run_compare(monkeypatch, *call, "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new", f"new={tmp_path / 'new.pt'}:mbf")
     first = json.loads((tmp_path / "out/compare.json").read_text())
-    with pytest.raises(UserError, match="which network is it"):
+    with pytest.raises(UserError, match="expected the network of"):
         run_compare(monkeypatch, *call[:-1], tmp_path / "other", "--old", f"old={tmp_path / 'old.pt'}:mbf", "--new",
                     f"new={tmp_path / 'new.pt'}")
-    assert not (tmp_path / "other/embeddings").exists()            # told before the first image is embedded
+    assert not (tmp_path / "other/embeddings").exists()            # refused before the first image is embedded
     kept = sorted((tmp_path / "out/embeddings").glob("*.npy"))
     times = [file.stat().st_mtime_ns for file in kept]
     assert len(kept) == 2 and first["evaluation"]["gallery images"] > 0
@@ -157,30 +173,30 @@ def test_a_sequence_of_versions(people, tmp_path, monkeypatch):
 
 
 def test_few_pairs_no_intervals_and_the_files_of_an_earlier_run(people, tmp_path, monkeypatch, capsys):
-    """Nine pairs of two people support no FAR; without draws the page speaks of none; what stood there before is gone."""
+    """Nine impostor pairs support no FAR; without bootstrap samples the page has no intervals; older files are removed."""
     folder = tmp_path / "copy"
     shutil.copytree(people, folder)
     pairs = np.load(folder / "pairs.npy")
     np.save(folder / "pairs.npy", np.concatenate([pairs[pairs[:, 2] == 1], pairs[pairs[:, 2] == 0][:9]]))
     call = ["-d", folder, "--old", f"old={folder / 'old'}", "--new", f"new={folder / 'new'}", "--out", tmp_path / "out"]
     run_compare(monkeypatch, *call, "--backfill", 2, "--draws", 20)
-    assert "9 pairs of two people: the smallest FAR that they support is 0.111" in capsys.readouterr().out
+    assert "9 impostor pairs: the smallest FAR that they support is 0.111" in capsys.readouterr().out
     assert list((tmp_path / "out").glob("backfill_new_*.png")) and (tmp_path / "out/flips_new.csv").is_file()
     run_compare(monkeypatch, *call[:5], f"new={folder / 'old'}", *call[6:], "--backfill", 0, "--draws", 0)
     assert not list((tmp_path / "out").glob("backfill_*.png")) and not (tmp_path / "out/flips_new.csv").exists()
     page = (tmp_path / "out/index.html").read_text()
-    assert "without intervals" in page and "95 %" not in page and "draws" not in page.replace("--draws", "")
+    assert "without intervals" in page and "95 %" not in page and "bootstrap" not in page
 
 
-def test_the_sentence_speaks_of_the_figure_that_was_asked_for(people, tmp_path, monkeypatch, capsys):
+def test_the_answer_is_about_the_metric_that_was_chosen(people, tmp_path, monkeypatch, capsys):
     run_compare(monkeypatch, "-d", people, "--old", f"old={people / 'old'}", "--new", f"new={people / 'new'}", "--metrics",
                 "TPIR@1e-1", "--draws", 20, "--backfill", 0, "--out", tmp_path)
     report = json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)
     row = report["upgrades"]["new"]["threshold"]["1:N"][-1]
-    anew = report["matrix"]["new"]["old"]["TPIR@1e-1"]["value"]
-    said = capsys.readouterr().out
-    assert f"TPIR@1e-1 goes from {100 * row['old']:.2f} to {100 * anew:.2f} % if the threshold is set anew" in said
-    assert f"and to {100 * row['mixed']:.2f} % with today's" in said and "20 draws: the intervals are rough" in said
+    new = report["matrix"]["new"]["old"]["TPIR@1e-1"]["value"]
+    text = capsys.readouterr().out
+    assert f"TPIR@1e-1 goes from {100 * row['old']:.2f} to {100 * new:.2f} % with a new threshold" in text
+    assert f", it goes to {100 * row['mixed']:.2f} % and the FPIR" in text and "are from 20 bootstrap samples" in text
 
 
 @pytest.mark.parametrize("kind", ["float16", "one view", "npz"])
@@ -197,88 +213,3 @@ def test_embeddings_in_other_files_give_the_same_figures(tmp_path, monkeypatch, 
                 "--draws", 0, "--out", tmp_path / "out")
     matrix = json.loads((tmp_path / "out/compare.json").read_text())["matrix"]
     assert matrix["new"]["old"] == matrix["old"]["old"] == matrix["new"]["new"]
-
-
-# --- input that does not fit -----------------------------------------------------------------------------
-
-@pytest.fixture
-def copy(people, tmp_path) -> Path:
-    shutil.copytree(people, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def refused(monkeypatch, folder: Path, *more, old="old", new="new") -> str:
-    with pytest.raises(UserError) as error:
-        run_compare(monkeypatch, "-d", folder, "--old", f"old={folder / old}", "--new", f"new={folder / new}", "--backfill", 0,
-                    "--out", folder / "out", *more)
-    return str(error.value)
-
-
-def test_features_that_are_no_numbers_are_named(copy, monkeypatch):
-    rows = np.load(copy / "new/probe.npy")
-    rows[[3, 9], 2] = np.nan, np.inf
-    np.save(copy / "new/probe.npy", rows)
-    assert "NaN, infinity or only zeros for probe row 3, probe row 9;" in refused(monkeypatch, copy)
-    rows[[3, 9]] = 1
-    rows[5], rows[7] = 0, 1e25                  # no direction; a norm that float32 cannot hold
-    np.save(copy / "new/probe.npy", rows)
-    assert "only zeros for probe row 5, probe row 7;" in refused(monkeypatch, copy)
-
-
-def test_a_json_that_is_not_ours_beside_features(copy, monkeypatch):
-    for text in ('["first", "second"]', '{"bytes": 7}', "{}\n{}\n"):
-        (copy / "new/gallery.json").write_text(text)
-        run_compare(monkeypatch, "-d", copy, "--old", f"old={copy / 'old'}", "--new", f"new={copy / 'new'}", "--backfill", 0,
-                    "--draws", 0, "--out", copy / "out")
-
-
-def test_other_dimensions_alone_say_which_tool_maps_them(copy, monkeypatch):
-    sentence = refused(monkeypatch, copy, new="six")
-    assert "new has 6 dimensions, old has 8" in sentence and "--new-features new=FILE.npy" in sentence
-
-
-def test_wrong_files_and_names_are_refused(copy, monkeypatch):
-    assert "expected NAME=FILE" in refused(monkeypatch, copy, "--paragon", "nothing")
-    assert "same name" in refused(monkeypatch, copy, "--paragon", f"new={copy / 'turned'}")
-    assert "need both --old-features" in refused(monkeypatch, copy, "--old-features", copy / "old/train.npy")
-    assert "--metrics TAR@1e-6 is not among" in refused(monkeypatch, copy, "--metrics", "TAR@1e-6")
-    maps = ["--old-features", copy / "old/train.npy", "--new-features"]
-    assert "nothing holds neither IJBC" in refused(monkeypatch, copy, "-d", copy / "nothing")
-    assert "expected a folder of gallery.npy" in refused(monkeypatch, copy, new="new/probe.npy")
-    assert "each once" in refused(monkeypatch, copy, *maps, *[f"new={copy / 'new/train.npy'}"] * 2)
-    assert "no file" in refused(monkeypatch, copy, *maps, f"new={copy / 'new/nothing.npy'}")
-    assert "new+ridge, which is the name of a map" in refused(monkeypatch, copy, "--paragon", f"new+ridge={copy / 'turned'}",
-                                                              *maps, f"new={copy / 'new/train.npy'}")
-    np.save(copy / "new/gallery.npy", np.ones((79, 8), np.float32))
-    assert "expected float features [80, d]" in refused(monkeypatch, copy)
-    (copy / "new/gallery.npy").unlink()
-    assert "to hold gallery.npy and probe.npy" in refused(monkeypatch, copy)
-    pairs = np.load(copy / "pairs.npy")
-    pairs[4, 2] = 1 - pairs[4, 2]
-    np.save(copy / "pairs.npy", pairs)
-    assert "pairs.npy row 4 calls gallery row" in refused(monkeypatch, copy)
-    np.save(copy / "probe_label.npy", np.array(["a", "b"]))
-    assert "expected a list of ints" in refused(monkeypatch, copy)
-    (copy / "probe_label.npy").write_bytes(b"\x93NUMPY")
-    assert "is not a whole .npy file" in refused(monkeypatch, copy)
-
-
-def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys):
-    """One subject in the gallery, one mated probe, 40 strangers: what can be told is told, the rest is named."""
-    draw = np.random.default_rng(0)
-    np.save(tmp_path / "gallery_label.npy", np.array([5]))
-    np.save(tmp_path / "probe_label.npy", np.array([5] + [6] * 40))
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "gallery.npy", draw.standard_normal((1, 4)).astype(np.float32))
-        np.save(tmp_path / name / "probe.npy", draw.standard_normal((41, 4)).astype(np.float32))
-    run_compare(monkeypatch, "-d", tmp_path, "--old", f"old={tmp_path / 'old'}", "--new", f"new={tmp_path / 'new'}", "--out",
-                tmp_path / "out", "--draws", 20, "--backfill", 2)
-    said = capsys.readouterr().out
-    assert "gallery gallery has a single subject" in said and "40 of 41 probes have no mate" in said
-    assert "smallest FPIR that they support is 0.025" in said and "no pairs.npy: 1:1 is left out" in said
-    assert (tmp_path / "out/index.html").is_file()
-    assert "only 1 subjects have a mate among the probes: too few for a verdict" in said
-    assert "not distinguishable from the old model, better in 0, worse in 0 of the 0 figures that count" in said
-    np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
-    assert "nothing to compare by" in refused(monkeypatch, tmp_path)

@@ -1,4 +1,4 @@
-"""Every flag of the evaluator through its own command line, on six people and tiny networks."""
+"""Every flag of the evaluator through its own command line, on six subjects and tiny networks."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(place, tmp_path, monkeypatch, capsys):
-    """Run the command line in an empty folder; gives back what it printed."""
+    """Run the command line in an empty folder; returns what it printed."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def flags(place) -> dict[str, list[str]]:
 
 @pytest.fixture
 def embedded(monkeypatch) -> list:
-    """Grows by one with every set of images that is really embedded."""
+    """The files of embeddings that were really computed."""
     calls, real = [], embed.write_embeddings
     monkeypatch.setattr(embed, "write_embeddings", lambda *args: calls.append(args[0]) or real(*args))
     return calls
@@ -72,7 +72,7 @@ def result(name: str) -> dict:
 
 def test_self_and_cross_one_to_one(evaluate, flags, place, embedded):
     out = evaluate(*flags["self"])
-    assert "1:1, TAR in % at FAR" in out and "n/a (< 1/135 negatives)" in out
+    assert "1:1, TAR in % at FAR" in out and "n/a (FAR < 1/135)" in out
     report = result("new_IJBC_11")
     assert report["settings"]["kind"] == "self" and report["settings"]["protocol"] == "1:1"
     assert report["settings"]["new"]["fingerprint"] and report["settings"]["old"] is None
@@ -206,26 +206,26 @@ def refused(evaluate, message: str, *flags, **where) -> None:
         evaluate(*flags, **where)
 
 
-def test_mistakes_are_told_in_one_sentence(evaluate, flags, place, tmp_path):
+def test_mistakes_end_with_one_sentence(evaluate, flags, place, tmp_path):
     wide = [f"-m={place / 'wide/model.pt'}", *flags["cross"][1:]]
     refused(evaluate, r"wide/model.pt gives 12 dimensions, .*old/model.pt gives 8", *wide)
     refused(evaluate, "no IJBC data in .*nowhere", *flags["self"], data=tmp_path / "nowhere")
     (tmp_path / "empty/IJBC").mkdir(parents=True)
-    refused(evaluate, "expected its folders meta and loose_crop", *flags["self"], data=tmp_path / "empty")
+    refused(evaluate, "expected the folders meta and loose_crop", *flags["self"], data=tmp_path / "empty")
     refused(evaluate, "new/model.pt does not hold a r50", f"-m={place / 'new/model.pt'}")
     refused(evaluate, "no model file .*none.pt", "-m", "none.pt")
     refused(evaluate, "no new model: give one with -m")
     refused(evaluate, "no new model: give one with -m", "-R", "none.npz")
-    refused(evaluate, "expected a name ending in .npz", *flags["self"], "-R", "result.txt")
+    refused(evaluate, "expected a name that ends in .npz", *flags["self"], "-R", "result.txt")
     refused(evaluate, "-P needs result files", "-P")
-    refused(evaluate, "none.npz is no result file of this evaluator", "-P", "none.npz")
+    refused(evaluate, "none.npz is not a result file of this evaluator", "-P", "none.npz")
     np.savez("other.npz", scores=np.zeros(3))
-    refused(evaluate, "other.npz is no result file of this evaluator", "-P", "other.npz")
-    refused(evaluate, "must hold the embeddings of 36 images .*found none", "-R", "other.npz")
+    refused(evaluate, "other.npz is not a result file of this evaluator", "-P", "other.npz")
+    refused(evaluate, "expected the embeddings of 36 images .*found none", "-R", "other.npz")
     np.savez("few.npz", embs=np.zeros((5, 8)), embs_f=np.zeros((5, 8)))
     refused(evaluate, r"of 36 images .*found \[\(5, 8\)\]", "-R", "few.npz")
-    Path("torn.npz").write_bytes(b"PK\3\4 torn")
-    refused(evaluate, "torn.npz is no result file", "-R", "torn.npz")
+    Path("corrupt.npz").write_bytes(b"PK\3\4 corrupt")
+    refused(evaluate, "corrupt.npz is not a result file", "-R", "corrupt.npz")
     Path("a_file").write_text("")
     refused(evaluate, "the folder a_file/x cannot be made", *flags["self"], "--out", "a_file/x")
 

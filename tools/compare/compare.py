@@ -1,11 +1,11 @@
-"""Can this model replace the old one, and what does it cost?  One command, one page.
+"""Can this model replace the old one, and what does it cost? One command answers with one page.
 
     python tools/compare/compare.py --data dataset --old old=work_dirs/OLD/model.pt:r18 \\
         --new MixBCT=work_dirs/NEW/model.pt:r50 --paragon paragon=work_dirs/PARAGON/model.pt:r50 --out compare_result
 
-Every pair of versions is compared: queries by one, gallery by the other, 1:1 and 1:N.  Writes <out>/index.html (the
-page: one file), compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png and flips_<NAME>.csv.
-Images are embedded once per version and kept (--embeddings).
+Every version's queries are compared with every version's gallery, 1:1 and 1:N. Writes <out>/index.html (the page, one file),
+compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png and flips_<NAME>.csv. Images are embedded once per
+version; the embeddings are kept (--embeddings).
 """
 
 import argparse
@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from evaluation import backfill as bf
+from evaluation.backfill import backfill, orders_of, summary
 from evaluation.cells import Cell, Measure
+from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, Evaluation, kind_of, read_evaluation
 from evaluation.formats import tidy
 from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
-from evaluation.study import FEW, Evaluation, kind_of, read_evaluation
 from evaluation.versions import Version, Versions
-from tools.compare.figures import draw_figures
 from tools.compare.page import write_page
+from tools.compare.pictures import draw_pictures
 from tools.compare.tables import tables_of, verdict_line
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
@@ -42,33 +42,33 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     version = "NAME=FILE[:NETWORK]"
-    add("--old", required=True, metavar=version, help="the version that the gallery is stored in; FILE: .pt with its network, "
+    add("--old", required=True, metavar=version, help="the version that embedded the stored gallery; FILE: .pt with its network, "
         ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy")
-    add("--new", required=True, nargs="+", metavar=version, help="candidates, or with --sequence the versions after the old one")
-    add("--paragon", metavar=version, help="a new model trained without the old one: what full re-embedding could reach")
-    add("--sequence", action="store_true", help="--new are successive versions, oldest first: AC, the "
-        "share of the pairs (newer, older) that meet the criterion")
+    add("--new", required=True, nargs="+", metavar=version, help="candidates; with --sequence the versions after the old one")
+    add("--paragon", metavar=version, help="a new model trained without the old one; shows what full re-embedding could reach")
+    add("--sequence", action="store_true", help="--new are successive versions, oldest first; adds AC, the share of the pairs "
+        "(newer, older) that meet the criterion")
     add("--old-features", type=Path, metavar="FILE.npy", help="old features of training images, for the free baselines")
     add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy",
-        help="features of the same images by these versions: each gets a Procrustes and a ridge map to the old features")
+        help="features of the same images by these versions; each version gets a Procrustes and a ridge map to the old features")
     add("-d", "--data", type=Path, default=ROOT / "dataset",
         help="folder of IJBC or IJBB, or of gallery_label.npy and probe_label.npy (and pairs.npy)")
-    add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="which of the two")
-    add("--out", type=Path, default=Path("compare_result"), help="folder of the page and its files")
+    add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set in an IJB folder")
+    add("--out", type=Path, default=Path("compare_result"), help="folder for the page and its files")
     add("--title", default="Can the new model replace the old one?", help="heading of the page")
-    add("--metrics", nargs="+", metavar="METRIC", help="figures of tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
-        "default: the smallest rates that rest on 30 errors")
-    add("--draws", type=at_least(0, int), default=1000, help="draws of the bootstrap over subjects; 0: no intervals")
-    add("--seed", type=at_least(0, int), default=0, help="of the bootstrap")
+    add("--metrics", nargs="+", metavar="METRIC", help="figures in tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
+        f"default: top-1, and TAR and TPIR at the smallest rates that rest on {MIN_ERRORS} errors")
+    add("--draws", type=at_least(0, int), default=1000, help="bootstrap samples of the subjects; 0: no intervals")
+    add("--seed", type=at_least(0, int), default=0, help="seed of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
-    add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="random orders of re-embedding")
-    add("--part", type=float, default=0.8, help="of the full gain: how much re-embedding reaches it?")
+    add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="number of random orders of re-embedding")
+    add("--part", type=float, default=0.8, help="share of the full gain for which the cost of re-embedding is reported")
     add("--embeddings", type=Path, help="folder of kept embeddings (default: <out>/embeddings)")
-    add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again though they are kept")
+    add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
     add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device")
     add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1), help="processes that read and align images")
     add("--pixel-scale", type=at_least(1, float), default=127.5, help="network input is (pixel - 127.5) / this")
-    add("--fp16", action="store_true", help="half precision for .pt files, where the device has it")
+    add("--fp16", action="store_true", help="half precision for .pt files, if the device supports it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs) or cuda:K")
     args = parser.parse_args()
     args.devices = find_devices(args.device)
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[str, str], Cell]:
-    """{(query, gallery): cell} of all pairs of one dimension; intervals for what verdicts rest on."""
+    """{(query, gallery): cell} of all versions whose dimensions agree; with intervals if a verdict rests on the cell."""
     matrix = {}
     for gallery in versions.features:
         for query in versions.features:
@@ -85,45 +85,45 @@ def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[s
                 decides = query == gallery or gallery == versions.old
                 cell = measure(versions.features[gallery].gallery, versions.features[query].query, decides)
                 if gallery != versions.old:
-                    cell.scores, cell.hits = None, {}       # 63 MB at IJB-C's size; flips and thresholds need the old gallery's
+                    cell.scores, cell.hits = None, {}       # 63 MB at IJB-C's size; only those on the old gallery are needed
                 matrix[query, gallery] = cell
             bar.update()
     return matrix
 
 
 def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, headline: list[str]) -> tuple[dict, list]:
-    """(everything that is said about one candidate, its flips)."""
-    old, mixed, own = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
+    """(the report on one candidate, its flips)."""
+    old, cross, alone = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
     behind = evaluation.subjects_behind()
-    few = [metric for metric in mixed.values if behind[kind_of(metric)] < FEW]
-    compared = compare_cells(mixed, old, evaluation.reliable(), few)
-    found = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
+    few = [metric for metric in cross.values if behind[kind_of(metric)] < MIN_SUBJECTS]
+    compared = compare_cells(cross, old, evaluation.reliable(), few)
+    upgrade: dict = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
     if versions.paragon:
         paragon = matrix[versions.paragon, versions.paragon]
-        found["gain"] = update_gain(mixed, old, paragon)
-        found |= p_scores(found["gain"], own, paragon)
+        gain = update_gain(cross, old, paragon)
+        upgrade |= {"gain": gain} | p_scores(gain, alone, paragon)
     rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
-    found["threshold"] = fixed_threshold(evaluation, old, mixed)
-    found["flips"], rows = flips(evaluation, old, mixed, *rates)
-    return found, rows
+    upgrade["threshold"] = fixed_threshold(evaluation, old, cross)
+    upgrade["flips"], rows = flips(evaluation, old, cross, *rates)
+    return upgrade, rows
 
 
 def plan_backfill(name: str, versions: Versions, matrix: dict, measure: Measure, orders: dict, args, bar: tqdm) -> dict:
-    """{order: points of its curve, area and cost per figure}."""
+    """{order: points of its curves, and for each metric the area and the cost}."""
     ends, start = (matrix[name, versions.old], matrix[name, name]), matrix[versions.old, versions.old].values
-    curves = bf.backfill(measure, versions.features[versions.old], versions.features[name], ends, orders, args.backfill, bar)
-    return {order: {"share": found[0].share, "images": np.mean([c.images for c in found], 0),
-                    "values": {m: np.stack([c.values[m] for c in found]) for m in measure.metrics},
-                    **{m: bf.summary(found, m, start[m], args.part) for m in measure.metrics}}
-            for order, found in curves.items()}
+    curves = backfill(measure, versions.features[versions.old], versions.features[name], ends, orders, args.backfill, bar)
+    return {order: {"share": same[0].share, "images": np.mean([curve.images for curve in same], 0),
+                    "values": {m: np.stack([curve.values[m] for curve in same]) for m in measure.metrics},
+                    **{m: summary(same, m, start[m], args.part) for m in measure.metrics}}
+            for order, same in curves.items()}
 
 
 def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Versions) -> tuple[dict, dict]:
-    """(the report, flips per candidate): all that tables, figures and page show."""
+    """(the report that tables, pictures and page show; {candidate: its flips})."""
     measure = Measure(evaluation, args.draws, args.seed, str(args.devices[0]))
     headline = args.metrics or evaluation.headline()
     candidates = [name for name in versions.candidates if versions.fits(name, versions.old)]
-    orders = bf.orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
+    orders = orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
     points = len(candidates) * sum(map(len, orders.values())) * max(args.backfill - 1, 0)
     upgrades, lists = {}, {}
     with tqdm(total=len(versions.features) ** 2 + points, desc="comparing", unit=" cells") as bar:
@@ -139,7 +139,7 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
                        "subjects": len(evaluation.compared_subjects()[0]),
                        "gallery rows": len(evaluation.gallery_rows()), "probes": len(evaluation.search.probes.subjects),
                        "gallery images": int(evaluation.images[evaluation.gallery_rows()].sum()),
-                       "pairs of one person": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
+                       "genuine pairs": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
         "draws": args.draws, "seed": args.seed, "part": args.part, "notes": evaluation.notes() + versions.notes,
         "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
         "versions": {name: about(name, versions) for name in versions.features},
@@ -150,21 +150,24 @@ def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Vers
         "upgrades": upgrades}
     if args.sequence:
         report["AC"] = {metric: average_compatibility(matrix, names, metric) for metric in measure.metrics}
-        report["notes"].append(f"AC, the share of the pairs (newer, older) of {', '.join(names)} that meet the criterion: "
-                               + ", ".join(f"{100 * report['AC'][metric]:.0f} % in {metric}" for metric in headline))
+        shares = ", ".join(f"{100 * report['AC'][metric]:.0f} % in {metric}" for metric in headline)
+        report["notes"].append(f"AC, the share of the pairs (newer, older) of {', '.join(names)} that meet the criterion, is "
+                               f"{shares}")
     if 0 < args.draws < 200:
-        report["notes"].append(f"{args.draws} draws: the intervals are rough, 1000 are the default")
+        report["notes"].append(f"The intervals are rough, because they are from {args.draws} bootstrap samples; the default is "
+                               f"1000")
     return tidy(report), lists
 
 
 def about(name: str, versions: Versions) -> dict:
+    """Dimensions and source of a version."""
     features = versions.features[name]
     file = versions.files.get(name)
     return {"dim": features.dim, "file": file.file if file else None, "network": file.network if file else None} | features.about
 
 
 def write_all(report: dict, lists: dict, out: Path) -> None:
-    """Every file of the result, the page last; each whole or not at all.  Then what an earlier run left under such names goes."""
+    """Write the files of the result, the page last; each is complete or not there.  Then remove older files with such names."""
     flipped = {out / f"flips_{name}.csv": rows for name, rows in lists.items() if rows}
     for path, rows in flipped.items():
         with written_beside(path) as part, open(part, "w", newline="") as file:
@@ -178,28 +181,28 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
              "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
     for name, content in files.items():
         write_text(out / name, content)
-    pictures = draw_figures(report, out)
+    pictures = draw_pictures(report, out)
     write_page(report, tables, pictures, out / "index.html")
     for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
-        for file in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
-            file.unlink()
+        for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
+            earlier.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
     print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
-          f"pictures, {sum(map(bool, lists.values()))} lists of flips")
+          f"pictures, flips of {sum(map(bool, lists.values()))} models")
 
 
 def main() -> None:
     args = parse_arguments()
     if not 0 < args.part <= 1:
-        raise UserError(f"--part must be in (0, 1], found {args.part}")
+        raise UserError(f"--part {args.part}: expected a share of the gain in (0, 1], for example 0.8")
     make_folder(args.out, "--out")
     evaluation = read_evaluation(args.data, args.subset)
-    told = evaluation.metrics()
-    if not told:
-        raise UserError(f"{args.data} has neither pairs nor a probe with a mate: there is nothing to compare by")
-    unknown = [metric for metric in args.metrics or [] if metric not in told]
+    metrics = evaluation.metrics()
+    if not metrics:
+        raise UserError(f"{args.data} has neither pairs nor a mated probe; expected at least one of them to compare models by")
+    unknown = [metric for metric in args.metrics or [] if metric not in metrics]
     if unknown:
-        raise UserError(f"--metrics {unknown[0]} is not among the figures that this data can tell: {' '.join(told)}")
+        raise UserError(f"--metrics {unknown[0]} is not a figure that this data supports; expected some of {' '.join(metrics)}")
     versions = Versions(args, evaluation)
     if not any(versions.fits(name, versions.old) for name in versions.candidates):
         raise UserError("; ".join(versions.notes))

@@ -1,21 +1,25 @@
-"""The report as tables: for the terminal, for compare.txt and for the page."""
+"""The report as tables, for the terminal, compare.txt and the page."""
 
 from dataclasses import dataclass
 
 from prettytable import PrettyTable
 
+from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS
 from evaluation.formats import percent
-from evaluation.judgement import BETTER, UNCLEAR, WORSE
+from evaluation.judgement import BETTER, UNDECIDED, WORSE
 
 
 @dataclass(frozen=True)
 class Table:
+    """A table of text; the first column names the rows."""
+
     title: str
     columns: list[str]
     rows: list[list[str]]
     note: str = ""
 
     def text(self) -> str:
+        """Title, table and note as plain text."""
         table = PrettyTable(self.columns, align="r")
         table.align[self.columns[0]] = "l"
         table.add_rows(self.rows)
@@ -23,79 +27,95 @@ class Table:
 
 
 def span(interval: list | None) -> str:
+    """An interval of shares as " (1.0 to 2.5)", in %."""
     return "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 def small(value: float) -> str:
-    """A rate in %, with two digits however small."""
+    """A rate in %, with two significant digits."""
     return f"{100 * value:.2g}"
 
 
-def whole(value: float | None) -> str:
+def whole_percent(value: float | None) -> str:
+    """A share in whole %; n/a for None."""
     return "n/a" if value is None else f"{100 * value:.0f}"
 
 
 def tables_of(report: dict) -> list[Table]:
+    """All tables in the order of the page: one for each headline figure, then that of all figures, then the details."""
     made = [*(verdict_table(report, metric) for metric in report["headline"]), summary_table(report), figures_table(report),
             *threshold_tables(report), flip_table(report), *backfill_tables(report), *matrix_tables(report)]
     if "AC" in report:
         made.append(Table("Sequence of versions: AC, share of the pairs (newer, older) that meet the criterion, in %",
-                          ["", *report["AC"]], [["AC", *map(whole, report["AC"].values())]]))
+                          ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]]))
     return [table for table in made if table is not None]
 
 
 def value(report: dict, query: str, gallery: str, metric: str) -> dict:
+    """{"value", "interval"} of a metric in a cell, as shares."""
     return report["matrix"][query][gallery][metric]
 
 
 def verdict_table(report: dict, metric: str) -> Table:
-    """Alone, on the old gallery, and what follows, for one figure."""
+    """For one metric: each candidate on the old gallery and alone, and the verdict."""
     old, paragon = report["old"], report["paragon"]
 
     def cell(query: str, gallery: str) -> str:
-        found = value(report, query, gallery, metric)
-        return percent(found["value"]) + span(found["interval"])
+        entry = value(report, query, gallery, metric)
+        return percent(entry["value"]) + span(entry["interval"])
 
     rows = [[old, "", cell(old, old), "", "", cell(old, old)]]
     for name, upgrade in report["upgrades"].items():
         entry = upgrade["criterion"][metric]
-        gain = whole(upgrade["gain"][metric]) if paragon else "n/a"
+        gain = whole_percent(upgrade["gain"][metric]) if paragon else "n/a"
         change = f"{100 * entry['difference']:+.2f}{span(entry['interval'])}"
         rows.append([name, entry["verdict"], cell(name, old), change, gain, cell(name, name)])
-    note = f"In brackets: the middle 95 % of {report['draws']} draws of subjects." if report["draws"] else ""
+    note = f"In brackets: 95 % intervals from {report['draws']} bootstrap samples of subjects." if report["draws"] else ""
     return Table(f"{metric}, in %", ["new model", "verdict", f"on the gallery of {old}", f"change against {old} / {old}",
                                      "update gain", "alone"], rows, note)
 
 
 def count_verdicts(upgrade: dict) -> dict[str, int]:
-    found = [entry["verdict"] for entry in upgrade["criterion"].values()]
-    return {kind: found.count(kind) for kind in (BETTER, UNCLEAR, WORSE)}
+    """{verdict: number of metrics with it}."""
+    verdicts = [entry["verdict"] for entry in upgrade["criterion"].values()]
+    return {kind: verdicts.count(kind) for kind in (BETTER, UNDECIDED, WORSE)}
 
 
 def summary_table(report: dict) -> Table:
+    """For all metrics together: the overall verdict, how many metrics are better, undecided and worse, and the P scores."""
     rows = []
     for name, upgrade in report["upgrades"].items():
         counts = count_verdicts(upgrade)
         meets = sum(entry["criterion"] for entry in upgrade["criterion"].values())
         scores = [f"{upgrade[key]:.1f}" if upgrade.get(key) is not None else "n/a" for key in ("P_comp", "P_up", "P_1")]
         rows.append([name, upgrade["overall"], f"{meets}", *(str(count) for count in counts.values()), *scores])
-    return Table(f"All {len(report['metrics'])} figures",
-                 ["new model", "verdict", "meets the criterion in", "better in", "not distinguishable in", "worse in", "P_comp",
-                  "P_up", "P_1"], rows,
-                 f"Criterion: above the old model on its own gallery. {how(report)} The verdict counts only the figures that "
-                 f"rest on at least 30 errors and 10 subjects ({', '.join(report['reliable']) or 'none'})"
-                 + (", and differences that stand when all of these are looked at together" if report["draws"] else "")
-                 + "." + " P_comp over 50 can hide figures that fail." * bool(report["paragon"]))
+    columns = ["new model", "verdict", "meets the criterion in", "better in", "undecided in", "worse in", "P_comp", "P_up", "P_1"]
+    return Table(f"All {len(report['metrics'])} figures", columns, rows, summary_note(report))
 
 
-def how(report: dict) -> str:
-    """What better and worse mean."""
+def summary_note(report: dict) -> str:
+    """What the columns of the summary table mean."""
+    reliable = ", ".join(report["reliable"]) or "none"
+    sentences = ["Criterion: above the old model on its own gallery.", meaning_of_verdicts(report),
+                 f"The verdict counts only the figures that rest on at least {MIN_ERRORS} errors and {MIN_SUBJECTS} subjects "
+                 f"({reliable})."]
+    if report["draws"]:
+        sentences.append("Its intervals are wider, so that they hold for all of these figures together.")
+    if report["paragon"]:
+        sentences.append("P_comp can be above 50 although some figures fail the criterion.")
+    return " ".join(sentences)
+
+
+def meaning_of_verdicts(report: dict) -> str:
+    """What better, worse and undecided mean in this report."""
     if not report["draws"]:
-        return "Better, worse: by the sign of the difference, without intervals."
-    return f"Better, worse: the middle 95 % of {report['draws']} draws of subjects lie on that side of 0."
+        return "Better, worse: the difference new - old is above, below 0, without intervals."
+    return (f"Better, worse: the 95 % interval of the difference new - old is above, below 0; undecided: it contains 0. The "
+            f"intervals are from {report['draws']} bootstrap samples of subjects.")
 
 
 def figures_table(report: dict) -> Table:
+    """Every metric of each version on the old gallery and alone."""
     old, rows = report["old"], []
     for name, cells in report["matrix"].items():
         for gallery in [gallery for gallery in dict.fromkeys([old, name]) if gallery in cells]:
@@ -104,55 +124,59 @@ def figures_table(report: dict) -> Table:
 
 
 def threshold_tables(report: dict) -> list[Table | None]:
-    """What the old system's thresholds do to new queries on the old gallery."""
+    """New queries on the old gallery at the old system's thresholds; None for a protocol without such a row."""
     out, old = [], report["old"]
-    for protocol, wrong, found in (("1:1", "FAR", "TAR"), ("1:N", "FPIR", "TPIR")):
+    for protocol, rate, figure in (("1:1", "FAR", "TAR"), ("1:N", "FPIR", "TPIR")):
         rows = [[name, row["rate"], numbers(row["threshold"]), small(row["old rate"]), small(row["mixed rate"]),
                  f"{row['errors']:,} of {row['of']:,}", percent(row["old"]), percent(row["mixed"]), numbers(row["new threshold"])]
                 for name, upgrade in report["upgrades"].items() for row in upgrade["threshold"][protocol]]
-        out.append(Table(f"{protocol} at today's threshold, new queries on the gallery of {old}, in %",
-                         ["new model", f"at {wrong}", "threshold", f"{wrong} of {old}", f"{wrong} then", "false ones",
-                          f"{found} of {old}", f"{found} then", f"threshold for the same {wrong}"], rows,
-                         "" if protocol == "1:1" else "Each gallery has its own threshold; false ones are those of all.") if rows
-                   else None)
+        columns = ["new model", f"threshold for {rate}", "threshold", f"{rate} of {old}", f"{rate} with new queries", "errors",
+                   f"{figure} of {old}", f"{figure} with new queries", f"threshold for the same {rate}"]
+        note = "" if protocol == "1:1" else "Each gallery has its own threshold; the errors are those of all galleries."
+        title = f"{protocol} at today's threshold, new queries on the gallery of {old}, in %"
+        out.append(Table(title, columns, rows, note) if rows else None)
     return out
 
 
-def numbers(thresholds) -> str:
+def numbers(thresholds: float | list[float]) -> str:
+    """One threshold, or one per gallery."""
     return " ".join(f"{x:.3f}" for x in (thresholds if isinstance(thresholds, list) else [thresholds]))
 
 
 def flip_table(report: dict) -> Table:
+    """How many decisions flip, of each kind."""
     rows = [[name, kind, f"{entry['decisions']:,}", f"{entry['negative']:,}", f"{entry['positive']:,}",
              percent(entry["negative"] / entry["decisions"]) if entry["decisions"] else "n/a"]
             for name, upgrade in report["upgrades"].items() for kind, entry in upgrade["flips"].items()]
     return Table("Flips: decisions that change when the queries are new and the gallery stays old",
                  ["new model", "judged by", "decisions", "right before, now wrong", "wrong before, now right",
-                  "negative flips, %"], rows, "flips_<NAME>.csv lists the probes, not the pairs: rank and cosine of the mate, "
-                 "cosine of the best other subject, with old and new queries.")
+                  "negative flips, %"], rows, "flips_<NAME>.csv lists the probes that flipped, with the rank and cosine of the "
+                 "mate and the cosine of the best other subject for old and for new queries; it does not list pairs.")
 
 
 def backfill_tables(report: dict) -> list[Table]:
+    """For each headline figure: the way from no row re-embedded to all rows, in each order."""
     out, part = [], f"{100 * report['part']:.0f} % of the gain"
     for metric in report["headline"]:
         rows = []
         for name, upgrade in report["upgrades"].items():
-            for order, found in upgrade.get("backfill", {}).items():
-                entry = found[metric]
-                reached = ["no gain", ""] if entry["share"] is None else [whole(entry["share"]), f"{entry['images']:,}"]
-                mean = [sum(point) / len(point) for point in zip(*found["values"][metric], strict=True)]
+            for order, curve in upgrade.get("backfill", {}).items():
+                entry = curve[metric]
+                reached = ["no gain", ""] if entry["share"] is None else [whole_percent(entry["share"]), f"{entry['images']:,}"]
+                mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
                 on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
                 rows.append([name, order, *on_the_way, *reached])
         if rows:
-            out.append(Table(f"Re-embedding the gallery bit by bit: {metric}, in %",
-                             ["new model", "order", "nothing done", "lowest on the way", "mean over the way", "all done",
-                              f"share for {part}", "images"], rows,
-                             f"Gain: from {report['old']} / {report['old']} to all done; the gallery has "
+            out.append(Table(f"Re-embedding the gallery step by step: {metric}, in %",
+                             ["new model", "order", "nothing re-embedded", "lowest on the way", "mean on the way",
+                              "all re-embedded", f"share for {part}", "images for it"], rows,
+                             f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery has "
                              f"{report['evaluation']['gallery images']:,} images."))
     return out
 
 
 def matrix_tables(report: dict) -> list[Table]:
+    """The first headline figure of every query model on every gallery."""
     names = list(report["matrix"])
     return [Table(f"{metric} of every query model (rows) on every gallery (columns), in %", ["query", *names],
                   [[query, *(percent(report["matrix"][query][g][metric]["value"]) if g in report["matrix"][query] else ""
@@ -160,27 +184,27 @@ def matrix_tables(report: dict) -> list[Table]:
 
 
 def verdict_line(name: str, report: dict) -> str:
-    """The answer in one sentence."""
-    return f"{name}: {report['upgrades'][name]['overall']}, {reasons(name, report)}"
+    """The answer for one candidate: the overall verdict and its reasons."""
+    return f"{name}: {report['upgrades'][name]['overall']}. {reasons(name, report)}"
 
 
 def reasons(name: str, report: dict) -> str:
-    """In how many figures that count; what a threshold set anew and today's give; what most of the gain costs."""
+    """Sentences: in how many reliable figures it is better; the effect of the threshold; the cheapest way to most of the gain."""
     upgrade, old, reliable = report["upgrades"][name], report["old"], report["reliable"]
     counted = [entry["overall"] for entry in upgrade["criterion"].values()]
-    text = f"better in {counted.count(BETTER)}, worse in {counted.count(WORSE)} of the {len(reliable)} figures that count"
+    text = f"Better in {counted.count(BETTER)} and worse in {counted.count(WORSE)} of the {len(reliable)} reliable figures."
     metric = next((m for m in report["headline"] if "@" in m), report["headline"][0])
     protocol, rate_name = ("1:1", "FAR") if metric.startswith("TAR") else ("1:N", "FPIR")
     row = next((row for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")), None)
     if row:
-        anew = value(report, name, old, metric)["value"]
-        text += (f"; {metric} goes from {percent(row['old'])} to {percent(anew)} % if the threshold is set anew, to "
-                 f"{numbers(row['new threshold'])}, and to {percent(row['mixed'])} % with today's {numbers(row['threshold'])} "
-                 f"({rate_name} {small(row['mixed rate'])} instead of {small(row['old rate'])} %)")
+        new = value(report, name, old, metric)["value"]
+        text += (f" {metric} goes from {percent(row['old'])} to {percent(new)} % with a new threshold, "
+                 f"{numbers(row['new threshold'])}; with today's threshold, {numbers(row['threshold'])}, it goes to "
+                 f"{percent(row['mixed'])} % and the {rate_name} from {small(row['old rate'])} to {small(row['mixed rate'])} %.")
     ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
             if entry[metric]["images"] is not None]
     if ways:
         images, order = min(ways)
-        text += (f"; {100 * report['part']:.0f} % of what re-embedding gains in {metric} is there after {images:,} of "
-                 f"{report['evaluation']['gallery images']:,} images (cheapest order: {order})")
+        text += (f" Re-embedding {images:,} of {report['evaluation']['gallery images']:,} images reaches "
+                 f"{100 * report['part']:.0f} % of its gain in {metric} (cheapest order: {order}).")
     return text

@@ -1,13 +1,13 @@
-"""IJB-C and IJB-B: verification (1:1) and identification (1:N) of a model, alone or on an old one's gallery.
+"""IJB-C and IJB-B: verification (1:1) and identification (1:N) of a model, alone or on the gallery of an old model.
 
 1:1     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA
 1:N     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA -N
 cross   python tools/ijbc_eval/ijbc_eval.py -m=NEW/model.pt -net=r50 -m_old=OLD/model.pt -old_net=r18 -d DATA
 plots   python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz
 
-In a cross test the first template of a pair and the galleries come from the old model, the second template
-and the probes from the new one.  Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and
-PNG figures; the embeddings of a model are kept in <out>/embeddings and used again.
+In a cross test the old model embeds the first template of each pair and the galleries, the new model the second template and
+the probes. Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and plots (PNG). The embeddings of a model are
+kept in <out>/embeddings and used again.
 """
 
 import argparse
@@ -41,34 +41,34 @@ def parse_arguments() -> argparse.Namespace:
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("-m", "--model_file", metavar="FILE",
-        help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH; without it the embeddings of -R")
-    add("-net", "--network", default="r50", help="network of a .pt file, as in the configs")
-    add("-m_old", "--old_model_file", metavar="FILE", help="old model, for the gallery side: a cross test")
+        help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH; default: the embeddings in -R are used")
+    add("-net", "--network", default="r50", help="network of a .pt file, named as in the configs")
+    add("-m_old", "--old_model_file", metavar="FILE", help="old model for the gallery side, which makes it a cross test")
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")
     add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder of IJBC and IJBB")
-    add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="which of the two")
+    add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set")
     add("-b", "--batch_size", type=at_least(1, int), default=128,
-        help="images per step and device; each is seen twice, as it is and mirrored")
+        help="images per step and device; each is embedded twice, as it is and mirrored")
     add("-N", "--is_one_2_N", action="store_true", help="1:N identification instead of 1:1 verification")
     add("-B", "--is_bunch", action="store_true",
-        help="instead of N0D1F1 all eight of N{0,1}D{0,1}F{0,1}: image features normalised, weighted by the "
-             "detector's score, mirror image added")
+        help="all eight modes N{0,1}D{0,1}F{0,1} instead of N0D1F1: embeddings scaled to norm 1 (N), weighted by the detector's "
+             "score (D), added to those of the mirror images (F)")
     add("-R", "--save_result", metavar="FILE.npz",
-        help="result file, else <out>/<name>_<subset>_<11 or 1N>.npz; without -m the source of embeddings")
-    add("-E", "--save_embeddings", action="store_true", help="put the embeddings into the result file too")
-    add("-L", "--save_label", action="store_true", help="put the labels of the 1:1 pairs into it too")
-    add("-F", "--force_reload", action="store_true", help="compute embeddings again though they are kept")
+        help="result file, default: <out>/<name>_<subset>_<11 or 1N>.npz; without -m: the file whose embeddings are used")
+    add("-E", "--save_embeddings", action="store_true", help="put the embeddings into the result file, too")
+    add("-L", "--save_label", action="store_true", help="put the labels of the 1:1 pairs into the result file, too")
+    add("-F", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
     add("-P", "--plot_only", nargs="*", metavar="FILE.npz",
-        help="only print these results and plot them together, into <out>/plot_*.png")
-    add("--out", default="ijbc_result", metavar="DIR", help="folder of results and of kept embeddings")
+        help="only print these results and plot them together, as <out>/plot_*.png")
+    add("--out", default="ijbc_result", metavar="DIR", help="folder for results and kept embeddings")
     add("--roc", default="exact", choices=["exact", "public"],
-        help="TAR at FAR x: the largest with FAR <= x, or the public evaluators' nearest point of "
-             "scikit-learn's thinned curve")
+        help="TAR at FAR x. exact: the largest with a FAR <= x; public: the nearest point of scikit-learn's thinned curve, from "
+             "float64 scores, as the public evaluators read it")
     add("--pixel-scale", type=at_least(1, float), default=127.5,
-        help="network input is (pixel - 127.5) / this; 128 gives the public evaluators' numbers")
+        help="network input is (pixel - 127.5) / this; the public evaluators use 128")
     add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1),
-        help="processes that read and align images; 0: the main process does it")
-    add("--fp16", action="store_true", help="half precision for .pt files, where the device has it")
+        help="processes that read and align images; 0: the main process reads them")
+    add("--fp16", action="store_true", help="half precision for .pt files, if the device supports it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda (all GPUs share the images) or cuda:K")
     return parser.parse_args()
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
-        raise UserError(f"-R {args.save_result}: expected a name ending in .npz; .json and .png go beside it")
+        raise UserError(f"-R {args.save_result}: expected a name that ends in .npz; .json and .png files are written next to it")
     make_folder(Path(args.out), "--out or -R")
     if None not in (args.save_result, args.model_file):
         make_folder(Path(args.save_result).parent, "--out or -R")
@@ -88,46 +88,50 @@ def main() -> None:
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
-    """Tables and joint figures of result files; patterns may hold wildcards and commas."""
+    """Print the tables of result files and plot them together.  patterns: files, also with wildcards or separated by commas."""
     files = [file for text in patterns for pattern in text.split(",") if pattern.strip()
              for file in sorted(glob.glob(pattern.strip())) or [pattern.strip()]]
     if not files:
-        raise UserError("-P needs result files, for example -P ijbc_result/*.npz")
+        raise UserError("-P needs result files, found none; give them, for example -P ijbc_result/*.npz")
     results = [load_result(Path(file)) for file in files]
     print_tables([report for report, _ in results])
     announce(plot_results(results, out / "plot"))
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """One protocol, in one mode or all eight: tables on the terminal, npz, JSON and figures on disk."""
+    """Evaluate one protocol in one mode or all eight; print tables and write .npz, .json and plots."""
     images = read_images(args.data_path, args.subset)
+    labels = None
     if args.is_one_2_N:
-        name, kind, measure = "1:N", "1N", one_to_many
-        protocol = read_search(args.data_path, args.subset, images)
+        name, kind = "1:N", "1N"
+        search = read_search(args.data_path, args.subset, images)
+        measure, protocol = partial(one_to_many, protocol=search), str(search)
     else:
-        name, kind, measure = "1:1", "11", partial(one_to_one, public=args.roc == "public")
-        protocol = read_pairs(args.data_path, args.subset, images)
+        name, kind = "1:1", "11"
+        pairs = read_pairs(args.data_path, args.subset, images)
+        measure, protocol, labels = partial(one_to_one, pairs=pairs, public=args.roc == "public"), str(pairs), pairs.same
     print(f"{args.subset}: {len(images)} images in {len(images.template_ids)} templates, {protocol}")
     source = kept_embeddings if args.model_file is None else model_embeddings
     new, old, settings = source(args, images)
     settings |= {"subset": args.subset, "data": str(Path(args.data_path).resolve()), "protocol": name,
                  "kind": "self" if old is None else "cross", "roc": args.roc, "images": len(images)}
 
-    figures, arrays = {}, []
+    figures, per_mode = {}, []
     for mode in MODES if args.is_bunch else [DEFAULT]:
         query = template_features(new, images, mode)
         gallery = query if old is None else template_features(old, images, mode)
-        found, curves = measure(gallery, query, protocol)
-        figures[str(mode)] = tidy(found)
-        arrays.append(curves)
+        mode_figures, curves = measure(gallery, query)
+        figures[str(mode)] = tidy(mode_figures)
+        per_mode.append(curves)
     report = {"settings": settings, name: figures[str(DEFAULT)]}
     if args.is_bunch:
         report["modes"] = figures
-    arrays = {key: np.stack([curves[key] for curves in arrays]) for key in arrays[0]}
+    arrays = {key: np.stack([curves[key] for curves in per_mode]) for key in per_mode[0]}
     arrays["names"] = np.array(list(figures_by_name(report)))
-    if args.save_label and not args.is_one_2_N:
-        arrays["label"] = protocol.same
-    file = result_file(args, f"{settings['name']}_{args.subset}_{kind}{'_bunch' * args.is_bunch}")
+    if args.save_label and labels is not None:
+        arrays["label"] = labels
+    stem = f"{settings['name']}_{args.subset}_{kind}"
+    file = result_file(args, f"{stem}_bunch" if args.is_bunch else stem)
     if args.save_embeddings or is_source(file, args):
         arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))
                    if kept is not None for k, view in enumerate(("", "_f"))}
@@ -137,64 +141,65 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def result_file(args: argparse.Namespace, name: str) -> Path:
-    """-R's file, or <out>/<name>.npz when -R is not given or is where the embeddings come from."""
+    """The file of -R; <out>/<name>.npz if -R is not given or is the file whose embeddings are used."""
     if args.save_result is None or args.model_file is None:
         return Path(args.out) / f"{name}.npz"
     return Path(args.save_result)
 
 
 def is_source(file: Path, args: argparse.Namespace) -> bool:
-    """Whether ``file`` is the one that the embeddings came from: written again it must keep them."""
+    """Whether ``file`` is the one whose embeddings are used: they must be written to it again."""
     return args.model_file is None and file.resolve() == Path(args.save_result).resolve()
 
 
 def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
-    """(new, old or None, settings): embeddings of the models, computed or found in <out>/embeddings."""
+    """(new, old or None, settings): embeddings of the models [2, N, d], computed or read from <out>/embeddings."""
     devices = find_devices(args.device)
     sides = [(args.model_file, args.network)]
     if args.old_model_file is not None:
         sides.append((args.old_model_file, args.old_network))
     models = [open_model(file, network, devices, args.fp16, args.pixel_scale) for file, network in sides]
     if models[0].dim != models[-1].dim:
-        raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives "
-                        f"{models[-1].dim}; a cross test compares embeddings of one size")
-    found = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
-                        args.force_reload) for model in models]
+        raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives {models[-1].dim}; a "
+                        f"cross test needs two models with the same number of dimensions (tools/compare can map them)")
+    per_model = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
+                            args.force_reload) for model in models]
     described = [{"file": file, "network": network, "fingerprint": model.fingerprint, "dim": model.dim,
                   "image_size": model.image_size, "precision": model.precision}
                  for (file, network), model in zip(sides, models, strict=True)]
     settings = {"name": "_on_".join(model_name(file) for file, _ in sides), "new": described[0],
                 "old": described[1] if len(sides) == 2 else None, "pixel_scale": args.pixel_scale}
-    return found[0], found[1] if len(sides) == 2 else None, settings
+    return per_model[0], per_model[1] if len(sides) == 2 else None, settings
 
 
 def model_name(file: str) -> str:
-    """What a model is called in tables and files: NAME of NAME/model.pt, NAME.onnx, models/NAME/model,0."""
+    """The name of a model in tables and files: NAME of NAME/model.pt, NAME.onnx or models/NAME/model,0."""
     path = Path(file.split(",")[0]).resolve()
     return path.parent.name if path.stem in ("model", "backbone") else path.stem
 
 
 def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
-    """(new, old or None, settings): embeddings that an earlier run with -E left in -R's file."""
+    """(new, old or None, settings): embeddings that an earlier run with -E wrote to the file of -R."""
     if args.old_model_file is not None or args.save_result is None or not Path(args.save_result).is_file():
-        raise UserError("no new model: give one with -m FILE, or with -R FILE.npz a result written with -E")
+        raise UserError("no new model: give one with -m FILE, or with -R FILE.npz (and without -m_old) a result that was written "
+                        "with -E")
     try:
         arrays = read_npz(args.save_result, ("report", "embs", "embs_f", "embs_old", "embs_f_old"))
         settings = dict(json.loads(str(arrays["report"]))["settings"]) if "report" in arrays else {}
         sides = [(arrays[f"embs{side}"], arrays[f"embs_f{side}"]) for side in ("", "_old") if f"embs_f{side}" in arrays]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{args.save_result} is no result file ({error}); "
-                        f"write one with -m FILE -E") from error
-    found = {view.shape for side in sides for view in side}
-    if len(found) != 1 or {len(images)} != {shape[0] for shape in found}:
-        raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their "
-                        f"mirror images, found {sorted(found) or 'none'}; write it with -m FILE -E")
+        raise UserError(f"{args.save_result} is not a result file ({error}); write one with -m FILE -E") from error
+    shapes = {view.shape for side in sides for view in side}
+    if len(shapes) != 1 or {len(images)} != {shape[0] for shape in shapes}:
+        raise UserError(f"{args.save_result}: expected the embeddings of {len(images)} images and of their mirror images, found "
+                        f"{sorted(shapes) or 'none'}; write it with -m FILE -E")
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
-    settings["name"] = Path(str(settings["name"])).name         # it becomes part of the results' file names
+    settings["name"] = Path(str(settings["name"])).name         # it becomes part of file names
     return sides[0], sides[1] if len(sides) == 2 else None, settings
 
 
 def announce(files: list[Path]) -> None:
+    """Print which files were written."""
     for file in files:
         print(f"wrote {file}")
 

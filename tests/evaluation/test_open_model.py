@@ -1,139 +1,19 @@
-"""Embedding: order, sharing among devices, the cache, and the three kinds of model files."""
+"""The three kinds of model files against the same network in plain torch or numpy."""
 
-import threading
-import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
-from toy import write_ijb
 
 from backbones import get_model
-from evaluation.embed import AlignedFaces, embed_batches, embeddings
 from evaluation.models import find_devices, open_model
-from evaluation.protocol import read_images
 from utils.errors import UserError
 
 CPU = [torch.device("cpu")]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors: several threads would only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class MeanColour:
-    """A model without weights: mean colour of the left half of the image, and of its mirror image."""
-
-    fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 3, "float32", 127.5
-
-    def __init__(self, copies: int = 1):
-        self.calls, self.copies = 0, copies
-
-    def replicas(self) -> list:
-        return [self.embed] * self.copies
-
-    def embed(self, images: torch.Tensor) -> np.ndarray:
-        self.calls += 1
-        assert images.dtype == torch.uint8 and images.shape[1:] == (16, 16, 3)
-        return torch.stack([x[:, :, :8].float().mean((1, 2)) for x in (images, images.flip(2))]).numpy()
-
-
-@pytest.fixture
-def images(tmp_path):
-    write_ijb(tmp_path, subjects=4)
-    return read_images(tmp_path, "IJBC")
-
-
-@pytest.mark.parametrize("workers, copies", [(0, 1), (2, 1), (0, 3)])
-def test_rows_are_the_images_in_order(images, tmp_path, workers, copies):
-    found = embeddings(MeanColour(copies), images, tmp_path / "kept", batch_size=5, workers=workers)
-    faces = AlignedFaces(images, 16)
-    for i in range(len(images)):
-        face = faces[i][0].astype(np.float64)
-        np.testing.assert_allclose(found[:, i], [face[:, :8].mean((0, 1)), face[:, 8:].mean((0, 1))], atol=1e-4)
-
-
-def test_replicas_take_turns_and_never_two_batches_at_once():
-    busy, seen, started = [False, False], [], threading.Barrier(2, timeout=30)
-
-    def replica(which: int):
-        def embed(faces):
-            assert not busy[which], "a replica was given a second batch before its first was done"
-            busy[which] = True
-            if int(faces[0]) < 2:
-                started.wait()              # the first two batches are in work at once, or this times out
-            time.sleep(0.02 * which)        # the second one is slower: the order must not follow the speed
-            seen.append((which, int(faces[0])))
-            busy[which] = False
-            return faces.numpy() * 10
-        return embed
-
-    batches = [(torch.tensor([k]), torch.ones(1, dtype=torch.bool)) for k in range(7)]
-    found = [int(features[0]) for _, features in embed_batches([replica(0), replica(1)], batches)]
-    assert found == [0, 10, 20, 30, 40, 50, 60]
-    assert sorted(seen) == [(0, 0), (0, 2), (0, 4), (0, 6), (1, 1), (1, 3), (1, 5)]
-
-
-def test_kept_embeddings_are_used_until_something_changes(images, tmp_path):
-    def calls(**changes) -> int:
-        model = MeanColour()
-        vars(model).update({k: v for k, v in changes.items() if k != "force"})
-        embeddings(model, images, tmp_path / "kept", 100, 0, changes.get("force", False))
-        return model.calls
-
-    assert [calls(), calls()] == [1, 0]
-    assert calls(force=True) == 1
-    assert [calls(fingerprint="b" * 64), calls(pixel_scale=128.0), calls(precision="float16")] == [1, 1, 1]
-    (images.folder / "1.jpg").write_bytes((images.folder / "9.jpg").read_bytes() + b"\0")
-    assert [calls(), calls()] == [1, 0]
-    arrays = sorted((tmp_path / "kept").glob("*.npy"))
-    assert len(arrays) == 5                                     # each under its own name, with its origin, no .part left
-    assert sorted((tmp_path / "kept").iterdir()) == sorted([*arrays, *(file.with_suffix(".json") for file in arrays)])
-
-
-def test_a_torn_file_is_named_and_a_failure_leaves_nothing(images, tmp_path):
-    embeddings(MeanColour(), images, tmp_path, 100, 0)
-    file = next(tmp_path.glob("*.npy"))
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{file.name} is not a whole .npy file.*-F"):
-        embeddings(MeanColour(), images, tmp_path, 100, 0)
-    embeddings(MeanColour(), images, tmp_path, 100, 0, force=True)
-    np.load(file, mmap_mode="r+")[1, 3] = 0                     # whole, but other numbers
-    with pytest.raises(UserError, match=f"{file.name} is corrupt.*checksum differs.*-F"):
-        embeddings(MeanColour(), images, tmp_path, 100, 0)
-
-    model = MeanColour()
-    model.embed = lambda faces: np.full((2, len(faces), 3), np.nan, np.float32)
-    with pytest.raises(UserError, match="NaN or infinity for .*/1.jpg"):
-        embeddings(model, images, tmp_path / "other", 100, 0)
-    assert list((tmp_path / "other").iterdir()) == []
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_does_not_decode_is_named(images, tmp_path, workers):
-    (images.folder / "8.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"8\.jpg is no image that OpenCV can decode"):
-        embeddings(MeanColour(), images, tmp_path / "kept", 5, workers)
-
-
-def test_landmarks_that_cannot_align_are_named(images):
-    images.landmarks[3] = 50
-    with pytest.raises(UserError, match="landmarks of 4.jpg .row 4"):
-        AlignedFaces(images, 16)
-
-
-# --- model files -----------------------------------------------------------------------------------------
-
 FACES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8))
 
 
@@ -157,7 +37,7 @@ def test_torch_checkpoint(tmp_path):
 
 
 def write_onnx(file: Path, batch: int | str, normalises: bool = False) -> nn.Module:
-    """A linear network of 16 x 16 images, with its own normalisation in front if asked for; as torch module."""
+    """A linear network of 16 x 16 images, with its own normalisation in front if ``normalises``; returned as a torch module."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
     tensors = {"w": network[1].weight.detach().numpy().T.copy(), "b": network[1].bias.detach().numpy(),
@@ -222,9 +102,9 @@ def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
                     np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
                 (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
         else:
-            with pytest.raises(UserError, match="b.onnx takes weights from"):
+            with pytest.raises(UserError, match="b.onnx reads weights from"):
                 open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
-    assert len(prints) == 2         # the weights beside are part of what the model is
+    assert len(prints) == 2         # the fingerprint covers the external weights
 
 
 def test_mxnet_files(tmp_path):
@@ -260,8 +140,8 @@ def test_model_files_that_do_not_fit_are_named(tmp_path):
     refused(tmp_path / "none.pt", "no model file .*none.pt")
     refused(tmp_path / "model.pt", "model.pt does not hold a r18", network="r18")
     refused(tmp_path / "none.onnx", "no model file .*none.onnx")
-    refused(tmp_path / "bad.onnx", "bad.onnx is no ONNX model")
-    refused(tmp_path / "a.onnx", "--fp16 is for PyTorch checkpoints", fp16=True)
+    refused(tmp_path / "bad.onnx", "bad.onnx is not an ONNX model")
+    refused(tmp_path / "a.onnx", "--fp16 works for PyTorch checkpoints only", fp16=True)
     refused(tmp_path / "model,x", "expected MXNet's PREFIX,EPOCH")
     refused(tmp_path / "model,0", "no file .*model-symbol.json")
 
@@ -269,7 +149,7 @@ def test_model_files_that_do_not_fit_are_named(tmp_path):
 def test_devices():
     assert find_devices("cpu") == CPU
     for name, message in (("tpu", "expected cpu, cuda"), ("meta", "expected cpu, cuda"),
-                          ("cuda:99", "99: this machine")):
+                          ("cuda:99", "99: torch sees")):
         with pytest.raises(UserError, match=message):
             find_devices(name)
 
@@ -278,11 +158,3 @@ def test_several_gpus_are_all_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert find_devices("cuda") == [torch.device("cuda", k) for k in range(3)]
     assert find_devices("cuda:1") == [torch.device("cuda", 1)]
-
-
-def test_images_are_read_in_colour(images):
-    grey = np.full((112, 112), 77, np.uint8)
-    cv2.imwrite(str(images.folder / "2.jpg"), grey)
-    face, readable = AlignedFaces(images, 112)[1]
-    assert readable and face.shape == (112, 112, 3)
-    assert np.abs(face.astype(int) - 77)[10:-10, 10:-10].max() <= 1

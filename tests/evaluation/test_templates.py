@@ -35,7 +35,7 @@ def in_loops(views, images: Images, mode: Mode) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_every_mode_equals_the_loops(mode, monkeypatch):
-    monkeypatch.setattr(templates, "ROWS", 7)           # several blocks
+    monkeypatch.setattr(templates, "IMAGES_PER_BLOCK", 7)           # several blocks
     draw = np.random.default_rng(0)
     images = images_of(draw.integers(10, 30, 80), draw.integers(0, 6, 80), draw.random(80))
     views = draw.standard_normal((2, 80, 12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The similarity fit against a plain least-squares solver, and what it means for other image sizes."""
+"""The similarity fit against a plain least-squares solver, and for other image sizes."""
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ def test_fit_equals_the_linear_least_squares_solution():
             np.testing.assert_allclose(matrix, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_landmarks_on_their_places_are_left_there():
+def test_landmarks_in_place_give_the_identity():
     np.testing.assert_allclose(similarity(TEMPLATE[None])[0], [[1, 0, 0], [0, 1, 0]], atol=1e-12)
 
 

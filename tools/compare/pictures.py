@@ -1,18 +1,19 @@
-"""The report as pictures, one small PNG each: the page puts them side by side where there is room."""
+"""The report as pictures, each a small PNG; the page puts them side by side if there is room."""
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.files import written_beside
 
-SIZE = (6, 4.6)         # inches, at a font that stays readable when a phone shrinks it
-MARKS = "osD^v<>PX*dp"
+SIZE = (6, 4.6)             # inches; the text stays readable on a phone
+MARKERS = "osD^v<>PX*dp"    # matplotlib's, one per model
 
 
-def draw_figures(report: dict, out: Path) -> dict[str, Path]:
-    """{caption: file} in the order of the page."""
+def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
+    """Write all pictures into the folder ``out``; {caption: file} in the order of the page."""
     made = {}
     for metric in report["headline"]:
         caption = f"{metric}: alone (right) and on the old gallery (up)"
@@ -21,7 +22,7 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
         made[f"{metric} of every query model on every gallery"] = save(heat_map(report, metric), out / f"matrix_{metric}.png")
     if report["curves"].get(f"{report['old']} / {report['old']}"):
         for name in report["upgrades"]:
-            caption = f"ROC of {name}" + ", with 95 % bands" * bool(report["draws"])
+            caption = f"ROC of {name}, with 95 % bands" if report["draws"] else f"ROC of {name}"
             made[caption] = save(roc(report, name), out / f"roc_{name}.png")
     for metric in report["headline"][:2]:
         for name, upgrade in report["upgrades"].items():
@@ -32,12 +33,14 @@ def draw_figures(report: dict, out: Path) -> dict[str, Path]:
 
 
 def save(figure: Figure, file: Path) -> Path:
+    """Write the PNG and return ``file``."""
     with written_beside(file) as part:
         figure.savefig(part, format="png", dpi=110)
     return file
 
 
-def start(title: str, xlabel: str, ylabel: str):
+def start(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure with empty axes."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=13)
@@ -48,18 +51,19 @@ def start(title: str, xlabel: str, ylabel: str):
 
 
 def value(report: dict, query: str, gallery: str, metric: str) -> float:
+    """The metric of queries of one version on the gallery of one version, in %."""
     return 100 * report["matrix"][query][gallery][metric]["value"]
 
 
 def errors(report: dict, query: str, gallery: str, metric: str) -> list | None:
-    """The interval as lengths below and above, for error bars; None without one."""
+    """The interval as lengths below and above the value, for error bars, in %; None if there is no interval."""
     span = report["matrix"][query][gallery][metric]["interval"]
     middle = value(report, query, gallery, metric)
     return None if span is None else [[max(0, middle - 100 * span[0])], [max(0, 100 * span[1] - middle)]]
 
 
 def scatter(report: dict, metric: str) -> Figure:
-    """Self against cross: above the line of old / old a model is compatible, right of the paragon's it lost nothing."""
+    """new / old against new / new: a model above the line old / old is compatible; one right of the paragon's lost nothing."""
     old, paragon = report["old"], report["paragon"]
     figure, axes = start(metric, "new / new, %", f"new / {old}, %")
     axes.axhline(value(report, old, old, metric), color="0.4", label=f"{old} / {old}")
@@ -71,13 +75,14 @@ def scatter(report: dict, metric: str) -> Figure:
     for number, (name, upgrade) in enumerate(report["upgrades"].items()):
         if name != paragon:
             axes.errorbar(value(report, name, name, metric), value(report, name, old, metric), errors(report, name, old, metric),
-                          errors(report, name, name, metric), fmt=MARKS[number % len(MARKS)], elinewidth=0.6, alpha=0.9,
+                          errors(report, name, name, metric), fmt=MARKERS[number % len(MARKERS)], elinewidth=0.6, alpha=0.9,
                           markerfacecolor="none" if upgrade["free"] else None, label=name)
     figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
 
 
 def heat_map(report: dict, metric: str) -> Figure:
+    """The metric of every query model on every gallery."""
     names = list(report["matrix"])
     table = np.array([[report["matrix"][q][g][metric]["value"] if g in report["matrix"][q] else np.nan for g in names]
                       for q in names], float) * 100
@@ -94,7 +99,7 @@ def heat_map(report: dict, metric: str) -> Figure:
 
 
 def roc(report: dict, name: str) -> Figure:
-    """The old system, new queries on its gallery, and everything re-embedded."""
+    """ROC of the old system, of new queries on its gallery, and of everything re-embedded."""
     old, paragon = report["old"], report["paragon"]
     figure, axes = start(f"ROC of {name}", "false accept rate", "true accept rate")
     lines = {f"{old} / {old}": "0.4", f"{name} / {old}": "tab:green", f"{name} / {name}": "tab:blue"}
@@ -105,22 +110,23 @@ def roc(report: dict, name: str) -> Figure:
         axes.plot(curve["far"], curve["tar"], color=colour, label=label, linewidth=1.5)
         if "low" in curve:
             far = curve["far"][:len(curve["low"])]
-            axes.fill_between(far, *(np.array(curve[side], float) for side in ("low", "high")), color=colour, alpha=0.15)
+            low, high = (np.array(curve[side], float) for side in ("low", "high"))      # None, for NaN in JSON, becomes NaN
+            axes.fill_between(far, low, high, color=colour, alpha=0.15)
     axes.set(xscale="log", ylim=(0, 1.02))
     figure.legend(fontsize=9, ncols=2, loc="outside lower center")
     return figure
 
 
 def backfill(report: dict, name: str, metric: str) -> Figure:
-    """A line per order; random ones as their mean and range."""
+    """The metric while the gallery is re-embedded: a line per order, for random orders their mean and range."""
     old, paragon = report["old"], report["paragon"]
     figure, axes = start(f"{metric}, gallery re-embedded with {name}", "share of the gallery re-embedded, %", f"{metric}, %")
     axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=f"{old} / {old}")
     if paragon and paragon != name:
         axes.axhline(value(report, paragon, paragon, metric), color="tab:orange", linewidth=1, linestyle="--",
                      label=f"{paragon} / {paragon}")
-    for order, found in report["upgrades"][name]["backfill"].items():
-        share, values = 100 * np.array(found["share"]), 100 * np.array(found["values"][metric], float)
+    for order, curve in report["upgrades"][name]["backfill"].items():
+        share, values = 100 * np.array(curve["share"]), 100 * np.array(curve["values"][metric], float)
         line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
         if len(values) > 1:
             axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)

@@ -1,4 +1,4 @@
-"""Reading the IJB layout, and one sentence for each way in which it can be broken."""
+"""Reading the IJB layout, and the error for each way in which it can be broken."""
 
 import re
 
@@ -124,11 +124,11 @@ def test_one_huge_id_needs_no_memory(data):
 
 def test_a_mark_before_the_first_name_and_blanks_at_the_end(data):
     change(data, f"ijbc_{TEMPLATES}", lambda t: "\ufeff" + t.replace("7.jpg", "somewhere/7.jpg", 1) + "  \n ")
-    assert read_images(data, "IJBC").names[[0, 6]].tolist() == ["1.jpg", "7.jpg"]       # the other list says where they lie
+    assert read_images(data, "IJBC").names[[0, 6]].tolist() == ["1.jpg", "7.jpg"]       # the landmark file has the folders
 
 
 def test_missing_files_and_folders_are_named(data):
-    with pytest.raises(UserError, match="no IJBB data in .*IJBB: expected its folders meta and loose_crop"):
+    with pytest.raises(UserError, match="no IJBB data in .*IJBB: expected the folders meta and loose_crop"):
         read_images(data, "IJBB")
     images = read_images(data, "IJBC")
     (data / "IJBC/loose_crop/7.jpg").unlink()

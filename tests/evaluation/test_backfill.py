@@ -1,0 +1,65 @@
+"""Re-embedding step by step against plain computations."""
+
+import numpy as np
+import pytest
+from toy_evaluation import plain
+from tqdm import tqdm
+
+from evaluation.backfill import Curve, PartlyReembedded, backfill, crossing, orders_of, summary
+from evaluation.cells import Measure
+from evaluation.protocol import Pairs
+from evaluation.versions import Features
+
+DRAW = np.random.default_rng(0)
+
+
+def curve(values: list, images: list) -> Curve:
+    return Curve(np.linspace(0, 1, len(values)), np.array(images), {"m": np.array(values, float)})
+
+
+def test_where_the_gain_is_reached_by_hand():
+    """From 0.5 (old / old) to 0.9: 80 % is 0.82, between the points 0.7 and 0.9."""
+    slow = curve([0.4, 0.5, 0.7, 0.9, 0.9], [0, 10, 30, 70, 100])
+    share, images = crossing(slow, "m", 0.5, 0.8)
+    assert share == pytest.approx(0.5 + 0.25 * 0.6) and images == pytest.approx(30 + 0.6 * 40)
+    assert crossing(curve([0.9, 0.7, 0.9], [0, 1, 2]), "m", 0.5, 0.8) == (0, 0)     # there from the start
+    assert crossing(curve([0.4, 0.45, 0.5], [0, 1, 2]), "m", 0.5, 0.8) is None      # re-embedding gains nothing
+    found = summary([slow, slow], "m", 0.5, 0.8)
+    assert found == {"auc": pytest.approx((0.2 + 0.5 + 0.7 + 0.9 + 0.45) / 4), "share": pytest.approx(0.65), "images": 54}
+    assert summary([slow], "m", 0.95, 0.8)["images"] is None
+
+
+def test_a_partly_reembedded_gallery_has_new_rows_where_done():
+    old, new, done = DRAW.standard_normal((9, 4)), 100 * DRAW.standard_normal((9, 4)), DRAW.random(9) < 0.5
+    rows = np.array([8, 0, 3])
+    expected = [(new if done[i] else old)[i] / np.linalg.norm((new if done[i] else old)[i]) for i in rows]
+    np.testing.assert_allclose(PartlyReembedded(old, new, done)[rows], expected, atol=1e-6)
+
+
+def test_orders_begin_with_the_lowest_and_cover_the_gallery():
+    evaluation = plain(None, [0, 1, 2, 3], [0, 9])
+    evaluation.qualities["sharpness"] = np.array([0.3, 0.1, 0.9, 0.2])
+    orders = orders_of(evaluation, Features(np.eye(4), np.eye(4), np.array([4.0, 3.0, 2.0, 1.0])), seeds=3)
+    assert orders["lowest sharpness first"][0].tolist() == [1, 3, 0, 2]
+    assert orders["lowest norm of the old feature first"][0].tolist() == [3, 2, 1, 0]
+    assert [sorted(order) for order in orders["random"]] == [[0, 1, 2, 3]] * 3
+    assert len({tuple(order) for order in orders["random"]}) > 1
+
+
+def test_every_step_is_the_search_in_that_gallery():
+    gallery_owner, probe_owner = np.arange(10), DRAW.integers(0, 14, 60)
+    enrol, verify = (side.ravel() for side in np.meshgrid(np.arange(10), np.arange(60)))
+    evaluation = plain(Pairs(enrol, verify, gallery_owner[enrol] == probe_owner[verify]), gallery_owner.tolist(),
+                       probe_owner.tolist())
+    evaluation.images[:] = np.arange(1, 11)
+    old, new = (Features(DRAW.standard_normal((10, 5)).astype(np.float32), DRAW.standard_normal((60, 5)).astype(np.float32))
+                for _ in range(2))
+    measure = Measure(evaluation, 0, 0, "cpu")
+    ends, order = (measure(old.gallery, new.query), measure(new.gallery, new.query)), np.random.default_rng(1).permutation(10)
+    found, = backfill(measure, old, new, ends, {"any": [order]}, 5, tqdm(disable=True))["any"]
+    assert found.share == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    for k, count in enumerate((0, 2, 4, 6, 8, 10)):
+        assert found.images[k] == sum(order[:count] + 1)
+        unit = np.array([(new if i in order[:count] else old).gallery[i] for i in range(10)])
+        for name, value in measure(unit, new.query).values.items():
+            assert found.values[name][k] == pytest.approx(value), (name, count)
