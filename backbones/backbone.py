@@ -10,8 +10,6 @@ from utils.precision import autocast
 class Backbone(nn.Module):
     """An architecture adds ``trunk`` (in half precision if fp16) and ``embed`` (always float32, as in insightface).
 
-    It also has ``shape_of(state) -> (num_features, image_size)``: the sizes of the network whose state dict ``state`` is.
-
     fp16: see :func:`utils.precision.half_type`.  image_size: height and width in pixels, a multiple of 16, else UserError.
     """
 
@@ -33,3 +31,16 @@ class Backbone(nn.Module):
         with autocast(images.device, self.fp16):
             x = self.trunk(images)
         return self.embed(x.float())
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """The layers that run in half precision."""
+        raise NotImplementedError(f"{type(self).__name__} has no trunk")
+
+    def embed(self, features: Tensor) -> Tensor:
+        """From the trunk's result, as float32, to embeddings [B, num_features]."""
+        raise NotImplementedError(f"{type(self).__name__} has no embed")
+
+    @staticmethod
+    def shape_of(state: dict[str, Tensor]) -> tuple[int, int]:
+        """(num_features, image_size) of the network whose state dict ``state`` is."""
+        raise KeyError("the network does not say how to find its size in a state dict")

@@ -1,6 +1,7 @@
 """The 2060-layer IResNet of insightface: the activations of its two long stages are computed again instead of stored."""
 
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,13 @@ class Recomputed(nn.Sequential):
             return super().forward(x)
         for start in range(0, len(self), SEGMENT):
             blocks = nn.Sequential(*list(self)[start:start + SEGMENT])
-            x = checkpoint(blocks, x, use_reentrant=False,
-                           context_fn=lambda blocks=blocks: (nullcontext(), frozen_statistics(blocks)))
+            x = checkpoint(blocks, x, use_reentrant=False, context_fn=partial(contexts, blocks))
         return x
+
+
+def contexts(blocks: nn.Module) -> tuple:
+    """Contexts of the first forward pass and of the one that computes the activations again."""
+    return nullcontext(), frozen_statistics(blocks)
 
 
 @contextmanager

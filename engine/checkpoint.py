@@ -7,13 +7,11 @@
 A folder is named by the number of images seen, which does not depend on batch size and number of ranks.
 """
 
-import fcntl
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -26,7 +24,8 @@ from engine.state import not_finite, own_tensors, put_back, rank_state
 from engine.trainer import Trainer
 from records.facts import Facts
 from utils.errors import UserError
-from utils.files import disk_errors, to_disk, whole_file
+from utils.files import to_disk, whole_file
+from utils.locks import hold_folder
 from utils.settings import Settings
 
 SECONDS_FOR_LOCK = 5        # that a run waits for another that is ending and still holds the folder
@@ -35,28 +34,19 @@ SECONDS_FOR_LOCK = 5        # that a run waits for another that is ending and st
 @contextmanager
 def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
     """Lock ``output`` for this run.  A collective: UserError on every rank if another run holds the folder."""
-    taken, lock = True, None
-    if ranks.rank == 0:
-        with disk_errors(output):
-            output.mkdir(parents=True, exist_ok=True)
-            lock = open(output / "lock", "w")
-        for wait in (1,) * SECONDS_FOR_LOCK + (0,):
+    refusal = (f"another training, or a process of a killed one, still writes to {output}; wait until it ends, or end it, and "
+               f"start again; or give another output=FOLDER")
+    problem = None
+    with ExitStack() as stack:
+        if ranks.rank == 0:
             try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                taken = wait > 0
-                time.sleep(wait)
-            except OSError:             # a file system without locks
-                break
-    if not gathered(taken)[0]:
-        raise UserError(f"another training, or a process of a killed one, still writes to {output}; wait until it ends, or end "
-                        f"it, and start again; or give another output=FOLDER")
-    try:
+                stack.enter_context(hold_folder(output, refusal, SECONDS_FOR_LOCK))
+            except UserError as error:
+                problem = str(error)
+        problem = gathered(problem)[0]
+        if problem is not None:
+            raise UserError(problem)
         yield
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 class Checkpoints:

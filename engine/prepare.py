@@ -18,7 +18,7 @@ from engine.verification import Verifier
 from losses import CombinedMarginLoss, PartialFC
 from records.faces import FaceRecords, Faces, SyntheticFaces
 from records.facts import Facts
-from records.loader import Loader, train_loader
+from records.loader import TrainLoader, train_loader
 from utils.errors import UserError
 from utils.logging import start_logging
 from utils.paths import locate
@@ -36,7 +36,7 @@ class Run:
     log: logging.Logger
     dataset: Faces
     data: Facts
-    loader: Loader
+    loader: TrainLoader
     trainer: Trainer
     verifier: Verifier
     checkpoints: Checkpoints
@@ -106,7 +106,7 @@ def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], 
     """Backbone, method and head with their optimiser, on the rank's device.  A collective: methods read files together."""
     backbone = get_model(cfg.network, dropout=cfg.dropout, fp16=cfg.fp16, num_features=cfg.embedding_size,
                          image_size=cfg.image_size)
-    backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stubs lack it
+    backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stub lacks it
     m1, m2, m3 = cfg.margin_list
     margin = CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
     head = head_class(margin, cfg.embedding_size, data.classes, sample_rate=cfg.sample_rate, fp16=cfg.fp16, seed=cfg.seed)

@@ -52,7 +52,7 @@ def class_blocks(labels: np.ndarray, counts: np.ndarray, rows: int = CLASS_BLOCK
         first = last
 
 
-def blocks_in_order(features: np.ndarray, *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
+def blocks_in_order(features: "np.ndarray | Rows", *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, their features float64 [n, d]) once through features [N, d], in the order of the file.
 
     unit: rows of norm 1.  words: what the progress bar says.  All blocks use the same memory: the caller may change a block
@@ -114,7 +114,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np
     return sums.numpy() / counts[:, None]
 
 
-def class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def class_balls(features: "np.ndarray | Rows", labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(centres float32 [C, d], radii float32 [C], distances kept int64 [C]) of raw features [N, d] and labels int64 [N].
 
     A centre is the mean of the unit features of a class, not normalised again.  Of the n distances of these features to it,
@@ -149,10 +149,10 @@ def shared_class_balls(features: np.ndarray, labels: np.ndarray, num_classes: in
     A collective: all ranks call it.
     """
     mine = np.flatnonzero(labels % dist.get_world_size() == dist.get_rank())
-    balls = [torch.from_numpy(part) for part in class_balls(Rows(features, mine), labels[mine], num_classes)]
-    for part in balls:
+    centres, radii, kept = map(torch.from_numpy, class_balls(Rows(features, mine), labels[mine], num_classes))
+    for part in (centres, radii, kept):
         dist.all_reduce(part)           # zeros for the classes of the other ranks
-    return tuple(balls)
+    return centres, radii, kept
 
 
 class Rows:

@@ -4,7 +4,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,11 +89,15 @@ def text(value) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else value
 
 
-def elements(shape: tuple, kind: Name, data) -> list | np.ndarray:
+def elements(shape: tuple, kind: Name, data: Any) -> list | np.ndarray:
     """The elements of a flat array: a list of Python's objects, or numbers over the bytes of the pickle, without a copy."""
-    if not isinstance(data, list if kind == "O8" else bytes) or kind not in ("O8", "b1", *NUMBER_TYPES):
+    made: list | np.ndarray
+    if kind == "O8" and isinstance(data, list):
+        made = data
+    elif kind in ("b1", *NUMBER_TYPES) and isinstance(data, bytes):
+        made = np.frombuffer(data, kind)
+    else:
         raise pickle.UnpicklingError(f"it holds an array of {str(kind)[:80]!r}")
-    made = data if kind == "O8" else np.frombuffer(data, kind)
     if shape not in ((len(made),), (len(made), 1), (1, len(made))):
         raise pickle.UnpicklingError("it holds an array of another shape than its contents")
     return made

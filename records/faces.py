@@ -30,7 +30,7 @@ class Filled(NamedTuple):
     """What is in a batch.  labels, index: int64 [B], of the images in it; bad: {image asked for: what is wrong with it}."""
 
     labels: np.ndarray
-    index: np.ndarray
+    index: np.ndarray           # type: ignore[assignment]  # hides tuple.index, which has no use here
     bad: dict[int, str]
 
 

@@ -86,7 +86,7 @@ class Slots(Dataset):
         return slot, self.faces.take(self.images[slot, :len(rows)].numpy(), rows)
 
 
-class Numbered:
+class Numbered(Sampler):
     """(slot, rows) of each batch; the slots take turns."""
 
     def __init__(self, batches, slots: int):
@@ -130,7 +130,7 @@ class Loader:
     which is filled again when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
     """
 
-    def __init__(self, faces: Faces, batches: Sampler | list, batch_size: int, workers: int):
+    def __init__(self, faces: Faces, batches: ShuffledBatches | OrderedBatches | list, batch_size: int, workers: int):
         self.batches, self.bad_records = batches, BadRecords()
         if workers:
             give_back_freed_memory()

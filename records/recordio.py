@@ -218,8 +218,8 @@ class RecordReader:
         Fast on 30 GB.  Images between the two ends can change without a trace if every length stays the same.
         """
         digest = hashlib.sha256(f"{self.size}".encode())
-        digest.update(self.keys)
-        digest.update(self.offsets)
+        digest.update(self.keys.data)
+        digest.update(self.offsets.data)
         with open(self.path, "rb") as file:
             digest.update(file.read(EDGE))
             file.seek(max(self.size - EDGE, 0))

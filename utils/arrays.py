@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ MAX_EXPANSION = 20          # how many times its size in the file a member of an
 MAX_SMALL_MEMBER = 1 << 24  # ... unless it has no more bytes than this (16 MiB)
 
 
-def open_npy(path: Path, mode: str = "r") -> np.ndarray:
+def open_npy(path: Path, mode: Literal["r", "r+"] = "r") -> np.memmap:
     """The numbers or booleans of a .npy, memory-mapped; at least one of them, in at least one dimension.
 
     Raises ValueError, in words that follow "is not a whole .npy file", for anything else, also for a file that is longer or

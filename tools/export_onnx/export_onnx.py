@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from backbones.backbone import Backbone
 from backbones.weights import load_model
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
@@ -27,7 +27,7 @@ PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes of weights; a larger model has t
 TOLERANCE = 1e-3                        # difference to PyTorch, relative to the largest value; measured: about 1e-6
 
 
-def export(model: nn.Module, file: Path) -> None:
+def export(model: Backbone, file: Path) -> None:
     """Write ``model`` (in eval mode, for images of model.image_size) to ``file``, for any number of images.
 
     strict=True, because the quicker exporter takes len(tensor) for a constant, which fixes the number of images.
@@ -45,7 +45,7 @@ def export(model: nn.Module, file: Path) -> None:
 
 
 @torch.inference_mode()
-def difference(model: nn.Module, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
+def difference(model: Backbone, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
     """(largest difference between onnxruntime and PyTorch, largest embedding value) over batches of random images."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     generator, results = torch.Generator().manual_seed(0), []

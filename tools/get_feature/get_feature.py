@@ -50,7 +50,8 @@ def main() -> None:
     weights = Path(cfg.output) / "model.pt"
     if not weights.is_file():
         raise UserError(f"no model {weights}; train it first with train_old_*.py {args.config}")
-    model = load_model(cfg.network, weights, fp16=args.fp16).to(ranks.device, memory_format=torch.channels_last)
+    model = load_model(cfg.network, weights, fp16=args.fp16).to(ranks.device)
+    model.to(memory_format=torch.channels_last)         # type: ignore[call-overload]  # torch's stub lacks it
     records = locate(part_of(args.SD)[1], cfg.dataset)
     dataset = FaceRecords(records, model.image_size)
     origin = {"model": fingerprint(load_state(weights)), "records": dataset.fingerprint(), "images": len(dataset),

@@ -214,7 +214,8 @@ def clamp(x: np.ndarray) -> np.ndarray:
 def grid() -> tuple[np.ndarray, np.ndarray]:
     """x and y of the centres of the cells, float32 [MAP, MAP] each."""
     centres = (np.arange(MAP, dtype=np.float32) + 0.5) * CELL - SPAN
-    return tuple(np.meshgrid(centres, centres + np.float32(MIDDLE_Y)))
+    x, y = np.meshgrid(centres, centres + np.float32(MIDDLE_Y))
+    return x, y
 
 
 def hill(x0: float, y0: float, wide: float, high: float) -> np.ndarray:

@@ -40,7 +40,7 @@ def draw(job: tuple, seed: int, size: int, difficulty: Difficulty, loose: bool) 
     number, pictures = job
     who = identity(seed, number)
     made = [render(who, image, size, difficulty, scene=scene, loose=loose) for image, scene in pictures]
-    return [(encode(picture), picture._replace(rgb=None)) for picture in made]
+    return [(encode(picture), picture._replace(rgb=np.empty((0, 0, 3), np.uint8))) for picture in made]
 
 
 def draw_all(jobs: list[tuple], what: str, workers: int, **settings) -> Iterator[list]:

@@ -192,7 +192,9 @@ def lit(canvas: np.ndarray, who: Identity, p: SimpleNamespace, view: View, place
     warm = np.exp(difficulty.tint * styling.standard_normal(3))
     falling = cv2.transform(who.normals, np.outer(key * warm, lamp @ view.rotation))
     light = (np.maximum(falling, 0) + np.float32(1.12 - 0.75 * key)) * who.skin
-    seen = cv2.remap(light, face_map(canvas, p, view, place), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    places = face_map(canvas, p, view, place)
+    # OpenCV's stub wants two maps; one of x and y is documented, too.
+    seen = cv2.remap(light, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)   # type: ignore[call-overload]
     return cv2.multiply(canvas, seen, dtype=cv2.CV_8U)
 
 
