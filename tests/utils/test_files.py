@@ -13,7 +13,7 @@ from toy import write_records
 
 from evaluation.embed import embeddings
 from records.recordio import RecordReader
-from tools.compare.figures import save, start
+from tools.compare.pictures import save, start
 from tools.get_feature.get_feature import PartialFile
 from tools.ijbc_eval.report import save_result
 from utils import files
