@@ -36,7 +36,7 @@ def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> f
     """Seconds for every similarity, in the blocks of the search, looking at none."""
     queries[:1] @ queries[:1].T         # what the first product takes longer is not the floor's
     begin = time.perf_counter()
-    step = max(1, identification.SIMILARITIES_PER_BLOCK[device] // identification.GALLERY_ROWS_PER_BLOCK)
+    step = max(1, identification.SEARCH_SIMILARITIES_PER_BLOCK[device] // identification.GALLERY_ROWS_PER_BLOCK)
     for start in range(0, len(gallery), identification.GALLERY_ROWS_PER_BLOCK):
         block = torch.from_numpy(np.array(gallery[start:start + identification.GALLERY_ROWS_PER_BLOCK])).to(device).T
         for part in queries.split(step):

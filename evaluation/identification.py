@@ -24,7 +24,7 @@ RANKS = (1, 5, 10)                                          # k of the top-k in 
 CURVE_FPIRS = np.logspace(-4, 0, 161)                       # those of the curves in the plots, and the largest rank there
 CURVE_RANKS = 50
 GALLERY_ROWS_PER_BLOCK = 16_384
-SIMILARITIES_PER_BLOCK = {"cpu": 8_000_000, "cuda": 256_000_000}    # of a block's rows to probes: 32 MB, 1 GB
+SEARCH_SIMILARITIES_PER_BLOCK = {"cpu": 8_000_000, "cuda": 256_000_000}    # of a block's rows to probes: 32 MB, 1 GB
 TIE_TOLERANCE = 1e-6        # cosines that differ by less are a tie: float32 sums depend on their order
 
 
@@ -172,7 +172,7 @@ def rivals(gallery: Rows, people: People, queries: Tensor, places: Tensor,
 
 def block_size(block: Block) -> int:
     """Number of probes whose similarities to the block are computed at a time."""
-    return max(1, SIMILARITIES_PER_BLOCK[block.member.device.type] // len(block.member))
+    return max(1, SEARCH_SIMILARITIES_PER_BLOCK[block.member.device.type] // len(block.member))
 
 
 def gallery_figures(hits: Hits) -> dict:

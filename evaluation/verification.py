@@ -58,7 +58,7 @@ def pair_scores(gallery: Rows, query: Rows, pairs: Pairs, dtype: type = np.float
 
 
 def unit_rows(features: Rows, rows: np.ndarray | slice, dtype: type = np.float32) -> np.ndarray:
-    """``features[rows]`` scaled to norm 1, [n, d], in ``dtype``; a row of zeros stays one."""
+    """``features[rows]`` scaled to norm 1, [n, d], in ``dtype``; a row of zeros stays zero."""
     chosen: np.ndarray = features[rows].astype(dtype, copy=False)
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 

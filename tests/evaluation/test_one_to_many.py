@@ -30,7 +30,7 @@ def in_loops(gallery, query, entries: People, probes: People) -> list[tuple]:
 @pytest.mark.parametrize("entries, cells", [(1, 1), (2, 7), (10 ** 4, 10 ** 6)])
 def test_search_equals_the_loops_with_several_templates_per_subject(entries, cells, monkeypatch):
     monkeypatch.setattr(identification, "GALLERY_ROWS_PER_BLOCK", entries)
-    monkeypatch.setattr(identification, "SIMILARITIES_PER_BLOCK", {"cpu": cells})
+    monkeypatch.setattr(identification, "SEARCH_SIMILARITIES_PER_BLOCK", {"cpu": cells})
     draw = np.random.default_rng(5)
     gallery, query = random_unit_rows(draw, 50, 5), random_unit_rows(draw, 50, 5)
     galleries = {"one each": people([4, 2, 9], [70, 50, 60]), "only one": people([8], [50]),

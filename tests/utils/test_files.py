@@ -14,7 +14,7 @@ from toy import write_records
 from evaluation.embed import embeddings
 from old_model.extraction import PartialFile
 from records.recordio import RecordReader
-from tools.compare.figures import save, start
+from tools.compare.pictures import save, start
 from tools.ijbc_eval.report import save_result
 from utils import files
 from utils.errors import UserError
