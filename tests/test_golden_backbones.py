@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import optional_folder
+from conftest import golden_folder
 from test_golden import golden, near, ruled
 
 from backbones import get_model
@@ -14,7 +14,12 @@ ACCEPT = {"r": 1e-5, "m": 1e-5, "v": 2e-4}      # by first letter of the network
 
 
 def listed(entry: str) -> dict:
-    return json.loads((optional_folder("GOLDEN", "shared/golden") / "01_backbones_keys.json").read_text())[entry]
+    return json.loads((golden_folder() / "01_backbones_keys.json").read_text())[entry]
+
+
+def images(g: dict) -> torch.Tensor:
+    """The public run's network input, [2, 3, 112, 112] float32."""
+    return (torch.from_numpy(g["x_u8"]).float() - 127.5) / 127.5
 
 
 def weights(entry: str) -> dict:
@@ -40,7 +45,7 @@ def test_backbone(entry):
     model.load_state_dict(weights(entry), assign=True)
     g = golden("01_backbones")
     with torch.no_grad():
-        near(model.eval()(torch.from_numpy(g["x"])), g[f"out_{entry}"], ACCEPT[name[0]])
+        near(model.eval()(images(g)), g[f"out_{entry}"], ACCEPT[name[0]])
 
 
 @pytest.mark.parametrize("dim", [128, 512])
@@ -50,7 +55,7 @@ def test_public_softmax_model(tmp_path, dim):
     torch.save(state, tmp_path / "model.pt")
     assert list(load_state(tmp_path / "model.pt")) == [key for key, _, _ in listed(f"r18_{dim}")["keys"]]
     with torch.no_grad():
-        feature = load_model("r18", tmp_path / "model.pt")(torch.from_numpy(g["x"]))
+        feature = load_model("r18", tmp_path / "model.pt")(images(g))
     scores = feature @ state["cls_fc.weight"].T + state["cls_fc.bias"]
     near(feature, g[f"out_r18_{dim}"], 1e-5)
     near(scores, g[f"out_r18_softmax_{dim}"], 1e-5)
@@ -61,4 +66,4 @@ def test_public_models_with_extra_heads(tmp_path, entry):
     g = golden("01_backbones")
     torch.save(weights(entry), tmp_path / "model.pt")
     with torch.no_grad():
-        near(load_model("r18", tmp_path / "model.pt")(torch.from_numpy(g["x"])), g[f"out_{entry}"], 1e-5)
+        near(load_model("r18", tmp_path / "model.pt")(images(g)), g[f"out_{entry}"], 1e-5)
