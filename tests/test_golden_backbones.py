@@ -10,7 +10,11 @@ from test_golden import golden, near, ruled
 from backbones import get_model
 from backbones.weights import load_model, load_state
 
-ACCEPT = {"r": 1e-5, "m": 1e-5, "v": 2e-4}      # by first letter of the network
+# By first letter of the network, as a share of the largest value.  The public float32 run is 2e-6 (ViT: 1.4e-5) off float64,
+# which is the same on every processor; another order of float32 sums, of up to 4,608 products in each of 18 to 100 layers, was
+# seen to move the values by 6e-6.
+EXACT = {"r": 5e-6, "m": 5e-6, "v": 2e-5}
+ACCEPT = {"r": 5e-5, "m": 5e-5, "v": 2e-4}
 
 
 def listed(entry: str) -> dict:
@@ -48,6 +52,19 @@ def test_backbone(entry):
         near(model.eval()(images(g)), g[f"out_{entry}"], ACCEPT[name[0]])
 
 
+@pytest.mark.parametrize("entry", ["r18_512", "mbf_512", "vit_t_512"])
+def test_backbone_in_float64(entry):
+    """One network of each family, with more digits than the public run had."""
+    name, dim = entry.rsplit("_", 1)
+    with torch.device("meta"):
+        model = get_model(name, num_features=int(dim))
+    model.load_state_dict(weights(entry), assign=True)
+    model.eval().double()
+    g = golden("01_backbones")
+    with torch.no_grad():
+        near(model.embed(model.trunk(images(g).double())), g[f"out_{entry}"], EXACT[name[0]])
+
+
 @pytest.mark.parametrize("dim", [128, 512])
 def test_public_softmax_model(tmp_path, dim):
     """Its checkpoint loads as a plain r18; its scores are a linear layer with bias on the raw embedding."""
@@ -57,8 +74,8 @@ def test_public_softmax_model(tmp_path, dim):
     with torch.no_grad():
         feature = load_model("r18", tmp_path / "model.pt")(images(g))
     scores = feature @ state["cls_fc.weight"].T + state["cls_fc.bias"]
-    near(feature, g[f"out_r18_{dim}"], 1e-5)
-    near(scores, g[f"out_r18_softmax_{dim}"], 1e-5)
+    near(feature, g[f"out_r18_{dim}"], ACCEPT["r"])
+    near(scores, g[f"out_r18_softmax_{dim}"], ACCEPT["r"])
 
 
 @pytest.mark.parametrize("entry", ["r18_bct_512", "r18_advbct_512"])
@@ -66,4 +83,4 @@ def test_public_models_with_extra_heads(tmp_path, entry):
     g = golden("01_backbones")
     torch.save(weights(entry), tmp_path / "model.pt")
     with torch.no_grad():
-        near(load_model("r18", tmp_path / "model.pt")(images(g)), g[f"out_{entry}"], 1e-5)
+        near(load_model("r18", tmp_path / "model.pt")(images(g)), g[f"out_{entry}"], ACCEPT["r"])
