@@ -36,6 +36,7 @@ def _call(function, args) -> None:
 
 def start_script(script: Path, *arguments, cwd: Path, env: dict[str, str], folder: Path) -> multiprocessing.Process:
     """``python script arguments``; what it prints goes to folder/stdout and folder/stderr."""
+    os.makedirs(folder, exist_ok=True)
     path = [os.path.dirname(os.path.realpath(Path(cwd, script))), *fresh_path(env.get("PYTHONPATH", ""))]
     return start(_script, [str(script), *map(str, arguments)], os.path.abspath(cwd), env, path, str(folder))
 
