@@ -18,6 +18,7 @@ import torch
 from processes import run_script
 from toy import write_ijb, write_records
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "image_size=16 num_epoch=1 batch_size=4 workers=0 val_targets=[]"
 METHOD = "OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128"

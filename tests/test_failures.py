@@ -19,6 +19,7 @@ from trainings import differences, free_port, join, newest_files, start
 from records.recordio import RecordReader, RecordWriter
 from utils.seed import generator
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.images import to_input
 from utils.old_features import OldFeatures, load_array, load_credible, load_origin, save_array
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
 
