@@ -8,10 +8,10 @@ hides, are tested with real starts (test_commands.py).
 import functools
 import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -66,4 +66,6 @@ def _script(arguments: list[str], cwd: str, env: dict[str, str], path: list[str]
     os.environ.update(env)
     sys.argv, sys.path[:] = arguments, path
     multiprocessing.set_start_method(None, force=True)      # not forkserver, which is the default in this process only
-    runpy.run_path(os.path.abspath(arguments[0]), run_name="__main__")
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__file__ = os.path.abspath(arguments[0])
+    exec(compile(Path(main.__file__).read_bytes(), main.__file__, "exec"), main.__dict__)
