@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: on a busy machine threads would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"     # toy sizes: on a busy machine threads would wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -24,6 +24,12 @@ def folder_of(variable: str, default: Path) -> Path:
 def golden_folder() -> Path:
     """Inputs and outputs of the public code (tests/golden/README.md)."""
     return folder_of("GOLDEN", ROOT / "tests/golden")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files with long tests first: two workers that take a file at a time then end together."""
+    long_files = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long_files)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def attack(name: str, folder: Path, how: settings) -> None:
         one()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files(name, tmp_path):
     attack(name, tmp_path, QUICK)
@@ -76,6 +77,7 @@ def test_files_that_once_broke_a_reader(file, tmp_path):
 
 @QUICK
 @given(st.data())
+@pytest.mark.long
 def test_a_damaged_frame_is_an_error_or_harmless(tmp_path_factory, data):
     """One number of a record's frame or of the index is another: each key's payload is the written one or refused."""
     folder = tmp_path_factory.mktemp("frame")

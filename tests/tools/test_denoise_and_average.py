@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_script
 
 from tools.get_feature.denoise_credible import credible
 from tools.get_feature.get_avg_feature import class_means
@@ -98,8 +98,7 @@ def test_labels_with_gaps_are_refused(labels, words):
 
 
 def command(tmp_path, script: str, *args: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "tools/get_feature" / script, *args, "--feature-save", tmp_path],
-                          capture_output=True, text=True)
+    return run_script(ROOT / "tools/get_feature" / script, *args, "--feature-save", tmp_path)
 
 
 def test_command_line(tmp_path):

@@ -315,6 +315,7 @@ def start():
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_reproduction_that_was_killed_goes_on(data, start, monkeypatch):
     killed, out = start(data), data / "out"
     wait_for(lambda: any(out.glob("old/checkpoints/*/complete.json")) or killed.poll() is not None)
