@@ -1,4 +1,4 @@
-"""Puts the repository on the path and names the two optional folders that some tests read."""
+"""Puts the repository on the path and names the two folders of data that some tests read."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: on a busy machine threads would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"     # toy sizes: on a busy machine threads would wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -15,17 +15,29 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import utils.opencv  # noqa: F401  before a test imports cv2: it sets OpenCV's limit
 
 
-def optional_folder(variable: str, default: str) -> Path:
-    folder = Path(os.environ.get(variable, ROOT.parent / default))
+def folder_of(variable: str, default: Path) -> Path:
+    """The folder that an environment variable names; where it is not there the test is skipped."""
+    folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}; set {variable} to run this test")
     return folder
 
 
+def golden_folder() -> Path:
+    """Inputs and outputs of the public code (tests/golden/README.md)."""
+    return folder_of("GOLDEN", ROOT / "tests/golden")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files with long tests first: two workers that take a file at a time then end together."""
+    long_files = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long_files)
+
+
 @pytest.fixture
 def faces() -> Path:
     """Real faces in MS1MV3's and IJB-C's layout."""
-    return optional_folder("FACES", "shared/data/lfw")
+    return folder_of("FACES", ROOT.parent / "shared/data/lfw")
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import start_script
 from toy import write_records
 from trainings import differences, free_port, join, newest_files, start
 
 from records.recordio import RecordReader, RecordWriter
 from utils.seed import generator
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -129,17 +131,15 @@ main()
 def test_an_error_does_not_wait_for_a_rank_that_hangs(data, tmp_path):
     """It comes while this rank's part of a collective is on its way, and the other rank does nothing any more."""
     (tmp_path / "train.py").write_text(HANGING)
-    command = [sys.executable, tmp_path / "train.py", *arguments(data, tmp_path, "frequent=100", epochs=1000)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                                 "MASTER_PORT": str(free_port())}
-    ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment | {"RANK": str(rank)})
-             for rank in range(2)]
+    ranks = [start_script(tmp_path / "train.py", *arguments(data, tmp_path, "frequent=100", epochs=1000), cwd=tmp_path,
+                          env=environment | {"RANK": str(rank)}, folder=tmp_path / f"rank_{rank}") for rank in range(2)]
     try:
-        assert "error: the disk of rank one is torn" in ranks[1].communicate(timeout=40)[1] and ranks[1].returncode == 1
+        assert join(ranks[1:], 40) == [1]
+        assert "error: the disk of rank one is torn" in (tmp_path / "rank_1/stderr").read_text()
     finally:
-        for process in ranks:
-            process.kill()
-            process.communicate()
+        join(ranks, 0)
 
 
 def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:

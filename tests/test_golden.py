@@ -1,4 +1,4 @@
-"""Numbers computed once with the public code: inputs and outputs in the folder GOLDEN (default ../shared/golden)."""
+"""Numbers computed once with the public code: inputs and outputs in tests/golden, or in the folder GOLDEN."""
 
 import zlib
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from conftest import optional_folder
+from conftest import golden_folder
 from ranks import on_ranks
 
 from backbones import get_model
@@ -25,7 +25,7 @@ from records.split import split
 
 
 def golden(name: str) -> dict:
-    with np.load(optional_folder("GOLDEN", "shared/golden") / f"{name}.npz", allow_pickle=False) as arrays:
+    with np.load(golden_folder() / f"{name}.npz", allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -275,7 +275,7 @@ def test_training_steps(monkeypatch):
 
 def test_split(tmp_path):
     g = golden("12_split")
-    source = optional_folder("GOLDEN", "shared/golden") / "split_tiny"
+    source = golden_folder() / "split_tiny"
     train = FaceRecords(source / "train")
     assert np.array_equal(train.records.unpack(0)[0].label, g["train_header"])
     labels = np.stack([train.records.unpack(int(key))[0].label for key in train.keys])
@@ -301,7 +301,7 @@ def test_split(tmp_path):
 
 def test_data_set():
     g = golden("12_split")
-    source = optional_folder("GOLDEN", "shared/golden") / "split_tiny"
+    source = golden_folder() / "split_tiny"
     for name, file in (("train", "train"), ("class70", "train_part_70_class"), ("data30", "train_part_30_data")):
         data = FaceRecords(source / file)
         assert len(data) == g[f"ds_{name}_len"]

@@ -4,17 +4,26 @@ import json
 
 import pytest
 import torch
-from conftest import optional_folder
+from conftest import golden_folder
 from test_golden import golden, near, ruled
 
 from backbones import get_model
 from backbones.weights import load_model, load_state
 
-ACCEPT = {"r": 1e-5, "m": 1e-5, "v": 2e-4}      # by first letter of the network
+# By first letter of the network, as a share of the largest value.  The public float32 run is 2e-6 (ViT: 1.4e-5) off float64,
+# which is the same on every processor; another order of float32 sums, of up to 4,608 products in each of 18 to 100 layers, was
+# seen to move the values by 6e-6.
+EXACT = {"r": 5e-6, "m": 5e-6, "v": 2e-5}
+ACCEPT = {"r": 5e-5, "m": 5e-5, "v": 2e-4}
 
 
 def listed(entry: str) -> dict:
-    return json.loads((optional_folder("GOLDEN", "shared/golden") / "01_backbones_keys.json").read_text())[entry]
+    return json.loads((golden_folder() / "01_backbones_keys.json").read_text())[entry]
+
+
+def images(g: dict) -> torch.Tensor:
+    """The public run's network input, [2, 3, 112, 112] float32."""
+    return (torch.from_numpy(g["x_u8"]).float() - 127.5) / 127.5
 
 
 def weights(entry: str) -> dict:
@@ -40,7 +49,20 @@ def test_backbone(entry):
     model.load_state_dict(weights(entry), assign=True)
     g = golden("01_backbones")
     with torch.no_grad():
-        near(model.eval()(torch.from_numpy(g["x"])), g[f"out_{entry}"], ACCEPT[name[0]])
+        near(model.eval()(images(g)), g[f"out_{entry}"], ACCEPT[name[0]])
+
+
+@pytest.mark.parametrize("entry", ["r18_512", "mbf_512", "vit_t_512"])
+def test_backbone_in_float64(entry):
+    """One network of each family, with more digits than the public run had."""
+    name, dim = entry.rsplit("_", 1)
+    with torch.device("meta"):
+        model = get_model(name, num_features=int(dim))
+    model.load_state_dict(weights(entry), assign=True)
+    model.eval().double()
+    g = golden("01_backbones")
+    with torch.no_grad():
+        near(model.embed(model.trunk(images(g).double())), g[f"out_{entry}"], EXACT[name[0]])
 
 
 @pytest.mark.parametrize("dim", [128, 512])
@@ -50,10 +72,10 @@ def test_public_softmax_model(tmp_path, dim):
     torch.save(state, tmp_path / "model.pt")
     assert list(load_state(tmp_path / "model.pt")) == [key for key, _, _ in listed(f"r18_{dim}")["keys"]]
     with torch.no_grad():
-        feature = load_model("r18", tmp_path / "model.pt")(torch.from_numpy(g["x"]))
+        feature = load_model("r18", tmp_path / "model.pt")(images(g))
     scores = feature @ state["cls_fc.weight"].T + state["cls_fc.bias"]
-    near(feature, g[f"out_r18_{dim}"], 1e-5)
-    near(scores, g[f"out_r18_softmax_{dim}"], 1e-5)
+    near(feature, g[f"out_r18_{dim}"], ACCEPT["r"])
+    near(scores, g[f"out_r18_softmax_{dim}"], ACCEPT["r"])
 
 
 @pytest.mark.parametrize("entry", ["r18_bct_512", "r18_advbct_512"])
@@ -61,4 +83,4 @@ def test_public_models_with_extra_heads(tmp_path, entry):
     g = golden("01_backbones")
     torch.save(weights(entry), tmp_path / "model.pt")
     with torch.no_grad():
-        near(load_model("r18", tmp_path / "model.pt")(torch.from_numpy(g["x"])), g[f"out_{entry}"], 1e-5)
+        near(load_model("r18", tmp_path / "model.pt")(images(g)), g[f"out_{entry}"], ACCEPT["r"])

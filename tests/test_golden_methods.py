@@ -190,7 +190,9 @@ def test_nccl_through_partial_fc(world_size):
         name = key.removeprefix(f"ws{world_size}_r0_nccl_")
         keys = [f"ws{world_size}_r{rank}_nccl_{name}" for rank in range(world_size)]
         if name.endswith(("_l1", "_l2", "_loss")) and not name.endswith("onehot_loss"):
-            near(ranks[0][name], np.mean([g[k] for k in keys]), 1e-5)
+            # Float32 logits of up to 53 are off by up to 64 * 16 * eps / 2 = 6e-5; l2, around 1,000, is made of sums of ten
+            # products of two of them: off by up to 10 * 2 * 53 * 6e-5 = 0.06.
+            near(ranks[0][name], np.mean([g[k] for k in keys]), 2e-5)
         elif name.endswith("_logits"):
             near(np.concatenate([rank[name] for rank in ranks], 1), g[key], 1e-5)
         else:
@@ -225,7 +227,7 @@ def test_nccl_filter(one_rank):
     near(distances, g["b_dis"], 1e-5)
     for case in "ab":
         one_number = entropy(torch.from_numpy(g[f"{case}_dis"])[:, None]).numpy()
-        np.testing.assert_allclose(one_number, g[f"{case}_entropy"], atol=1e-9)
+        np.testing.assert_allclose(one_number, g[f"{case}_entropy"], atol=1e-6)     # both 0 but for rounding: eps is 1e-7
         assert np.array_equal(one_number <= g[f"{case}_U"], g[f"{case}_sig"])
     assert g["a_U"] == pytest.approx(math.log(5) / 2) and g["b_U"] == pytest.approx(math.log(len(g["b_segment_lengths"])) / 2)
 
@@ -293,7 +295,9 @@ def test_advbct(start, epoch, one_rank):
     for key, value in zip(parameters, adv[1:], strict=True):
         layer, kind = key.split(".")
         expected = g[f"{start}_grad_adv_{public[layer]}.{kind}"]
-        np.testing.assert_allclose(value, expected, rtol=0, atol=max(1e-5 * np.abs(expected).max(), 1e-6))
+        # BatchNorm makes the first bias's gradient 0: a sum of 16 rows' terms, 3.0 in all, each rounded to float32.
+        rounding = 16 * 3.0 * np.finfo(np.float32).eps if (layer, kind) == ("0", "bias") else 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(value, expected, rtol=0, atol=rounding)
     for kind in ("running_mean", "running_var"):
         near(getattr(method.discriminator[1], kind), g[f"{start}_buf_after_d_bn1.{kind}"], 1e-5)
 

@@ -9,6 +9,7 @@ from test_methods import METHODS
 from test_scenarios import config, place  # noqa: F401
 from trainings import differences, join, newest_files, start
 
+pytestmark = pytest.mark.long
 MORE = {"UniBCT": ["refine_epoch=[0, 1, 2]"], "NCCL": ["queue_size=16", "credible_only=True"]}
 MOMENTS = {"step": 6, "write": 120, "rename": 3, "renamed": 3}       # and the range that n is drawn from
 

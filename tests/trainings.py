@@ -1,20 +1,14 @@
-"""Trainings in processes of their own, on one rank or several, that can be killed at a given moment.
-
-A server process imports torch once; each training is a fork of it and starts within milliseconds.
-"""
+"""Trainings in processes of their own, on one rank or several, that can be killed at a given moment."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
 
+import processes
 import torch
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine.loop", "torch.distributed.elastic.multiprocessing.errors"])
 
 
 def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[int, str, int] | None = None,
@@ -32,9 +26,7 @@ def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         own = kill[1:] if kill and kill[0] == rank else None
         said = str(folder / f"said_{rank}") if folder else os.devnull
-        process = CONTEXT.Process(target=run, args=([*arguments, *(more or {}).get(rank, [])], method, environment, own, said))
-        process.start()
-        started.append(process)
+        started.append(processes.start(run, [*arguments, *(more or {}).get(rank, [])], method, environment, own, said))
     return started
 
 

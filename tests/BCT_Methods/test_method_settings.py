@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from method_loops import slow_terms
-from method_toys import BATCH, CLASSES, DATA, METHODS, ROOT, batches, credible_marks, make_head, make_method, settings
+from method_toys import BATCH, CLASSES, DATA, DIM, METHODS, ROOT, batches, credible_marks, make_head, make_method, settings
 
 from engine.method import Clock
 from utils.config import run_config
@@ -88,6 +88,12 @@ def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(old_side,
     torch.manual_seed(2)
     assert np.array_equal(first, drawn(3)) and abs(np.corrcoef(first, drawn(4))[0, 1]) < 0.1
     assert -1 <= first.min() < -0.99 and 0.99 < first.max() < 1 and abs(first.mean()) < 0.05 and abs(first.std() - 3**-0.5) < 0.02
+
+
+def test_the_discriminator_has_100_hidden_numbers_and_two_answers(old_side, one_rank):
+    shapes = {key: tuple(p.shape) for key, p in METHODS["AdvBCT"](settings("AdvBCT", old_side)).discriminator.named_parameters()}
+    assert shapes == {"0.weight": (100, DIM), "0.bias": (100,), "1.weight": (100,), "1.bias": (100,), "3.weight": (2, 100),
+                      "3.bias": (2,)}
 
 
 def test_half_precision_reaches_the_prototypes_product(old_side, one_rank):

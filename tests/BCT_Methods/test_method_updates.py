@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from method_loops import slow_terms
+from method_loops import margin_loss, slow_terms
 from method_toys import METHODS, batches, embedded, make_backbone, make_head, make_method, pictures
 
 from engine.distributed import Ranks
@@ -43,6 +43,24 @@ def test_one_step_moves_everything_by_lr_times_gradient_and_decay(name, old_side
         expected = before[key] - LR * (gradients[key] + DECAY * before[key])
         torch.testing.assert_close(value.detach().double(), expected, rtol=1e-4, atol=1e-6)
         assert gradients[key].abs().max() > 1e-3 or key == "discriminator.0.bias", key      # BatchNorm takes that one off
+
+
+def test_a_sampled_head_learns_by_the_trainers_rate_and_decay_and_its_other_classes_rest(old_side, one_rank):
+    """Classes 0 and 4 in the batch, four of seven take part: their softmax is the loss."""
+    method, cfg = make_method("MixBCT", old_side, mix_ratio=0.0, lr=1.0, weight_decay=DECAY, clip=1e9)
+    backbone, head, (_, labels, index) = make_backbone(), make_head(sample_rate=0.6), batches()[0]
+    labels, index = labels[(labels == 0) | (labels == 4)], index[(labels == 0) | (labels == 4)]
+    trainer = Trainer(cfg, Ranks(0, 1, torch.device("cpu")), backbone, method, head)
+    before = head.weight.double()
+    new = embedded(pictures(index), *(value.detach().double() for value in backbone[1].parameters()))
+    trainer.step(pictures(index), labels, index, torch.zeros(len(index), dtype=torch.bool), CLOCK, LR)
+    rows = head.sampler.rows.tolist()
+    assert len(rows) == 4 and {0, 4} < set(rows)
+    weight = before[rows].requires_grad_()
+    gradient = torch.autograd.grad(margin_loss(new, [rows.index(y) for y in labels], weight), weight)[0]
+    expected = before.clone()
+    expected[rows] -= LR * (gradient + DECAY * before[rows])
+    torch.testing.assert_close(head.weight.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)

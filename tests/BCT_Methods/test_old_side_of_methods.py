@@ -11,6 +11,7 @@ from method_loops import ball, bct_rows, old_unit
 from method_toys import CLASSES, DATA, DIM, IMAGES, METHODS, SD, credible_marks, old_features, old_prototypes, settings
 
 from backbones.weights import fingerprint
+from engine.model_files import load_classifier
 from old_model.features import OldFeatures, load_credible, load_labels, load_prototypes, old_side
 from utils.errors import UserError
 from utils.origin import save_origin
@@ -119,6 +120,15 @@ def test_advbct_takes_the_labels_next_to_its_features(old_side, one_rank, tmp_pa
 
 def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(old_side, one_rank):
     torch.testing.assert_close(made("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
+
+
+def test_the_shards_of_an_old_classifier_come_in_the_order_of_their_ranks(tmp_path):
+    """By number: rank 10 after rank 9.  Unit rows without the bias."""
+    rows = torch.randn(11, DIM, generator=torch.Generator().manual_seed(2))
+    for rank in (10, 3, 0, 7, 2, 9, 5, 1, 8, 6, 4):
+        shard = {"weight": 4 * rows[rank:rank + 1], "bias": torch.ones(1), "num_classes": 11}
+        torch.save(shard, tmp_path / f"softmax_fc_gpu_{rank}.pt")
+    torch.testing.assert_close(load_classifier(tmp_path, DIM), rows / rows.square().sum(1, keepdim=True).sqrt())
 
 
 def test_unibct_starts_from_nothing(old_side, one_rank):

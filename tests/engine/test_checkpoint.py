@@ -52,6 +52,7 @@ def killed_at(patch: pytest.MonkeyPatch, step: int) -> None:
     patch.setattr(Trainer, "step", one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings, head", [
     (["dropout=0.2"], SoftmaxHead),
     pytest.param(["optimizer=adamw", "sample_rate=0.5"], PartialFC, marks=pytest.mark.slow),
@@ -74,6 +75,7 @@ def test_a_run_that_goes_on_inside_an_epoch_equals_the_straight_one(settings, he
         p.name for p in (tmp_path / "whole/checkpoints").iterdir()}
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     code, said = train(data, tmp_path, "resume=True", "num_epoch=1")
     assert code == 0 and "no checkpoint in" in said and "starts from the beginning" in said
@@ -208,6 +210,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], capture_output=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path, small_disk):
     """Room for three checkpoints and a part of the fourth; with more room the run resumes and equals the uninterrupted one."""
     settings = ["network=mbf", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]

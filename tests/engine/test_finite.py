@@ -53,6 +53,7 @@ def on_the_cpu(*_, enabled: bool, **more) -> trainer.SharedScaler:
     return REAL("cpu", enabled=True, init_scale=2.0**126, **more)
 
 
+@pytest.mark.long
 def test_overflows_are_skipped_and_counted(scaled, data, tmp_path):
     code, said = train(data, tmp_path, *SETTINGS, head=PartialFC)
     assert code == 0, said
@@ -65,6 +66,7 @@ def test_overflows_are_skipped_and_counted(scaled, data, tmp_path):
     assert sum(counted) == len(skipped) + (scaled[0][0] < 2.0**126)
 
 
+@pytest.mark.long
 def test_the_scale_is_part_of_a_checkpoint(scaled, data, tmp_path, monkeypatch):
     assert train(data, tmp_path / "whole", *SETTINGS, head=PartialFC)[0] == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -77,6 +79,7 @@ def test_the_scale_is_part_of_a_checkpoint(scaled, data, tmp_path, monkeypatch):
     assert two["scaler"]["scale"] < 2.0**126 and differences(one, two) == []
 
 
+@pytest.mark.long
 def test_twenty_in_a_row_end_the_run(scaled, data, tmp_path, monkeypatch):
     good = Method.forward
 
@@ -92,6 +95,7 @@ def test_twenty_in_a_row_end_the_run(scaled, data, tmp_path, monkeypatch):
     assert torch.isfinite(newest(tmp_path)["tensors"]["head/weight"]).all()
 
 
+@pytest.mark.long
 def test_a_forward_pass_that_overflows_does_not_ruin_the_statistics(scaled, data, tmp_path, monkeypatch):
     """Its update is skipped, but BatchNorm has seen it."""
     whole, calls = trainer.to_input, []

@@ -57,6 +57,7 @@ def straight(data, tmp_path_factory) -> tuple[Path, list[float]]:
     return output, losses(train(data, output, "num_epoch=4"))
 
 
+@pytest.mark.long
 def test_it_learns_and_leaves_its_files(straight):
     output, loss = straight
     assert len(loss) == 4 * (sum(COUNTS) // 8)
@@ -69,12 +70,14 @@ def test_it_learns_and_leaves_its_files(straight):
                                      "features") for key in weights(output))
 
 
+@pytest.mark.long
 def test_any_number_of_workers_gives_the_same_bits(straight, data, tmp_path):
     losses(train(data, tmp_path, "num_epoch=4", "workers=3"))
     expected = weights(straight[0])
     assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path).items())
 
 
+@pytest.mark.long
 def test_resume_equals_the_straight_run(data, tmp_path):
     """Two epochs and two more after a stop; a constant learning rate, so that both runs have the same schedule."""
     losses(train(data, tmp_path / "half", "num_epoch=2", "lr_power=0"))
@@ -84,6 +87,7 @@ def test_resume_equals_the_straight_run(data, tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path / "half").items())
 
 
+@pytest.mark.long
 def test_a_run_that_skips_bad_records(straight, data, tmp_path):
     """Every epoch has its batches, any number of workers gives the same bits, and the log counts."""
     for end in (".idx", ".rec"):
@@ -107,6 +111,7 @@ def test_a_run_that_skips_bad_records(straight, data, tmp_path):
     assert "0 of 96 images had a corrupt record" in (tmp_path / "good/training.log").read_text()
 
 
+@pytest.mark.long
 def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     assert losses(train(data, tmp_path / "a", "gradient_acc=2"))
     assert losses(train(data, tmp_path / "b", "sample_rate=0.5", head=PartialFC))

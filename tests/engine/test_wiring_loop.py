@@ -204,19 +204,21 @@ class Poisoned(Noted):
 
 
 def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
-    """The step of the update's first batch, where two batches make an update; also after a resumption inside the epoch."""
+    """The step of the update's first batch; also after a resumption inside the epoch, with as many images a step or half."""
     def kill(step):
         if step == 8:
             raise SystemExit(9)
     for acc, first in ((1, 9), (2, 8)):
         settings = ["save_every=2", "frequent=1", f"gradient_acc={acc}"]
-        runs = [record(data, tmp_path / f"{acc} whole", *settings, method=Poisoned)]
+        runs = [(first, record(data, tmp_path / f"{acc} whole", *settings, method=Poisoned))]
         record(data, tmp_path / f"{acc} half", *settings, method=Poisoned, before_step=kill)
-        runs.append(record(data, tmp_path / f"{acc} half", *settings, "resume=True", method=Poisoned))
-        for run in runs:
-            images = next(step["index"].tolist() for step in run.steps if step["clock"].step == first)
-            assert run.code == 1 and f"images of step {first + 1}: {images}\n" in run.said
-            assert f"the loss is not finite (pull = nan) since step {first + 1}, whose 8 images" in run.said.splitlines()[-1]
+        for batch, step in ((8, first), (4, 16)):       # 64 images were seen: 8 steps of eight, 16 of four
+            runs.append((step, record(data, tmp_path / f"{acc} half", *settings, "resume=True", f"batch_size={batch}",
+                                      method=Poisoned)))
+        for number, run in runs:
+            images = next(given["index"].tolist() for given in run.steps if given["clock"].step == number)
+            assert run.code == 1 and f"images of step {number + 1}: {images}\n" in run.said
+            assert f"the loss is not finite (pull = nan) since step {number + 1}, whose {len(images)} images" in run.said
 
 
 @pytest.mark.parametrize("script, head", [("train_old_arc.py", PartialFC), ("train_old_softmax.py", SoftmaxHead)])

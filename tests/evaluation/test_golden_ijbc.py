@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import optional_folder
+from conftest import golden_folder
 from test_golden import golden
 
 from evaluation.align import similarity, warp
@@ -23,7 +23,7 @@ def g() -> dict:
 @pytest.fixture(scope="module")
 def tiny():
     """(images, pairs, search) of ijbc_tiny."""
-    data = optional_folder("GOLDEN", "shared/golden") / "ijbc_tiny"
+    data = golden_folder() / "ijbc_tiny"
     images = read_images(data, "IJBC")
     return images, read_pairs(data, "IJBC", images), read_search(data, "IJBC", images)
 

@@ -57,6 +57,7 @@ def attack(name: str, folder: Path, effort: settings) -> None:
         one()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 def test_corrupt_files(name, tmp_path):
     attack(name, tmp_path, QUICK)
@@ -83,6 +84,7 @@ def seeds(tmp_path_factory) -> tuple[Path, list[bytes]]:
 
 @QUICK
 @given(st.data())
+@pytest.mark.long
 def test_a_corrupt_frame_is_an_error_or_harmless(seeds, data):
     """One bit of a record's frame or of the index is another one: each payload is the one that was written, or refused."""
     folder, valid = seeds

@@ -12,7 +12,8 @@ CLASSES, DIM, COUNT = 20, 4, 8          # 8 of 20 classes take part in a step
 
 def sampled(seed: int = 7) -> tuple[PartialFC, torch.optim.Optimizer]:
     head = PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.44, seed=seed)       # 8.8: cut
-    optimizer = torch.optim.SGD([{"params": head.parameters()}], 0.1, momentum=0.9)
+    other = torch.nn.Parameter(torch.ones(1))           # a group of its own, before the head's, as a backbone has
+    optimizer = torch.optim.SGD([{"params": [other]}, {"params": head.parameters()}], 0.1, momentum=0.9)
     head.bind(optimizer)
     return head, optimizer
 
@@ -77,7 +78,7 @@ def test_rows_and_their_momentum_go_out_and_come_home(one_rank):
         new = torch.randn(2, DIM, generator=torch.Generator().manual_seed(turn))
         head(new, torch.tensor([turn, 19])).backward()
         rows, active = head.sampler.rows, head.sampler.active
-        assert torch.equal(head.weight, before) and optimizer.param_groups[0]["params"][0] is active
+        assert torch.equal(head.weight, before) and optimizer.param_groups[1]["params"][0] is active
         momentum[rows] = 0.9 * momentum[rows] + active.grad
         optimizer.step()
         expected = before.clone()
@@ -90,11 +91,11 @@ def test_rows_and_their_momentum_go_out_and_come_home(one_rank):
 
 def test_a_later_learning_rate_and_decay_of_the_group_count(one_rank):
     head, optimizer = sampled()
-    optimizer.param_groups[0].update(lr=0.0)
+    optimizer.param_groups[1].update(lr=0.0)
     before = head.weight.clone()
     step(head, optimizer, [1, 2])
     assert torch.equal(head.weight, before)
-    optimizer.param_groups[0].update(lr=0.5, weight_decay=1.0, momentum=0.0)
+    optimizer.param_groups[1].update(lr=0.5, weight_decay=1.0, momentum=0.0)
     rows = step(head, optimizer, [3, 3], seed=2)
     others = torch.ones(CLASSES, dtype=torch.bool)
     others[rows] = False

@@ -156,8 +156,6 @@ MUTATIONS = [
            loop("learning_rates")),
     change(MAIN, DECAY, " // cfg.gradient_acc", "", loop("learning_rates")),
     drop(MAIN, 'progress.scalars({f"verification/{name}": accuracy}, step)', loop("log_lines_and_curves")),
-    change(MAIN, "for name, (line, accuracy) in verify(trainer.plain_backbone).items():", "trainer.plain_backbone",
-           "trainer.backbone", loop("backbone_modes")),
 
     # what the loop builds
     change(MAIN, "ranks = start_ranks(cfg.timeout)", "cfg.timeout", "", reach("timeout")),

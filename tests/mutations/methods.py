@@ -105,7 +105,6 @@ MUTATIONS = [
      "self.queue = Queue(cfg.queue_size, cfg.embedding_size, cfg.num_classes)", QUEUE),
     (NCCL, "self.credible = CredibleOld(cfg) if cfg.credible_only else None", "self.credible = None", SETTINGS),
     (NCCL, "if not self.cfg.as_published:", "if self.cfg.as_published:", SETTINGS),
-    (NCCL, "logits = head.margin(cos, local).detach()", "logits = head.margin(cos, local)", SETTINGS),
     (NCCL, "return logits.clamp(-1, 1) if self.cfg.fp16 else logits", "return logits.clamp(-1, 1)", SETTINGS),
     (NCCL, "return logits.clamp(-1, 1) if self.cfg.fp16 else logits", "return logits", SETTINGS),
     (NCCL, "old = all_rows(self.old[index].to(new.device, non_blocking=True))",
@@ -159,6 +158,8 @@ MUTATIONS = [
     (ADVBCT, "outside = ((new - self.centres[labels]).norm(dim=1) - radius).clamp(min=0) * self.is_ball[labels]",
      "outside = ((new - self.centres[labels]).norm(dim=1) - radius).clamp(min=0)", SETTINGS),
     (ADVBCT, "return outside.sum() / outside.count_nonzero().clamp(min=1)", "return outside.mean()", SETTINGS),
+    (ADVBCT, "self.discriminator = nn.Sequential(nn.Linear(cfg.embedding_size, 100), nn.BatchNorm1d(100), nn.ReLU(),",
+     "self.discriminator = nn.Sequential(nn.Linear(cfg.embedding_size, 100), nn.ReLU(), nn.BatchNorm1d(100),", SETTINGS),
     (ADVBCT, "strength = 2 / (1 + math.exp(-10 * progress)) - 1", "strength = 1.0", SETTINGS),
     (ADVBCT, "guess_new, guess_old = self.discriminator(Reverse.apply(new, strength)), self.discriminator(old)",
      "guess_new, guess_old = self.discriminator(new), self.discriminator(old)", SETTINGS),
@@ -218,8 +219,8 @@ MUTATIONS = [
     (CLASSES, "if unit:", "if not unit:", OLD_SIDE),
     (CLASSES, 'return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")',
      'return np.argsort(labels, kind="stable")', OLD_SIDE),
-    (CLASSES, 'return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")',
-     'return np.argsort(labels + values, kind="stable")', OLD_SIDE),
+    (OLD, "return dict(sorted((int(found[1]), path) for found, path in named.items() if found))",
+     "return {int(found[1]): path for found, path in named.items() if found}", OLD_SIDE),
 
     # from the config to the head
     (LOOP, "margin = CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)",
@@ -248,9 +249,9 @@ MUTATIONS = [
 
     # the sampled head
     (PFC, "self.sampler = RowSampler(int(sample_rate * self.num_local), weight, seed)",
-     "self.sampler = RowSampler(int(sample_rate * num_classes), weight, seed)", SECOND),
-    (PFC, "self.sampler = RowSampler(int(sample_rate * self.num_local), weight, seed)",
      "self.sampler = RowSampler(int(sample_rate * self.num_local), weight, 0)", SAMPLER),
+    (PFC, 'self.group = next(g for g in optimizer.param_groups if any(p is self.active for p in g["params"]))',
+     "self.group = optimizer.param_groups[0]", SAMPLER),
     (PFC, 'return torch.rand(rows, generator=generator(self.seed, "class sample", dist.get_rank(), self.step))',
      'return torch.rand(rows, generator=generator(self.seed, "class sample", self.step))', SAMPLER),
     (PFC, 'return torch.rand(rows, generator=generator(self.seed, "class sample", dist.get_rank(), self.step))',

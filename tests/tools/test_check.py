@@ -71,6 +71,8 @@ def data(made, tmp_path) -> Path:
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Runs the command on a folder; (rows of the table by what, exit sentence or None)."""
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))   # nothing is trained here
+
     def call(folder: Path, config: str, *more: str) -> tuple[dict, str | None]:
         where = [f"dataset={folder / 'data'}", f"feature_save={folder / 'save'}", f"old_model={folder / 'old/model.pt'}",
                  f"output={folder / 'out'}"]

@@ -3,18 +3,17 @@
 import hashlib
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import run_script
 from slow_statistics import random_features, slow_credible
 
 from utils.paths import ROOT
 
 
 def command(tmp_path, script: str, *args: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "tools/get_feature" / script, *args, "--feature-save", tmp_path],
-                          capture_output=True, text=True)
+    return run_script(ROOT / "tools/get_feature" / script, *args, "--feature-save", tmp_path)
 
 
 def test_command_line(tmp_path):

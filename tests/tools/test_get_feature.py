@@ -2,15 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from processes import start_script
 from toy import write_records
+from trainings import free_port, join
 
 from backbones import get_model
 from backbones.weights import fingerprint
@@ -23,6 +24,7 @@ from utils.errors import UserError
 from utils.origin import load_array, load_origin, save_array
 from utils.paths import ROOT
 
+pytestmark = pytest.mark.long
 CONFIG, SD = "configs/f128_r18_softmax_class30.py", "f128_r18_softmax_class70"
 
 
@@ -40,12 +42,16 @@ def setting(tmp_path_factory) -> Path:
     return folder
 
 
-def extract(setting: Path, target: str, ranks: int = 1, *more: str) -> subprocess.CompletedProcess:
-    start = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                                                 f"--nproc_per_node={ranks}"]
-    return subprocess.run([*start, "tools/get_feature/get_feature.py", CONFIG, "--SD", SD, "--batch", "4",
-                           f"dataset={setting / 'data'}", f"output={setting / 'old'}", "workers=1",
-                           f"feature_save={setting / target}", *more], capture_output=True, text=True, cwd=ROOT)
+def extract(setting: Path, target: str, ranks: int = 1, *more: str) -> SimpleNamespace:
+    """The script on one rank without a launcher, or on several with what a launcher sets; the first exit code that is not 0."""
+    group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    folders = [setting / f"said/{rank}" for rank in range(ranks)]
+    started = [start_script("tools/get_feature/get_feature.py", CONFIG, "--SD", SD, "--batch", "4", f"dataset={setting / 'data'}",
+                            f"output={setting / 'old'}", "workers=1", f"feature_save={setting / target}", *more, cwd=ROOT,
+                            env=os.environ | (group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+                            folder=folder) for rank, folder in enumerate(folders)]
+    code = next((code for code in join(started) if code), 0)
+    return SimpleNamespace(returncode=code, stderr="".join((folder / "stderr").read_text() for folder in folders))
 
 
 @pytest.fixture(scope="module")

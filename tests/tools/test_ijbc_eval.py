@@ -1,15 +1,15 @@
 """Every flag of the evaluator through its own command line, on six subjects and tiny networks."""
 
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 from toy import write_ijb
 
 from backbones import get_model
@@ -238,9 +238,7 @@ def test_values_out_of_range_are_refused_by_the_command_line(evaluate, flag):
 
 
 def test_the_script_itself_ends_without_a_traceback(place, tmp_path):
-    def script(*flags: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, SCRIPT, *flags], cwd=tmp_path, capture_output=True, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+    script = partial(run_script, SCRIPT, cwd=tmp_path)
     wrong = script("-m=none.pt", "-d", str(place / "data"))
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: no model file none.pt")
     assert "Traceback" not in wrong.stderr

@@ -1,12 +1,11 @@
 """The rehearsal set: the same bytes for the same seed and any number of processes, readable layouts, disjoint people."""
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_script
 
 from evaluation.align import similarity, warp
 from records.bins import load_bin
@@ -20,9 +19,8 @@ from utils.paths import ROOT
 
 
 def make(out: Path, *more: str) -> Path:
-    done = subprocess.run([sys.executable, ROOT / "tools/rehearsal/make_rehearsal.py", "--out", out, "--size", "32",
-                           "--identities", "6", "--images", "5", "--eval-identities", "6", "--pairs", "12",
-                           "--impostors", "50", *more], capture_output=True, text=True)
+    done = run_script(ROOT / "tools/rehearsal/make_rehearsal.py", "--out", out, "--size", "32", "--identities", "6",
+                      "--images", "5", "--eval-identities", "6", "--pairs", "12", "--impostors", "50", *more)
     assert done.returncode == 0, done.stderr
     return out
 

@@ -280,6 +280,7 @@ def words(data: Path, *more: str) -> list[str]:
 
 def test_a_dry_run_for_eight_gpus(data, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "hardware", lambda: (8, 16))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "batch_size=1", "--dry-run")])
     reproduce.main()
     out = capsys.readouterr().out
@@ -314,6 +315,7 @@ def start():
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_reproduction_that_was_killed_goes_on(data, start, monkeypatch):
     killed, out = start(data), data / "out"
     wait_for(lambda: any(out.glob("old/checkpoints/*/complete.json")) or killed.poll() is not None)

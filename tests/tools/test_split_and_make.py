@@ -1,12 +1,12 @@
 """Splitting a training set and making one from a folder: the files are as the documentation says."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from processes import run_script
 from toy import jpeg, write_records
 
 from records.faces import FaceRecords
@@ -17,7 +17,7 @@ COUNTS = [4, 1, 9, 2, 7, 3, 5, 6, 8, 1]
 
 
 def run(script: str, *args) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "tools" / script, *map(str, args)], capture_output=True, text=True)
+    return run_script(ROOT / "tools" / script, *args)
 
 
 def split(*args) -> subprocess.CompletedProcess:
