@@ -1,4 +1,4 @@
-"""Puts the repository on the path and names the two folders of data that some tests read."""
+"""Puts the repository on the path; fixtures that many tests use."""
 
 import logging
 import os
@@ -7,25 +7,14 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"     # toy sizes: on a busy machine threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: on a busy machine threads would wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from folders import folder_of
+
 import utils.opencv  # noqa: F401  before a test imports cv2: it sets OpenCV's limit
-
-
-def folder_of(variable: str, default: Path) -> Path:
-    """The folder that an environment variable names; where it is not there the test is skipped."""
-    folder = Path(os.environ.get(variable, default))
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}; set {variable} to run this test")
-    return folder
-
-
-def golden_folder() -> Path:
-    """Inputs and outputs of the public code (tests/golden/README.md)."""
-    return folder_of("GOLDEN", ROOT / "tests/golden")
 
 
 def pytest_collection_modifyitems(items: list) -> None:

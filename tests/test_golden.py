@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from conftest import golden_folder
+from folders import golden_folder
 from ranks import on_ranks
 
 from backbones import get_model

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import golden_folder
+from folders import golden_folder
 from test_golden import golden, near, ruled
 
 from backbones import get_model

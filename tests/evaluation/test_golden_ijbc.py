@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import golden_folder
+from folders import golden_folder
 from test_golden import golden
 
 from evaluation.align import similarity, warp
