@@ -1,7 +1,11 @@
-"""What a training takes, counted before it starts: room on the disk and memory of a GPU."""
+"""What a training costs, counted before it starts: bytes on the disk and bytes of a GPU's memory.
+
+Two private names of torch 2.13 are used, because nothing public runs a step without data or adds up its memory:
+torch._subclasses.FakeTensorMode makes tensors with a shape and a type but no data, and torch.distributed._tools.MemTracker
+counts the bytes of all tensors that exist at once.
+"""
 
 import shutil
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,133 +13,137 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses import FakeTensorMode
 
 from backbones import get_model
-from losses import CombinedMarginLoss
+from losses import CombinedMarginLoss, PartialFC
+from utils.settings import Settings
 
-CUDA = 10**9            # bytes that CUDA, its libraries and what they work in take by themselves, about
-REPORT = 1000           # bytes of a line of the log and its points in TensorBoard, about
-MOMENTS = {"sgd": 1, "adamw": 2}        # numbers that the optimiser keeps for each weight
+CUDA_BYTES = 10**9                              # of a process without any tensor: CUDA, its libraries and their work space
+BYTES_PER_REPORT = 1000                         # a line of the log and its points in TensorBoard
+BYTES_PER_WEIGHT = 4                            # float32: weights, gradients and the optimiser's numbers
+MOMENTS_PER_WEIGHT = {"sgd": 1, "adamw": 2}     # numbers that the optimiser keeps for each weight
+HALF = torch.float16                            # what config.fp16 means on a GPU
 
 
-def new_backbone(cfg, fp16=False) -> nn.Module:
-    """The network of the settings ``cfg``, without memory for its weights."""
+def new_backbone(cfg: Settings, fp16: bool | torch.dtype = False) -> nn.Module:
+    """The network of the settings, on the device "meta": its weights have shapes and take no memory."""
     with torch.device("meta"):
         return get_model(cfg.network, dropout=cfg.dropout, fp16=fp16, num_features=cfg.embedding_size, image_size=cfg.image_size)
 
 
-def new_margin(cfg) -> CombinedMarginLoss:
-    return CombinedMarginLoss(cfg.scale, *cfg.margin_list, cfg.interclass_filtering_threshold)
+def new_margin(cfg: Settings) -> CombinedMarginLoss:
+    m1, m2, m3 = cfg.margin_list
+    return CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
 
 
-def training_bytes(cfg, classes: int, ranks: int, method: int = 0) -> tuple[int, int]:
-    """(bytes that a training leaves in its folder, most at once) without logs; method: bytes that a method holds on a rank.
+def new_head(cfg: Settings, head_class: type[PartialFC], classes: int, sample_rate: float = 1.0,
+             fp16: bool | torch.dtype = False) -> PartialFC:
+    """The head of the settings on the device "meta", with this rank's share of ``classes``; needs a process group."""
+    with torch.device("meta"):
+        return head_class(new_margin(cfg), cfg.embedding_size, classes, sample_rate=sample_rate, fp16=fp16)
 
-    A checkpoint has weights and the optimiser's numbers, the backbone's on each rank and the classes' divided over the
-    ranks; model.pt and softmax_fc_gpu_*.pt have the weights once more.  An old checkpoint goes when a new one is whole.
+
+def training_bytes(cfg: Settings, classes: int, ranks: int, method_bytes: int = 0) -> tuple[int, int]:
+    """(bytes that a training leaves in its folder, largest number of bytes at any time), both without the log.
+
+    A checkpoint holds weights and the optimiser's numbers: the backbone's once for each rank, the classes' divided over the
+    ranks; and on each rank the method's ``method_bytes``.  model.pt and softmax_fc_gpu_*.pt hold the weights once more.  The
+    oldest checkpoint is removed after a new one is complete.
     """
     backbone, rows = sum(p.numel() for p in new_backbone(cfg).parameters()), classes * cfg.embedding_size
-    checkpoint = 4 * (1 + MOMENTS.get(cfg.optimizer, 1)) * (ranks * backbone + rows) + ranks * method
+    each = BYTES_PER_WEIGHT * (1 + MOMENTS_PER_WEIGHT[cfg.optimizer])
+    checkpoint = each * (ranks * backbone + rows) + ranks * method_bytes
     kept = cfg.keep_checkpoints if cfg.save_every else min(cfg.keep_checkpoints, cfg.num_epoch)
-    left = kept * checkpoint + 4 * (backbone + rows)
-    return left, left + checkpoint
+    at_the_end = kept * checkpoint + BYTES_PER_WEIGHT * (backbone + rows)
+    return at_the_end, at_the_end + checkpoint
 
 
-def log_bytes(cfg, images: int, ranks: int) -> int:
-    return REPORT * (images // (cfg.batch_size * ranks) * cfg.num_epoch // cfg.frequent + cfg.num_epoch)
+def log_bytes(cfg: Settings, images: int, ranks: int) -> int:
+    """Bytes of the log and of TensorBoard's files, about; images: of an epoch."""
+    return BYTES_PER_REPORT * (images // (cfg.batch_size * ranks) * cfg.num_epoch // cfg.frequent + cfg.num_epoch)
 
 
-def held(module: nn.Module) -> int:
+def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
 
 
 def disks(written: dict[Path, float]) -> list[tuple[Path, float, float]]:
-    """(folder, bytes that will be written, bytes free) of each disk; written: bytes by folder, which need not exist yet."""
-    found = {}
+    """(folder, bytes that will be written, bytes free) of each disk.
+
+    written: bytes by folder; a folder need not exist yet.
+    """
+    totals: dict[int, tuple[Path, float]] = {}
     for folder, size in written.items():
         existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
-        first, others = found.get(existing.stat().st_dev, (existing, 0))
-        found[existing.stat().st_dev] = first, others + max(size, 0)
-    return [(folder, size, shutil.disk_usage(folder).free) for folder, size in found.values()]
+        first, others = totals.get(existing.stat().st_dev, (existing, 0.0))
+        totals[existing.stat().st_dev] = first, others + max(size, 0)
+    return [(folder, size, shutil.disk_usage(folder).free) for folder, size in totals.values()]
 
 
 @contextmanager
 def pretended_ranks(ranks: int) -> Iterator[None]:
-    """A process group in which this is the first of ``ranks``; collectives leave their tensors as they are."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    """A process group in which this process is rank 0 of ``ranks``; collectives leave their tensors as they are."""
+    dist.init_process_group("fake", rank=0, world_size=ranks)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-class Peak(TorchDispatchMode):
-    """Counts the bytes of all storages that operations in its block make, until they are freed: ``most`` at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.now, self.most = {}, 0, 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        out = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.sizes:
-                    self.sizes[storage._cdata] = storage.nbytes()
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self.freed, storage._cdata)
-        self.most = max(self.most, self.now)
-        return out
-
-    def freed(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
 def step_bytes(module: nn.Module, *inputs: Tensor) -> int:
-    """Most bytes at once, beside weights and inputs, in module(*inputs) and the way back; within FakeTensorMode."""
-    for part in module.modules():           # what was made on "meta" gets a place, as training has it
-        for name, p in part._parameters.items():
-            part._parameters[name] = nn.Parameter(torch.empty(p.shape), p.requires_grad) if p is not None else None
-        for name, b in part._buffers.items():
-            part._buffers[name] = torch.empty(b.shape, dtype=b.dtype) if b is not None else None
-    with Peak() as peak:
+    """Largest number of bytes at any time in module(*inputs) and the backward pass, beyond weights, buffers and inputs.
+
+    The module is used up: all of its parameters then require gradients (the tracker has no place for frozen ones).
+    """
+    from torch.distributed._tools import MemTracker  # not above: the import takes a second, and only this function needs it
+
+    module.requires_grad_()
+    tracker = MemTracker()
+    tracker.track_external(module, *inputs)
+    device = inputs[0].device
+    with tracker:
+        before = tracker.get_tracker_snapshot("current")[device]["Total"]
         out = module(*inputs)
         out.backward(torch.empty_like(out))
-    return peak.most
+    return tracker.get_tracker_snapshot("peak")[device]["Total"] - before
 
 
-def gpu_bytes(cfg, classes: int, ranks: int, head_class, method: nn.Module | None) -> dict[str, int]:
+def backbone_step_bytes(cfg: Settings) -> int:
+    """Activations and gradients of the backbone in a step of batch_size images, when they are most."""
+    backbone = new_backbone(cfg, fp16=HALF if cfg.fp16 else False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return step_bytes(backbone.to_empty(device="cpu"), torch.empty(cfg.batch_size, 3, cfg.image_size, cfg.image_size))
+
+
+def head_step_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialFC]) -> int:
+    """The same of the head, with the rows of all ranks; called within :func:`pretended_ranks`.
+
+    A sampled head chooses classes by the values of the labels, which do not exist here; a head of so many classes is counted.
+    """
+    head = new_head(cfg, head_class, max(round(cfg.sample_rate * classes), ranks), fp16=HALF if cfg.fp16 else False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rows = torch.empty(cfg.batch_size, cfg.embedding_size, requires_grad=True)
+        return step_bytes(head.to_empty(device="cpu"), rows, torch.empty(cfg.batch_size, dtype=torch.int64))
+
+
+def gpu_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialFC], method: nn.Module | None) -> dict[str, int]:
     """{part: bytes} of one GPU of ``ranks``; called within :func:`pretended_ranks`.
 
-    backbone    weights, the optimiser's numbers
+    backbone    weights and the optimiser's numbers
     classes     the same of this rank's class vectors
-    method      what it holds on this rank; gradients and the optimiser's numbers of what learns
-    images      the largest sum of activations and gradients in a step of batch_size images through the backbone
-    logits      the same in a step of the head with the rows of all ranks
+    method      what it holds on this rank; gradients and the optimiser's numbers of its parameters
+    images      :func:`backbone_step_bytes`
+    logits      :func:`head_step_bytes`
     CUDA        a constant
 
-    The two steps are run on tensors without data (FakeTensorMode), in bfloat16 where training takes float16: every
-    operation's result counts from its allocation to its release.  What a method's own terms need for a moment is not
-    counted (of a loss over all classes: about the logits once more), nor is what the allocator loses between tensors.
+    Not counted: what a method's own terms need during a step (a loss over all classes: about the logits once more), and gaps
+    between tensors in the allocator's blocks.
     """
-    each = 1 + MOMENTS.get(cfg.optimizer, 1)
-    fp16 = torch.bfloat16 if cfg.fp16 else False
-    backbone = new_backbone(cfg, fp16)
-    sampled = max(round(cfg.sample_rate * classes), ranks)      # the sampler picks rows by their values, which are not there
-    with torch.device("meta"):
-        head = head_class(new_margin(cfg), cfg.embedding_size, sampled, fp16=fp16)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = step_bytes(backbone, torch.empty(cfg.batch_size, 3, cfg.image_size, cfg.image_size))
-        rows = torch.empty(cfg.batch_size, cfg.embedding_size, requires_grad=True)
-        logits = step_bytes(head, rows, torch.empty(cfg.batch_size, dtype=torch.int64))
-    local = -(-classes // ranks) * cfg.embedding_size
-    learnt = sum(p.nbytes for p in method.parameters()) if method is not None else 0
-    return {"backbone": each * held(backbone), "classes": 4 * each * local,
-            "method": held(method) + each * learnt if method is not None else 0,
-            "images": images, "logits": logits, "CUDA": CUDA}
+    copies = 1 + MOMENTS_PER_WEIGHT[cfg.optimizer]
+    local_rows = -(-classes // ranks) * cfg.embedding_size
+    learnt = 0 if method is None else sum(p.nbytes for p in method.parameters())
+    return {"backbone": copies * module_bytes(new_backbone(cfg)), "classes": BYTES_PER_WEIGHT * copies * local_rows,
+            "method": 0 if method is None else module_bytes(method) + copies * learnt,
+            "images": backbone_step_bytes(cfg), "logits": head_step_bytes(cfg, classes, ranks, head_class), "CUDA": CUDA_BYTES}

@@ -1,25 +1,15 @@
-"""Steps that need each other, what a reproduction will take, and a whole one on toy data, killed and taken up again."""
+"""Steps of a reproduction: what runs when, what is resumed, what is refused."""
 
-import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from toy import write_ijb, write_records
 
-from backbones import get_model
-from records.recordio import MAGIC_BYTES
-from tools.reproduce import plan, reproduce, steps
-from tools.reproduce.plan import Training, check_inputs, image_count, plan_rows, print_plan
-from tools.reproduce.reproduce import Recipe, split_setting
+from tools.reproduce import steps
 from tools.reproduce.steps import Step, run_steps
 from utils.errors import UserError
 
@@ -33,8 +23,6 @@ def wait_for(found, seconds: float = 120) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
-
-# --- steps -----------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def shell(tmp_path):
@@ -69,16 +57,16 @@ def shell(tmp_path):
     return Shell()
 
 
-def test_steps_run_after_what_they_need_and_only_once(shell):
+def test_a_step_runs_after_the_steps_that_it_needs_and_only_once(shell):
     steps = [shell.step("page", "new", "old", again=True), shell.step("new", "old", then="sleep 0.1"),
              shell.step("old", "elsewhere")]
     assert shell.run(*steps) == ["old", "new", "page"]
     assert shell.run(*steps) == ["page"]
-    changed = shell.step("old", then="true ")                   # another command: it and what stands on it run again
+    changed = shell.step("old", then="true ")                   # another command: this step and those that need it run again
     assert shell.run(steps[0], steps[1], changed) == ["old", "new", "page"]
 
 
-def test_a_result_that_is_gone_is_made_again(shell):
+def test_a_step_whose_result_is_gone_runs_again(shell):
     step = shell.step("features", then=f"touch {shell.out}/features.npy", makes=shell.out / "features.npy")
     after = shell.step("means", "features")
     assert shell.run(step, after) == ["features", "means"] and shell.run(step, after) == []
@@ -92,31 +80,31 @@ def test_a_command_that_leaves_no_result_has_failed(shell):
         assert shell.fails(step, sentence="exit code 0, no file .*/features.npy.; its output is in") == ["features"]
 
 
-def test_a_failure_names_its_log_and_the_next_start_goes_on(shell):
-    steps = [shell.step("good"), shell.step("bad", "good", then="echo torn; test -e fixed"), shell.step("last", "bad")]
+def test_a_failure_names_its_log_and_the_next_start_continues(shell):
+    steps = [shell.step("good"), shell.step("bad", "good", then="echo no room; test -e fixed"), shell.step("last", "bad")]
     assert shell.fails(*steps, sentence="bad failed .exit code 1.; its output is in .*/log/bad.log") == ["good", "bad"]
-    assert "torn" in (shell.out / "log/bad.log").read_text()
+    assert "no room" in (shell.out / "log/bad.log").read_text()
     (steps[0].folder / "fixed").touch()
     assert shell.run(*steps) == ["bad", "last"]
 
 
-def test_trainings_run_beside_each_other_and_a_failure_lets_the_other_one_end(shell, capfd):
+def test_trainings_run_at_the_same_time_and_a_failure_lets_the_other_one_end(shell, capfd):
     def meeting(name: str, other: str, then: str) -> Step:
-        """Ends well only if the other one has begun before it ends."""
+        """Succeeds only if the other one has started before it ends."""
         met = f"for i in $(seq 1000); do grep -q {other} {shell.journal} && break; sleep 0.01; done"
         return shell.training(name, then=f"{met}; mkdir -p {shell.out}/{name}; touch {shell.out}/{name}/model.pt; {then}")
 
     slow = f"until test -e {shell.out}/steps/a.failed; do sleep 0.01; done"
     a, b = meeting("a", "b", f"touch {shell.out}/steps/a.failed; false"), meeting("b", "a", f"{slow}; sleep 0.3")
     assert sorted(shell.fails(a, b, sentence="a failed .exit code 1")) == ["a", "b"]
-    assert "== a failed; first b will end" in capfd.readouterr().out
+    assert "== a failed; b will end first" in capfd.readouterr().out
     assert shell.run(b) == []                                   # it was done
 
 
-def test_a_training_goes_on_from_its_checkpoint(shell):
+def test_a_training_resumes_from_its_checkpoint(shell):
     training = shell.training("BCT", then="test -e fixed")
     assert shell.fails(training) == ["BCT"]
-    assert shell.fails(training) == ["BCT"]                     # begun, but it left no checkpoint
+    assert shell.fails(training) == ["BCT"]                     # started, but it left no checkpoint
     shell.leave_an_epoch(training)
     training.makes.unlink()                                     # stopped by a signal inside its first epoch
     assert shell.fails(training) == ["BCT resume=True"]
@@ -128,10 +116,10 @@ def test_a_training_goes_on_from_its_checkpoint(shell):
     assert shell.fails(training, sentence="no file") == ["BCT"]
 
 
-def test_a_training_on_new_features_begins_anew(shell):
-    """Its checkpoints, on all ranks, were trained on the former ones, also if it is stopped before its first epoch."""
+def test_a_training_on_new_features_starts_over(shell):
+    """Its checkpoints were trained on the previous features; also if it is stopped before its first epoch."""
     training = shell.training("new", "old", then="false")
-    shell.leave_an_epoch(training)                              # of a run that nobody knows
+    shell.leave_an_epoch(training)                              # by a run that has no record
     for old, left, resumed in (("1", False, ""), ("1", True, " resume=True"), ("2", False, ""), ("2", False, "")):
         if left:
             shell.leave_an_epoch(training)
@@ -139,7 +127,7 @@ def test_a_training_on_new_features_begins_anew(shell):
         assert training.has_checkpoint == left
 
 
-def test_other_settings_are_refused_where_an_epoch_would_be_lost(shell):
+def test_other_settings_are_refused_if_an_epoch_would_be_lost(shell):
     training = shell.training("BCT", then="false", settings=("lr=0.1", "num_epoch=2"))
     other = shell.training("BCT", then="false", settings=("lr=0.1", "num_epoch=3"))
     assert shell.fails(training) and shell.fails(other) == ["BCT"]          # no epoch yet
@@ -153,7 +141,7 @@ def test_other_settings_are_refused_where_an_epoch_would_be_lost(shell):
     assert shell.fails(other) == ["BCT"]
 
 
-def test_what_a_killed_reproduction_left_running_is_waited_for(shell, monkeypatch):
+def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monkeypatch):
     step = shell.step("old", then=f"echo $$ > {shell.journal}.pid; test -e fixed || exec sleep 60")
     reproduction = multiprocessing.get_context("fork").Process(target=shell.run, args=(step,))
     reproduction.start()
@@ -162,184 +150,8 @@ def test_what_a_killed_reproduction_left_running_is_waited_for(shell, monkeypatc
     os.kill(reproduction.pid, signal.SIGKILL)
     reproduction.join()
     monkeypatch.setattr(steps, "PATIENCE", 0)
-    assert shell.fails(step, sentence=f"still writes to {shell.out}; wait for its end") == []
+    assert shell.fails(step, sentence=f"still writes to {shell.out}; wait until it has ended") == []
     (step.folder / "fixed").touch()
     os.kill(int(pid.read_text()), signal.SIGKILL)
     monkeypatch.setattr(steps, "PATIENCE", 10)
     assert shell.run(step) == ["old"]
-
-
-# --- plan ------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    write_records(tmp_path / "records/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 4])
-    write_ijb(tmp_path / "ijb")
-    return tmp_path
-
-
-def training(data: Path, *settings: str, config="configs/f128_r18_softmax_class30.py") -> Training:
-    return Training("old", "train_old_softmax.py", config, (f"dataset={data / 'records'}", *SMALL, *settings))
-
-
-def test_steps_and_images_of_a_plan(data):
-    (_, network, images, epochs, steps, size), = plan_rows([training(data, "num_epoch=3")], data / "records", ranks=2)
-    assert (network, images, epochs, steps) == ("mbf", 12, 3, 3)        # 30 % of 40 until it is split; 12 // 8 x 3
-    backbone = 4e-9 * sum(p.numel() for p in get_model("mbf", num_features=128, image_size=16).parameters())
-    assert size == pytest.approx(9 * backbone + 5 * 4e-9 * 10 * 128)    # model.pt; weights and momentum of two ranks, twice
-    write_records(data / "records/train_part_30_class", [4, 5, 3, 8])
-    image_count.cache_clear()
-    assert plan_rows([training(data)], data / "records", ranks=1)[0][2:5] == (20, 1, 5)
-
-
-def test_everything_that_is_missing_is_said_at_once(data):
-    (data / "ijb/IJBC/loose_crop/7.jpg").unlink()
-    (data / "records/train.idx").unlink()
-    wrong = [training(data, "batchsize=4"), training(data, "network=r19"), training(data)]
-    problems = check_inputs(wrong, data / "records", data / "ijb", "IJBC")
-    assert len(problems) == 4
-    for part in ("train.idx", "did you mean config.batch_size", "r19", "7.jpg"):
-        assert any(part in problem for problem in problems), part
-
-
-def test_a_full_disk_is_said_before_the_start(data, monkeypatch, capsys):
-    arguments = ([training(data)], data / "records", data / "ijb", "IJBC", data / "not/yet/there", 1)
-    assert print_plan(*arguments) == [] and "12 trained" in capsys.readouterr().out
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(20_000_000))
-    problem, = print_plan(*arguments)
-    assert re.search("has 0.02 GB free, about 0.02 GB will be written.*another --out", problem)
-    (data / "not/yet/there/old/checkpoints/12").mkdir(parents=True)
-    with open(data / "not/yet/there/old/checkpoints/12/rank_0.pt", "wb") as file:
-        file.truncate(20_000_000)                               # goes on: this much is not written once more
-    assert print_plan(*arguments) == []
-
-
-def test_the_parts_of_the_records_take_room_until_they_are_there(data, monkeypatch, capsys):
-    arguments = ([training(data)], data / "records", data / "ijb", "IJBC", data / "out", 1)
-    with open(data / "records/train.rec", "ab") as file:        # a large file: a record behind the last one, with a hole in it
-        file.write(MAGIC_BYTES + bytes(4))
-        file.truncate(10**10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(2 * 10**10))
-    assert "about 20.02 GB will be written" in print_plan(*arguments)[0]
-    for part in ("30_class", "70_class", "30_data", "70_data"):
-        write_records(data / f"records/train_part_{part}", [4, 4])
-    capsys.readouterr()
-    assert print_plan(*arguments) == [] and "parts of train.rec" not in capsys.readouterr().out
-
-
-def test_fewer_images_than_a_step_takes(data):
-    arguments = ([training(data, "batch_size=7")], data / "records", data / "ijb", "IJBC", data / "out")
-    assert print_plan(*arguments, 1) == []
-    assert print_plan(*arguments, 2) == ["old has 12 images, fewer than a step takes; lower old:batch_size"]
-
-
-# --- recipe ----------------------------------------------------------------------------------------------
-
-def recipe(monkeypatch, *words: str) -> Recipe:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
-    return Recipe(reproduce.parse_arguments())
-
-
-def test_settings_reach_the_trainings_that_they_are_for(monkeypatch):
-    found = recipe(monkeypatch, "OPdata", "--methods", "BCT,soft=BCT,weakenedL2", "soft:bct_scale=1", "soft:lr=0.1",
-                   "new:lr=0.2", "lr=0.3", "old:network=a:b", "lr=0.4")
-    settings = {t.name: [s for s in t.settings if s.startswith(("lr", "bct", "network"))] for t in found.trainings}
-    assert settings == {"old": ["lr=0.4", "network=a:b"], "paragon": ["lr=0.2"], "BCT": ["lr=0.2"],
-                        "soft": ["lr=0.1", "bct_scale=1"], "weakenedL2": ["lr=0.2"]}
-    by_name = {t.name: t for t in found.trainings}
-    assert by_name["soft"].config == "BCT_Methods/BCT/configs/OPdata_ms1mv3_r18_to_r50_BCT_arc_to_arc_f512.py"
-    assert by_name["weakenedL2"].script == "BCT_Methods/L2/train.py" and "rec=train_part_70_data" in by_name["paragon"].settings
-    assert (by_name["old"].config, by_name["old"].script) == ("configs/f512_r18_arc_data30.py", "train_old_arc.py")
-    assert found.sd == "f512_r18_arc_data70" and found.paragon_sd == "f512_r50_arc_data70"
-    assert split_setting("a:b=c:d") == ("a", "b=c:d") and split_setting("b=c:d=e") == ("", "b=c:d=e")
-
-
-@pytest.mark.parametrize("words, sentence", [
-    (["bct:lr=1"], "settings for bct: expected new or one of old, paragon, MixBCT"),
-    (["lr"], "expected KEY=VALUE or NAME:KEY=VALUE, found 'lr'"),
-    (["L2:output=x"], "expected a setting other than dataset, .*, found 'L2:output=x'; use --records and --out"),
-    (["--family", "softmax_to_arc_f64"], "no config .*OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f64.py"),
-    (["--family", "arc"], "no config .*_MixBCT_arc.py"),
-    (["--methods", "Mix"], "no config .*_Mix_"),
-    (["--methods", "BCT,BCT=L2"], "expected different names .* found 'BCT'"),
-    (["--methods", "old=BCT"], "none of old, paragon.* found 'old'"),
-    (["--methods", "a/b=BCT"], "found 'a/b'"),
-    (["--methods", "BCT,"], "found ''")])
-def test_words_that_mean_nothing_are_refused(monkeypatch, words, sentence):
-    with pytest.raises(UserError, match=sentence):
-        recipe(monkeypatch, "OPclass", *words)
-
-
-# --- the whole -------------------------------------------------------------------------------------------
-
-def words(data: Path, *more: str) -> list[str]:
-    return ["OPclass", "--family", "softmax_to_arc_f128", "--methods", "MixBCT,soft=L2", "--records", str(data / "records"),
-            "--ijb", str(data / "ijb"), "--out", str(data / "out"), *SMALL, "frequent=1", "old:num_epoch=15",
-            "soft:threshold=0.2", *more]
-
-
-def test_a_dry_run_for_eight_gpus(data, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "hardware", lambda: (8, 16))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "batch_size=1", "--dry-run")])
-    reproduce.main()
-    out = capsys.readouterr().out
-    assert out.count("--nproc_per_node=8") == 6 and "all inputs are there" in out and not (data / "out").exists()
-    assert re.search(r"old +\| +mbf +\| +12 +\| +15 +\| +15 ", out) and re.search(r"soft +\| +mbf +\| +28 +\| +1 +\| +3 ", out)
-    for name in ("(cd . && ", "(cd BCT_Methods/MixBCT && ", "(cd BCT_Methods/L2 && "):
-        assert name in out
-
-
-def test_a_dry_run_says_everything_that_is_missing(data, monkeypatch):
-    shutil.rmtree(data / "ijb/IJBC/meta")
-    (data / "records/train.rec").unlink()
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "soft:learning=1", "--dry-run")])
-    with pytest.raises(UserError, match=r"(?s)records/train.*; and .*unknown key config.learning.*; and .*no IJBC data"):
-        reproduce.main()
-    assert not (data / "out").exists()
-
-
-@pytest.fixture
-def start():
-    """Starts reproduce.py in a process group of its own, which ends with the test."""
-    started = []
-
-    def run(data: Path) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, ROOT / "tools/reproduce/reproduce.py", *words(data)], text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                                        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}))
-        return started[-1]
-    yield run
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-@pytest.mark.long
-def test_a_reproduction_that_was_killed_goes_on(data, start, monkeypatch):
-    killed, out = start(data), data / "out"
-    wait_for(lambda: any(out.glob("old/checkpoints/*/complete.json")) or killed.poll() is not None)
-    os.killpg(killed.pid, signal.SIGKILL)
-    assert "done" not in json.loads((out / "steps/old.json").read_text()), killed.communicate()[0]
-
-    second = start(data)
-    text, _ = second.communicate()
-    assert second.returncode == 0 and "== split" not in text and "paragon+Procrustes" in text, text
-    first, resumed = (out / "log/old.log").read_text().split("$ cd ")[1:]
-    assert "resume=True" not in first and "epoch 1/15  step 1/45" in first and "resume=True" in resumed
-    epochs = [int(number) for number in re.findall(r"epoch (\d+)/15", resumed)]
-    assert 1 < epochs[0] <= 15 and epochs[-1] == 15
-    assert (out / "compare/index.html").is_file()
-    assert json.loads((out / "compare/compare.json").read_text())["versions"].keys() > {"old", "MixBCT", "soft", "paragon"}
-
-    third = start(data)
-    text, _ = third.communicate()
-    assert third.returncode == 0 and text.count("done before") == 8 and text.count("s since the start") == 2, text
-    assert "== compare: 0 s since the start" in text
-
-    expected = {row[0]: row[-1] for row in plan_rows(recipe(monkeypatch, *words(data)).trainings, data / "records", 1)}
-    for name, size in expected.items():
-        assert plan.size_of([out / name]) == pytest.approx(size, rel=0.1), name
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "soft:threshold=0.3", "--dry-run")])
-    with pytest.raises(UserError, match=r"soft was trained with other settings \(then: threshold=0.2, now: threshold=0.3\)"):
-        reproduce.main()

@@ -1,41 +1,43 @@
-"""What a reproduction needs and what it will take, before it starts."""
+"""What a reproduction needs and what it will cost, before it starts."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from prettytable import PrettyTable
 
 from BCT_Methods.scenarios import SCENARIOS
-from engine.cost import disks, new_backbone, new_margin, training_bytes
+from engine.cost import disks, new_backbone, training_bytes
+from engine.settings import check_settings
 from evaluation.protocol import read_images, read_pairs, read_search
 from old_model.names import part_of
 from records.faces import FaceRecords
 from utils.config import load_config
 from utils.errors import UserError
-from utils.paths import locate
+from utils.paths import ROOT, locate
+from utils.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARE = {"30": 0.3, "70": 0.7}      # of the images, until the record file has been split
+SHARE_OF_PART = {"30": 0.3, "70": 0.7}      # share of the images that a part has, used until the record file has been split
+FREE_PER_BYTE_WRITTEN = 1.2                 # room that a disk must have for each byte that will be written
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a reproduction: script and config below the repository, settings behind them."""
+    """One training of a reproduction.  script, config: paths below the repository; settings: KEY=VALUE of its command line."""
 
     name: str
     script: str
     config: str
     settings: tuple[str, ...]
 
-    def load(self):
-        """Its settings; unknown keys and wrong values are refused."""
+    def load(self) -> Settings:
+        """Its settings.  UserError for unknown keys and wrong values."""
         return load_config(ROOT / self.config, self.settings)
 
 
 def check_inputs(trainings: list[Training], records: Path, ijb: Path, subset: str) -> list[str]:
-    """A sentence for everything that is missing or wrong; all of it is looked at, not only the first."""
-    problems = []
+    """A sentence for each thing that is missing or wrong; the first one does not end the check."""
+    problems: list[str] = []
 
     def attempt(look) -> None:
         try:
@@ -45,20 +47,24 @@ def check_inputs(trainings: list[Training], records: Path, ijb: Path, subset: st
 
     attempt(lambda: FaceRecords(records / "train"))
     for training in trainings:
-        attempt(lambda training=training: check_settings(training.load()))
+        attempt(partial(check_training, training))
     attempt(lambda: check_protocol(ijb, subset))
     return list(dict.fromkeys(problems))
 
 
-def check_settings(cfg) -> None:
-    new_backbone(cfg), new_margin(cfg)
+def check_training(training: Training) -> None:
+    """Refuse settings that are wrong, do not work together, or describe a network that cannot be built."""
+    cfg = training.load()
+    check_settings(cfg)
+    new_backbone(cfg)
 
 
 def check_protocol(ijb: Path, subset: str) -> None:
+    """Refuse an evaluation set of which a list or an image file is missing or wrong."""
     images = read_images(ijb, subset)
     read_pairs(ijb, subset, images)
     read_search(ijb, subset, images)
-    images.sizes()                  # every image file is there
+    images.sizes()                  # raises UserError for a missing image file
 
 
 def parts_exist(records: Path) -> bool:
@@ -69,10 +75,10 @@ def parts_exist(records: Path) -> bool:
 
 @cache
 def image_count(records: Path, name: str) -> int:
-    """Images of a record file; of a part that is not split off yet about 30 or 70 % of the whole."""
+    """Images of a record file; for a part that has not been split off yet, about 30 or 70 % of the whole file's."""
     if (records / f"{name}.rec").is_file():
         return len(FaceRecords(records / name))
-    share = next((share for part, share in SHARE.items() if f"_{part}_" in name), 1.0)
+    share = next((share for part, share in SHARE_OF_PART.items() if f"_{part}_" in name), 1.0)
     return round(share * len(FaceRecords(records / "train")))
 
 
@@ -81,14 +87,17 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
     rows, classes = [], FaceRecords(records / "train").num_classes
     for training in trainings:
         cfg = training.load()
-        images = image_count(locate(cfg.rec, records).parent, Path(cfg.rec).name)
+        images = image_count(locate(cfg.rec, str(records)).parent, Path(cfg.rec).name)
         rows.append((training.name, cfg.network, images, cfg.num_epoch, images // (cfg.batch_size * ranks) * cfg.num_epoch,
                      1e-9 * training_bytes(cfg, classes, ranks)[0]))
     return rows
 
 
 def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str, out: Path, ranks: int) -> list[str]:
-    """One table: steps, images and disk of trainings, split, features and evaluation; what speaks against it."""
+    """Print one table: steps, images and disk of trainings, split, features and evaluation.
+
+    Returns a sentence for each problem: a disk that is too full, or a training that has no step.
+    """
     rows, cfg = plan_rows(trainings, records, ranks), trainings[-1].load()
     evaluated, features = len(read_images(ijb, subset)), rows[-1][2]
     others = [("features of old model and paragon", features, 2e-9 * features * cfg.embedding_size * 4),
@@ -96,7 +105,7 @@ def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str,
     written = {out: sum(row[-1] for row in rows + others)}
     if not parts_exist(records):
         written[records] = 2e-9 * (records / "train.rec").stat().st_size
-        others.insert(0, ("parts of train.rec, beside it", 2 * image_count(records, "train"), written[records]))
+        others.insert(0, ("parts of train.rec, next to it", 2 * image_count(records, "train"), written[records]))
     table = PrettyTable(["", "network", "images", "epochs", "steps", "disk, GB"], align="r")
     table.align[""] = "l"
     for name, network, images, epochs, steps, size in rows:
@@ -109,7 +118,7 @@ def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str,
     advice = "" if ranks * cfg.batch_size == 1024 else " (the configs' learning rate is for 1024)"
     print(f"{table.get_string()}\n{ranks} x {cfg.batch_size} images a step{advice}")
     written[out] -= size_of([out / name for name in (*(row[0] for row in rows), "feature_save", "compare")])
-    return disk_problems(written) + [f"{name} has {images} images, fewer than a step takes; lower {name}:batch_size"
+    return disk_problems(written) + [f"{name} has {images} images, fewer than a step needs; lower {name}:batch_size"
                                      for name, _, images, _, steps, _ in rows if not steps]
 
 
@@ -119,12 +128,12 @@ def size_of(folders: list[Path]) -> float:
 
 
 def disk_problems(written: dict[Path, float]) -> list[str]:
-    """A sentence for each disk with less than 1.2 times the room for what will be written: GB by folder."""
+    """A sentence for each disk that has too little room.  written: GB that will be written, by folder."""
     problems = []
     for folder, size, free in disks(written):
         free *= 1e-9
         print(f"{free:.0f} GB free in {folder}")
-        if free < 1.2 * size:
+        if free < FREE_PER_BYTE_WRITTEN * size:
             problems.append(f"{folder} has {free:.2f} GB free, about {size:.2f} GB will be written; free some, or choose another "
                             f"--out")
     return problems

@@ -1,12 +1,12 @@
 """All methods of one scenario, from a data folder to the page that compares them.
 
-    bash reproduce.sh OPclass --dry-run         checks every input, prints what it will take and the commands
-    bash reproduce.sh OPclass                   does it; killed and started again it goes on where it stopped
+    bash reproduce.sh OPclass --dry-run         checks every input, prints the cost and the commands
+    bash reproduce.sh OPclass                   runs them; killed and started again, it continues where it stopped
 
 Trains the old model, extracts its features, trains the paragon (the new model without the old one) and the new models
 by every method, and compares all of them.  Settings of the configs are given as KEY=VALUE for all trainings, as
 new:KEY=VALUE for all but the old model's, and as NAME:KEY=VALUE for one (old, paragon, or a method).
-On GPUs each training takes all of them, one after the other; on a CPU as many trainings run beside each other as there
+On GPUs each training uses all of them, one training after the other; on a CPU as many trainings run at the same time as there
 are cores.
 """
 
@@ -26,9 +26,9 @@ from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_ste
 from utils.errors import UserError, run
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
-TAKEN = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
-         "log", "steps"]            # names of steps and folders, which no method may have
-OURS = ["dataset", "feature_save", "output", "old_model", "resume"]
+RESERVED = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
+            "log", "steps"]         # names of steps and folders: no method may have one of them
+SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         # settings that Recipe gives to each training
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,13 +41,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--family", default="arc_to_arc_f512", metavar="LOSS_to_arc_fDIM",
         help="end of the configs' names: the old model's loss (arc, softmax) and the dimensions of the features")
     add("--methods", default=",".join(METHODS), metavar="METHOD,...",
-        help="methods; NAME=METHOD trains one once more under another name, for NAME:KEY=VALUE")
+        help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
-    add("--ijb", type=Path, default=ROOT / "dataset", help="folder of IJBC (or IJBB)")
-    add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="which of the two")
-    add("--out", type=Path, help="folder of everything that is written (default: reproduce_output/SCENARIO)")
+    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that holds IJBC/ or IJBB/")
+    add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
+    add("--out", type=Path, help="folder of all results (default: reproduce_output/SCENARIO)")
     add("--title", help="heading of the page (default: scenario and family)")
-    add("--dry-run", action="store_true", help="only check the inputs and print what it will take and the commands")
+    add("--dry-run", action="store_true", help="only check the inputs and print the cost and the commands")
     return parser.parse_intermixed_args()
 
 
@@ -85,7 +85,7 @@ class Recipe:
         return found[0].relative_to(ROOT)
 
     def training(self, name: str, script: str, config: str, *own: str) -> Training:
-        scopes = ("", "old") if name == "old" else ("", "new", name)        # of two values the nearer scope's wins
+        scopes = ("", "old") if name == "old" else ("", "new", name)        # the value of a later scope replaces an earlier one
         chosen = {text.partition("=")[0]: text for scope in scopes for prefix, text in self.settings if prefix == scope}
         return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
                                                f"output={self.out / name}", *own, *chosen.values()))
@@ -95,9 +95,9 @@ def method_names(text: str) -> dict[str, str]:
     """{name: method} of METHOD,... where an entry may be NAME=METHOD."""
     pairs = [(name, method or name) for name, _, method in (entry.partition("=") for entry in text.split(","))]
     for number, (name, _) in enumerate(pairs):
-        if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN or name in dict(pairs[:number]):
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED or name in dict(pairs[:number]):
             raise UserError(f"--methods {text}: expected different names of letters, digits, _, - and ., none of "
-                            f"{', '.join(TAKEN)}; found '{name}'; give another one as NAME=METHOD")
+                            f"{', '.join(RESERVED)}; found '{name}'; give another one as NAME=METHOD")
     return dict(pairs)
 
 
@@ -107,13 +107,13 @@ def split_setting(text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
     prefix, colon, key = key.rpartition(":")
-    if key in OURS:
-        raise UserError(f"expected a setting other than {', '.join(OURS)}, found '{text}'; use --records and --out")
+    if key in SET_HERE:
+        raise UserError(f"expected a setting other than {', '.join(SET_HERE)}, found '{text}'; use --records and --out")
     return prefix, text[len(prefix) + len(colon):]
 
 
 def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
-    """The commands of the README's four steps in their order, each with the steps that it needs."""
+    """The commands of the README's four steps in their order, each with the names of the steps that must be done before it."""
     args, python, features = recipe.args, [sys.executable], f"--feature-save={recipe.features}"
     by_name = {training.name: training for training in recipe.trainings}
 
@@ -144,6 +144,7 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
 
 
 def compare_command(recipe: Recipe) -> list[str]:
+    """The command that compares all models and writes the page."""
     def model(training: Training) -> str:
         return f"{training.name}={recipe.out / training.name / 'model.pt'}:{training.load().network}"
 
@@ -173,7 +174,7 @@ def main() -> None:
     if args.dry_run:
         for step in steps:
             print(f"(cd {os.path.relpath(step.folder, ROOT)} && {shlex.join(step.command)})")
-        print("all inputs are there; without --dry-run these commands run")
+        print("all inputs are there; run without --dry-run to run these commands")
     else:
         run_steps(steps, recipe.out, gpus, cores)
 

@@ -1,0 +1,88 @@
+"""Rows on what the old model left for the new one, as far as the method reads it."""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from backbones.weights import fingerprint, load_state
+from engine.method import Method
+from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
+from old_model.names import sd_of
+from records.faces import CHUNK
+from records.facts import Facts
+from tools.check.record_rows import spread
+from tools.check.report import OK, WARNING, Report
+from utils.errors import UserError
+from utils.origin import check_whole, describe, load_origin
+from utils.paths import locate
+from utils.settings import Settings
+
+# The settings that name an array of the old model: each array as the training reads it.
+READERS: dict[str, Callable[[Settings, Facts], np.ndarray]] = {
+    "old_feature": lambda cfg, data: OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size).rows,
+    "credible": lambda cfg, data: load_credible(**old_side(cfg, data, "credible")).numpy(),
+    "prototypes": lambda cfg, data: load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes,
+                                                    dim=cfg.embedding_size, classes=slice(None)).numpy(),
+}
+
+
+def look_at_old_model(cfg: Settings, data: Facts, method_class: type[Method], every: bool, report: Report) -> Method | None:
+    """Rows on the old model and on the arrays that the method looks up; the method.  Called within pretended_ranks.
+
+    An array that is missing or wrong is replaced by zeros of the right shape: so the method can be built, and shows what else it
+    needs.  every: search all rows for NaN instead of a sample.
+    """
+    if cfg.old_model is not None and not report.row("old model", lambda: look_at_model(Path(cfg.old_model))):
+        cfg = cfg.replace(old_model=None)
+    arrays, looked_up = Report(), set[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in READERS:
+            if cfg[kind] is not None and not arrays.row(kind, partial(look_at_array, kind, cfg, data, every)):
+                zeros = write_zeros(Path(folder) / kind / Path(cfg[kind]).name, kind, cfg, data)
+                cfg = cfg.replace(**{kind: str(zeros)})
+        method = report.attempt("method", lambda: method_class(noting(cfg, looked_up), data))
+    for what, found, verdict in arrays.rows:
+        if what in looked_up or method is None:
+            report.add(what, found, verdict)
+    return method
+
+
+def noting(cfg: Settings, looked_up: set[str]) -> Settings:
+    """The settings; each name that is looked up in them is added to ``looked_up``."""
+    class Noting(Settings):
+        def __getitem__(self, name):
+            looked_up.add(name)
+            return super().__getitem__(name)
+    return Noting(cfg)
+
+
+def look_at_model(path: Path) -> tuple[str, str]:
+    if not path.is_file():
+        return f"no file {path}: the arrays cannot be compared with the model that they are of", WARNING
+    return f"{path}: fingerprint {fingerprint(load_state(path))[:12]}", OK
+
+
+def look_at_array(kind: str, cfg: Settings, data: Facts, every: bool) -> tuple[str, str]:
+    """One array: read as the training reads it, then compared with its checksum, then searched for NaN."""
+    array, path = READERS[kind](cfg, data), locate(cfg[kind], cfg.feature_save)
+    check_whole(path, "the command that made it (README, step 2)", whole=True)
+    for rows in np.array_split(np.arange(len(array)) if every else spread(len(array)), -(-len(array) // CHUNK)):
+        if not np.isfinite(array[rows]).all():
+            raise UserError(f"{path} holds NaN or infinity near row {rows[0]}; train the old model again with a lower "
+                            f"config.lr, or extract its features again")
+    if "sha256" not in load_origin(path):
+        return f"{path}: {describe(array)}; no checksum next to it: it may be corrupt or of another model", WARNING
+    return f"{path}: {describe(array)}, checksum right", OK
+
+
+def write_zeros(path: Path, kind: str, cfg: Settings, data: Facts) -> Path:
+    """An array of zeros that fits the training set, with labels next to it; sparse files, which take almost no room."""
+    path.parent.mkdir()
+    shape, dtype = {"old_feature": ((data.images, cfg.embedding_size), np.float32), "credible": ((data.images,), bool),
+                    "prototypes": ((data.classes, cfg.embedding_size), np.float32)}[kind]
+    np.lib.format.open_memmap(path, "w+", dtype, shape)
+    np.lib.format.open_memmap(path.with_name(f"{sd_of(path)}_label.npy"), "w+", np.int64, shape[:1])
+    return path

@@ -1,0 +1,39 @@
+"""Rows on room on the disk and on the memory of a GPU."""
+
+from pathlib import Path
+
+import torch
+
+from engine.cost import disks, gpu_bytes, log_bytes, module_bytes, training_bytes
+from engine.method import Method
+from losses import PartialFC
+from records.facts import Facts
+from tools.check.report import OK, WARNING, WRONG
+from utils.settings import Settings
+
+FREE_PER_BYTE_WRITTEN = 1.2     # room that a disk should have for each byte that will be written
+FULL_GPU = 0.9                  # share of a GPU's memory from which on there is a warning
+
+
+def look_at_disk(cfg: Settings, data: Facts, ranks: int, method: Method | None) -> tuple[str, str]:
+    """Room for all files of the training, at the time when the newest checkpoint is written and no older one removed."""
+    _, files = training_bytes(cfg, data.classes, ranks, 0 if method is None else module_bytes(method))
+    need = files + log_bytes(cfg, data.images, ranks)
+    written = sum(file.stat().st_size for file in Path(cfg.output).rglob("*") if file.is_file())     # by the run that resumes
+    _, size, free = disks({Path(cfg.output): need - written})[0]
+    text = f"{1e-9 * size:.2f} GB for the model, checkpoints and logs in {cfg.output}, {1e-9 * free:.2f} GB free"
+    return (text, OK) if free >= FREE_PER_BYTE_WRITTEN * size else (f"{text}; free some, or choose another config.output", WRONG)
+
+
+def look_at_gpu(cfg: Settings, data: Facts, ranks: int, head_class: type[PartialFC], method: Method | None) -> tuple[str, str]:
+    """Memory that each GPU needs, as engine/cost.py counts it, against that of the GPU of this machine."""
+    parts = gpu_bytes(cfg, data.classes, ranks, head_class, method)
+    total = sum(parts.values())
+    text = f"{1e-9 * total:.1f} GB on each of {ranks}: " + ", ".join(f"{part} {1e-9 * size:.2f}" for part, size in parts.items())
+    if not torch.cuda.is_available():
+        return f"{text}; no GPU here to compare with", OK
+    memory = torch.cuda.mem_get_info()[1]
+    text = f"{text}; the GPU here has {1e-9 * memory:.1f} GB"
+    if total > memory:
+        return f"{text}: lower config.batch_size", WRONG
+    return text, WARNING if total > FULL_GPU * memory else OK
