@@ -66,7 +66,7 @@ class PartialFC(nn.Module):
     clipped = False                         # True: its gradient is part of the norm that config.clip limits
 
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
-                 fp16: bool = False, seed: int = 0):
+                 fp16: bool | torch.dtype = False, seed: int = 0):
         super().__init__()
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate must be in (0, 1], found {sample_rate}")

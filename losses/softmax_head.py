@@ -21,7 +21,7 @@ class SoftmaxHead(PartialFC):
     clipped = True          # as in the public code, whose clipped module holds this layer
 
     def __init__(self, margin, embedding_size: int, num_classes: int, *, sample_rate: float = 1.0,
-                 fp16: bool = False, seed: int = 0):
+                 fp16: bool | torch.dtype = False, seed: int = 0):
         if sample_rate < 1:
             raise ValueError(f"the softmax head uses all classes: set config.sample_rate = 1 (found {sample_rate})")
         no_margin = CombinedMarginLoss(s=1.0, m2=0.0)

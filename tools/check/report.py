@@ -46,7 +46,7 @@ class Report:
 
     def __str__(self) -> str:
         table = PrettyTable(["what", "found", "verdict"], align="l", max_width=100)
-        table.add_rows(self.rows)
+        table.add_rows([list(row) for row in self.rows])
         return table.get_string()
 
 
