@@ -1,18 +1,22 @@
-"""Does a test fail for each one-line fault?  The faults of tests/mutations/*.py are applied to a copy of the repository.
+"""Does a test fail for each one-line fault?  The faults of tests/mutations/*.txt are applied to a copy of the repository.
 
     python tests/mutate.py                      all areas, two faults at a time (about 20 minutes on 2 cores)
     python tests/mutate.py engine methods       two areas
     python tests/mutate.py engine:7 -v          the seventh fault of an area, with what pytest printed
 
-Each area is a file that defines MUTATIONS: (file, the line without its indentation, the line as it becomes, the tests that
-must fail, and if the line occurs several times which one, from 1).  A line that is not there is an error, and so are tests that
+Each area is a file of blocks: a file and the tests that must fail, the line as it is and as it becomes, without indentation.
+
+    engine/trainer.py: tests/engine/test_step.py
+    - loss = sum(terms.values())
+    + loss = terms["cls"]
+
+``engine/trainer.py #2: ...`` is the second of several equal lines.  A line that is not there is an error, and so are tests that
 fail without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
 """
 
 import argparse
 import multiprocessing
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -59,10 +63,14 @@ class Mutation:
 def read_mutations(names: list[str]) -> Iterator[Mutation]:
     """The faults of the areas ``names`` (all if empty); AREA:NUMBER chooses one."""
     chosen = [name.partition(":")[::2] for name in names]
-    for file in sorted((ROOT / "tests/mutations").glob("*.py")):
-        for number, values in enumerate(runpy.run_path(str(file))["MUTATIONS"], 1):
+    for file in sorted((ROOT / "tests/mutations").glob("*.txt")):
+        blocks = [block.splitlines() for block in file.read_text().split("\n\n")[1:]]         # the first says what the area is
+        for number, (heading, before, after) in enumerate(blocks, 1):
             if not chosen or any(area == file.stem and which in ("", str(number)) for area, which in chosen):
-                yield Mutation(file.stem, number, *values)
+                place, _, tests = heading.partition(": ")
+                name, _, occurrence = place.partition(" #")
+                yield Mutation(file.stem, number, name, before.removeprefix("- "), after.removeprefix("+ "), tests,
+                               int(occurrence or 0))
 
 
 def copy_repository(folder: Path) -> Path:
