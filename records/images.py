@@ -31,7 +31,7 @@ def decode(encoded, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     if data.startswith(JPEG):
         # Each scan begins with a byte 0xff: a file with few of them, like a small face, need not be searched.
         if np.count_nonzero(array == 0xff) > MAX_SCANS and count_scans(data) > MAX_SCANS:
-            raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+            raise ValueError(f"a JPEG of more than {MAX_SCANS} scans, or of {MAX_SEGMENTS:,} segments")
     elif data.startswith(PNG):
         if not chunks_fit(data):
             raise ValueError(f"a PNG of {len(data)} bytes with a chunk that is longer")
@@ -54,7 +54,7 @@ def count_scans(data: bytes) -> int:
     try:
         for marker in jpeg_markers(data):
             scans, segments = scans + (marker == START_OF_SCAN), segments + 1
-    except (struct.error, IndexError):          # cut short
+    except struct.error:        # cut short
         pass
     return scans if segments < MAX_SEGMENTS else MAX_SEGMENTS
 

@@ -101,7 +101,7 @@ def test_corrupt_records_that_the_training_would_replace(run_check, wrong, check
 
 @pytest.mark.parametrize("kind, damage, words", [
     ("feature", lambda file: file.unlink(), "no file .*make it with: python tools/get_feature/get_feature.py"),
-    ("feature", lambda file: np.save(file, np.full((41, 128), np.nan, np.float32)), "damaged"),
+    ("feature", lambda file: np.save(file, np.full((41, 128), np.nan, np.float32)), "corrupt"),
     ("feature", lambda file: save_array(file, np.full((41, 128), np.nan, np.float32), {}), "NaN or infinity near row 0"),
     ("label", lambda file: save_array(file, np.full(41, 7), {}), "from 7 to 7, expected"),
 ])
