@@ -1,10 +1,10 @@
-"""Images per second of a record file that lies on the disk and not in memory, by the way of reading; one run.
+"""Images per second from a record file that is on the disk and not in memory, for several ways of reading.
 
     python benchmarks/cold_reading.py [--gigabytes 16] [--folder FOLDER]
 
-Writes a large .rec of 112x112 JPEGs into a folder on the disk in question and lets the kernel forget it before each
-measurement.  The first three ways read without decoding: what the disk gives.  The loader is what a training has of it; its
-limit is itself with the file in memory.
+Writes a large .rec of 112x112 JPEGs into a folder on the disk to measure and drops it from the page cache before each
+measurement.  The first three ways read without decoding: the speed of the disk.  The fourth is the loader of a training, and the
+fifth the same loader with the file in memory, its limit.
 """
 
 import argparse
@@ -29,13 +29,14 @@ from utils.opencv import cv2
 
 
 def forget(path: Path) -> None:
+    """Drop the file from the page cache."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read(faces: FaceRecords, batches, prefetch: bool) -> Iterator[int]:
-    """Sizes of the batches, as they are read."""
+    """Number of images of each batch, after it has been read."""
     for rows in batches:
         if prefetch:
             faces.records.prefetch(faces.keys[rows])
@@ -56,7 +57,7 @@ def shuffled(folder: str, turn: int, prefetch: bool) -> Iterator[int]:
 
 
 def loader(folder: str, turn: int, part: float = 1.0) -> Iterator[int]:
-    """Its first batches, which wait for the workers, are not counted.  part: of the images, from the first."""
+    """The loader of a training, without its first batches, which wait for the workers.  part: share of the images."""
     faces = FaceRecords(folder)
     faces.keys = faces.keys[:int(part * len(faces))]
     batches = iter(train_loader(faces, BATCH, 0, 1, seed=turn, workers=2))
@@ -66,7 +67,7 @@ def loader(folder: str, turn: int, part: float = 1.0) -> Iterator[int]:
 
 
 def speed(sizes: Iterator[int], seconds: float) -> float:
-    """Images per second in about this time."""
+    """Images per second, measured for about ``seconds``."""
     begin, seen = time.perf_counter(), 0
     for size in sizes:
         seen += size
@@ -78,10 +79,10 @@ def speed(sizes: Iterator[int], seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=16, help="of the file")
-    parser.add_argument("--folder", default=".", help="on the disk to measure; not one in memory (tmpfs)")
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--gigabytes", type=float, default=16, help="size of the file")
+    parser.add_argument("--folder", default=".", help="folder on the disk to measure; not in memory (tmpfs)")
+    parser.add_argument("--seconds", type=float, default=4, help="duration of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way, in turn")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     warm = "loader, 2 workers, shuffled, file in memory"

@@ -1,8 +1,8 @@
-"""What config.deterministic costs, and whether runs repeat to the bit with and without it; one run.
+"""Cost of config.deterministic, and whether runs repeat to the bit with and without it.
 
     python benchmarks/determinism.py [--network r18] [--batch 32]
 
-Trains on synthetic images with the settings as they are, several times each, in turn; images/s are those of the log's last
+Trains on random images with the default settings, several times with each value, in turn; images/s are those of the log's last
 line, in whole numbers.
 """
 
@@ -39,20 +39,20 @@ def main() -> None:
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--network", default="r18", help="one of backbones.NETWORKS")
     parser.add_argument("--batch", type=int, default=32, help="images per step")
-    parser.add_argument("--steps", type=int, default=20, help="of each training")
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each, in turn; at least 2")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each training")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings with each value, in turn; at least 2")
     args = parser.parse_args()
     found = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(args.rounds):
             for deterministic, values in found.items():
                 values.append(train(args, Path(folder) / f"{turn}_{deterministic}", deterministic))
-    table = PrettyTable([f"{args.network}, batch {args.batch}", "images/s", "of that without", "the same bits"], align="r")
-    speed = {how: statistics.median(value for value, _ in values) for how, values in found.items()}
-    for how, values in found.items():
+    table = PrettyTable([f"{args.network}, batch {args.batch}", "images/s", "ratio to False", "the same bits"], align="r")
+    speed = {setting: statistics.median(value for value, _ in values) for setting, values in found.items()}
+    for setting, values in found.items():
         first = values[0][1]
         same = all(torch.equal(first[name], state[name]) for _, state in values[1:] for name in first)
-        table.add_row([f"deterministic = {how}", f"{speed[how]:.0f}", f"{speed[how] / speed[False]:.2f}",
+        table.add_row([f"deterministic = {setting}", f"{speed[setting]:.0f}", f"{speed[setting] / speed[False]:.2f}",
                        "yes" if same else "no"])
     print(table)
 

@@ -1,11 +1,11 @@
-"""Embedding overlaps with decoding: old features and IJB embeddings against the slower half alone, and memory; one run.
+"""Speed and memory of embedding, against the slower of decoding and network, which should overlap.
 
     python benchmarks/embedding.py [--network mbf] [--images 2000]
 
-Records: what tools/get_feature does, one view of 112x112 JPEGs.  IJB: what tools/ijbc_eval does, loose crops decoded and
-aligned, images and mirror images in one batch.  The network has one thread and one loader worker beside it, so that on two
-cores each half has one, as GPU and CPU have.  Each measurement is a process of its own; rounds alternate, medians are
-printed.  Memory: what a process holds at most beside mapped files, for these images and for four times as many.
+Records: the work of tools/get_feature, one view of 112x112 JPEGs.  IJB: the work of tools/ijbc_eval, loose crops decoded and
+aligned, images and mirror images in one batch.  The network and the loader worker have one thread each, so that on two cores
+each half has a core of its own, as GPU and CPU have.  Each measurement runs in a new process; rounds alternate, medians are
+printed.  Memory: the largest anonymous memory of a process, for these images and for four times as many.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CROPS = 256
 
 
 def draw_crops(folder: Path, images: int) -> Images:
-    """Loose crops of 200x240 pixels, the face in their middle; a few hundred files are used again and again."""
+    """Loose crops of 200x240 pixels with the face in the middle; CROPS files are used repeatedly."""
     draw = np.random.default_rng(0)
     folder.mkdir()
     for k in range(CROPS):
@@ -60,8 +60,8 @@ def model_of(args, device: torch.device) -> torch.nn.Module:
 
 
 def ready_batches(images: int) -> list[torch.Tensor]:
-    some = torch.randint(256, (BATCH, 112, 112, 3), dtype=torch.uint8)
-    return [some[:min(BATCH, images - at)] for at in range(0, images, BATCH)]
+    batch = torch.randint(256, (BATCH, 112, 112, 3), dtype=torch.uint8)
+    return [batch[:min(BATCH, images - start)] for start in range(0, images, BATCH)]
 
 
 def records_work(part: str, args, images: int, folder: Path):
@@ -96,7 +96,7 @@ def ijb_work(part: str, args, images: int, folder: Path):
 
 
 def measure(kind: str, part: str, args, images: int, folder: Path) -> tuple[float, int]:
-    """(seconds, most bytes held)."""
+    """(seconds, largest anonymous memory in bytes)."""
     cv2.setNumThreads(1)
     work = {"records": records_work, "IJB": ijb_work}[kind](part, args, images, folder)
     with Peak() as peak:
@@ -109,12 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--network", default="mbf", help="one of backbones.NETWORKS")
-    parser.add_argument("--images", type=int, default=2000, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--images", type=int, default=2000, help="images per measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each part, in turn")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"             # of the processes that measure, in all their threads
+    os.environ["OMP_NUM_THREADS"] = "1"             # for the processes that measure
     parts = ("decoding", "network", "together")
-    table = PrettyTable([f"{args.network}, 112x112", *(f"{part}, s" for part in parts), "of the slower", "images/s", "MB",
+    table = PrettyTable([f"{args.network}, 112x112", *(f"{part}, s" for part in parts), "ratio to the slower", "images/s", "MB",
                          "MB, 4 x images"], align="r")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

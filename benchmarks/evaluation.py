@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py [--dim 512] [--share 1.0]
 
 469,375 images, 23,124 templates, 15,658,489 pairs, galleries of 1,772 and 1,759, 19,593 probes; the embeddings are a
-memory-mapped file, as the evaluator leaves them.  --share makes all of it smaller.
+memory-mapped file, as the evaluator writes them.  --share makes all counts smaller.
 """
 
 import argparse
@@ -29,7 +29,7 @@ IMAGES, PAIRS, GENUINE, GALLERIES, PROBES = 469_375, 15_658_489, 19_557, (1_772,
 
 
 def random_protocol(draw: np.random.Generator, share: float) -> tuple[Images, Pairs, Search]:
-    """Everything that the meta files say, at random, with IJB-C's counts."""
+    """A random protocol with ``share`` of IJB-C's counts."""
     n, p, genuine, probes = (int(share * count) for count in (IMAGES, PAIRS, GENUINE, PROBES))
     first, second = (max(2, int(share * count)) for count in GALLERIES)
     entries = first + second
@@ -61,10 +61,10 @@ def random_embeddings(file: Path, draw: np.random.Generator, count: int, dim: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dim", type=int, default=512, help="dimensions of an embedding")
-    parser.add_argument("--share", type=float, default=1.0, help="of IJB-C's counts, in (0, 1]")
+    parser.add_argument("--share", type=float, default=1.0, help="share of IJB-C's counts, in (0, 1]")
     args = parser.parse_args()
 
-    find_devices("cpu")                     # as the evaluator begins: freed memory is kept
+    find_devices("cpu")                     # as in the evaluator: it lets the process keep freed memory
     draw = np.random.default_rng(0)
     images, pairs, protocol = random_protocol(draw, args.share)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,16 +1,15 @@
-"""The head's part of a step, forward, backward and update: seconds and memory, against a dense head and the floor; one run.
+"""Seconds and memory of the head's part of a step (forward, backward, update), against a dense head and a lower bound.
 
     python benchmarks/head.py [--classes 93431 1000000 5000000] [--dim 128] [--batch 64]
 
-Dense: cross-entropy of the margin's logits as autograd does it, on all classes, and the optimiser's loop over tensors.
-One of 8 ranks: an eighth of the classes, and the rows of 8 batches.  Sampled: sample_rate = 0.1.  Each measurement is a
-process of its own; rounds alternate, medians are printed, memory is the peak beyond what the process held before.
+Dense: cross-entropy of the margin's logits on all classes, by autograd, and an optimiser that loops over tensors.
+One of 8 ranks: an eighth of the classes, and the rows of 8 batches.  Sampled: sample_rate = 0.1.  Each measurement runs in a new
+process; rounds alternate, medians are printed, memory is the peak minus the memory before.  --fp16 affects all heads but the
+dense one.
 
-With --fp16 all but the dense head.
-
-Floor, bytes: weights, their gradient, momentum, and the logits once.  Floor, seconds: three products of N x C x d at the
-speed of a large product, and weights 8 times (two products, gradient, update) and logits 4 times (written, made into
-probabilities in place, read) at the speed of a copy; both speeds are measured here, and nothing overlaps.
+Lower bound of the bytes ("floor" in the table): weights, their gradient, momentum, and the logits once.  Of the seconds: three
+products of N x C x d at the speed of a large product, and weights 8 times (two products, gradient, update) and logits 4 times
+(written, changed into probabilities in place, read) at the speed of a copy.  Both speeds are measured in the same run.
 """
 
 import argparse
@@ -40,7 +39,7 @@ STEPS = 3
 
 
 class DenseHead(torch.nn.Module):
-    """What is written first: everything in one piece, and autograd."""
+    """The simplest implementation: all classes at once, gradients by autograd."""
 
     def __init__(self, dim: int, classes: int):
         super().__init__()
@@ -61,26 +60,26 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool) -> tuple[float, int]:
-    """(seconds per step, bytes) of one head, in a process that has held none before."""
+    """(seconds per step, bytes) of one head; called in a new process."""
     device = start_ranks().device
     if kind == "dense":
-        head, how = DenseHead(dim, 1), dict(foreach=False, fused=False)
+        head, way = DenseHead(dim, 1), dict(foreach=False, fused=False)
     else:
-        head, how = PartialFC(MARGIN, dim, 1 if kind == "whole" else 10, fp16=fp16), dict(fused=True)
-    step(head, how, dim, 2, device)                          # libraries and kernels are loaded
+        head, way = PartialFC(MARGIN, dim, 1 if kind == "whole" else 10, fp16=fp16), dict(fused=True)
+    step(head, way, dim, 2, device)                          # loads libraries and kernels
     before = peak_bytes(device)
     if kind == "dense":
         head = DenseHead(dim, classes)
     else:
         head = PartialFC(MARGIN, dim, classes, sample_rate=0.1 if kind == "sampled" else 1.0, fp16=fp16)
-    seconds = step(head, how, dim, batch, device)
+    seconds = step(head, way, dim, batch, device)
     return seconds, peak_bytes(device) - before
 
 
-def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.device) -> float:
-    """Median seconds of STEPS steps after one that makes the optimiser's state."""
+def step(head: torch.nn.Module, way: dict, dim: int, batch: int, device: torch.device) -> float:
+    """Median seconds of STEPS steps, after one that makes the optimiser's state.  way: options of the optimiser."""
     head.to(device)
-    optimizer = torch.optim.SGD(head.parameters(), 0.1, 0.9, weight_decay=5e-4, **how)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1, 0.9, weight_decay=5e-4, **way)
     head.bind(optimizer)
     classes = len(head.weight)
     times = []
@@ -98,21 +97,22 @@ def step(head: torch.nn.Module, how: dict, dim: int, batch: int, device: torch.d
     return statistics.median(times[1:])
 
 
-def answer(*what) -> tuple[float, float]:
-    """:func:`measure` in a process of its own; (nan, nan) where memory did not suffice."""
+def measured(*arguments) -> tuple[float, float]:
+    """:func:`measure` in a new process; (nan, nan) if the memory was too small."""
     try:
-        return in_a_process(measure, *what)
+        return in_a_process(measure, *arguments)
     except BrokenProcessPool:
         return math.nan, math.nan
 
 
 def floor(classes: int, dim: int, rows: int, operations: float, bandwidth: float) -> tuple[float, float]:
+    """(seconds, bytes) that a step needs at least, at these speeds (per second)."""
     weight, logits = 4 * classes * dim, 4 * rows * classes
     return 6 * rows * classes * dim / operations + (8 * weight + 4 * logits) / bandwidth, 3 * weight + logits
 
 
 def enough_for(kind: str, classes: int, dim: int, rows: int) -> bool:
-    """A dense head holds about six times its weight and its logits; on a CPU that must fit into memory."""
+    """Whether a dense head, which holds about six times its weight and its logits, fits into the memory of a CPU."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return kind != "dense" or torch.cuda.is_available() or 24 * classes * (dim + rows) < 0.9 * memory
 
@@ -120,10 +120,10 @@ def enough_for(kind: str, classes: int, dim: int, rows: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--classes", type=int, nargs="+", default=[93_431, 1_000_000, 5_000_000], help="of the head")
+    parser.add_argument("--classes", type=int, nargs="+", default=[93_431, 1_000_000, 5_000_000], help="classes of the head")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the features")
     parser.add_argument("--batch", type=int, default=64, help="images per step and rank")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each head, in turn")
     parser.add_argument("--fp16", action="store_true", help="half precision in the product")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -136,15 +136,15 @@ def main() -> None:
                   if enough_for(way[0], way[1], args.dim, way[2])}
     for _ in range(args.rounds):
         for (_, _, kind, count, rows), values in found.items():
-            values.append(answer(kind, count, args.dim, rows, args.fp16))
-    # Last: a process begins with the peak memory of the one that starts it.
+            values.append(measured(kind, count, args.dim, rows, args.fp16))
+    # Measured last: a process starts with the peak memory of its parent.
     operations, bandwidth = product_speed(half_type(device, args.fp16) or torch.float32, device), copy_speed(device)
-    table = PrettyTable(["classes", "head", "s", "of the floor", "GB", "of the floor "], align="r")
+    table = PrettyTable(["classes", "head", "s", "ratio to the floor", "GB", "ratio to the floor "], align="r")
     for (classes, name, kind, count, rows), values in found.items():
         seconds, size = (statistics.median(column) for column in zip(*values, strict=True))
         least = floor(count, args.dim, rows, operations, bandwidth)
-        of = ["", ""] if kind == "sampled" else [f"{seconds / least[0]:.2f}", f"{size / least[1]:.2f}"]
-        table.add_row([f"{classes:,}", name, f"{seconds:.3f}", of[0], f"{size / 1e9:.2f}", of[1]])
+        ratios = ["", ""] if kind == "sampled" else [f"{seconds / least[0]:.2f}", f"{size / least[1]:.2f}"]
+        table.add_row([f"{classes:,}", name, f"{seconds:.3f}", ratios[0], f"{size / 1e9:.2f}", ratios[1]])
     print(f"{table}\nd = {args.dim}, batch {args.batch}, {device.type}, {torch.get_num_threads()} threads; product "
           f"{operations / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s")
 

@@ -1,9 +1,9 @@
-"""Images per second of the training loader against a bare loop around cv2.imdecode, and its memory by epoch; one run.
+"""Images per second of the training loader and of a bare loop around cv2.imdecode, and the loader's memory by epoch.
 
     python benchmarks/loader.py [--rec FILE.rec] [--images 100000]
 
-Without --rec it draws 112x112 JPEGs of about 5 kB.  Rounds alternate; medians are printed.  Memory: what this process and
-two workers hold beside mapped files and what they share, after each epoch.
+Without --rec it makes 112x112 JPEGs of about 5 kB.  Rounds alternate; medians are printed.  Memory: anonymous memory of this
+process and two workers after each epoch.
 """
 
 import argparse
@@ -43,13 +43,13 @@ def draw_records(prefix: Path, images: int) -> None:
 
 
 def bare_loops(faces: FaceRecords, seconds: float, processes: int) -> float:
-    """As many bare loops side by side: what the machine's cores have to give."""
+    """Images per second of so many bare loops at the same time: the limit of the machine's cores."""
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         return sum(pool.starmap(bare_loop, [(faces, seconds)] * processes))
 
 
 def bare_loop(faces: FaceRecords, seconds: float) -> float:
-    """cv2.imdecode alone, one thread, of encoded images that are already in memory."""
+    """Images per second of cv2.imdecode alone, one thread, on encoded images in memory."""
     data = [np.frombuffer(faces.jpeg(i), np.uint8) for i in range(min(len(faces), 4000))]
     begin, seen = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -60,7 +60,7 @@ def bare_loop(faces: FaceRecords, seconds: float) -> float:
 
 
 def loader_speed(faces: FaceRecords, seconds: float, workers: int) -> float:
-    """After the first batches, which wait for the workers to start."""
+    """Images per second of the loader after its first batches, which wait for the workers to start."""
     loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=workers)
     batches = iter(loader)
     for _ in range(8):
@@ -87,11 +87,11 @@ def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rec", help="record file with 112x112 JPEGs; drawn when not given")
-    parser.add_argument("--images", type=int, default=100_000, help="images of the file that is drawn")
-    parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
-    parser.add_argument("--epochs", type=int, default=10, help="over which memory is watched")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--rec", help="record file with 112x112 JPEGs (default: one with random images)")
+    parser.add_argument("--images", type=int, default=100_000, help="images of the file of random images")
+    parser.add_argument("--seconds", type=float, default=2, help="duration of each measurement")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs after which memory is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way, in turn")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def main() -> None:
                 speeds[name].append(way())
         memory = memory_table(faces, args.epochs)
     median = {name: statistics.median(values) for name, values in speeds.items()}
-    table = PrettyTable(["way", "images/s", "of as many bare loops"], align="r")
+    table = PrettyTable(["way", "images/s", "ratio to as many bare loops"], align="r")
     for name, speed in median.items():
         bare = median[f"bare cv2.imdecode loops, {name[-1]}"]
         table.add_row([name, f"{speed:.0f}", f"{speed / bare:.2f}"])

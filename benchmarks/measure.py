@@ -1,4 +1,4 @@
-"""What the benchmarks share: a process of its own for a measurement, and the memory that one holds."""
+"""Shared by the benchmarks: a new process for a measurement, and the memory of a process."""
 
 import multiprocessing
 import os
@@ -17,15 +17,16 @@ def fork_from_here() -> None:
 
 
 def in_a_process(function, *arguments):
-    """What function(*arguments) answers in a new process; BrokenProcessPool where it was killed, for want of memory.
+    """Result of function(*arguments) in a new process; BrokenProcessPool if that was killed, for example for lack of memory.
 
-    Its loader workers are forked, as a training's: spawned ones, the rule in a spawned process, take a second to start.
+    Its loader workers are forked, as a training's are: spawned ones, the default in a spawned process, need a second to start.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=fork_from_here) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def seconds(work, device: torch.device) -> float:
+    """Seconds of work(), until the device has finished it."""
     begin = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -47,22 +48,22 @@ def copy_speed(device: torch.device) -> float:
 
 
 def own_bytes() -> int:
-    """Anonymous memory of this process: mapped files and what its children hold are not in it (Linux)."""
+    """Anonymous memory of this process, without mapped files and without its children (Linux)."""
     return 1024 * int(re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
 
 
 def family_bytes() -> int:
-    """Anonymous memory of this process and its children, each page counted once; slow, and stops them meanwhile."""
+    """Anonymous memory of this process and its children, each page counted once (Linux); slow, and stops them meanwhile."""
     total = 0
     for process in ("self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
-        with suppress(OSError):                     # a child that just ended
+        with suppress(OSError):                     # the child has just ended
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
             total += 1024 * int(re.search(r"^Pss_Anon: +(\d+) kB", rollup, re.MULTILINE)[1])
     return total
 
 
 class Peak(threading.Thread):
-    """``with Peak() as peak``: peak.bytes is the largest own_bytes() since, looked at fifty times a second."""
+    """``with Peak() as peak``: peak.bytes is the largest own_bytes() in the block, sampled fifty times a second."""
 
     def __enter__(self):
         self.bytes, self.over = own_bytes(), threading.Event()

@@ -1,11 +1,11 @@
-"""What each method costs: its training step over plain ArcFace's, and its work outside the step over a loop; one run.
+"""Cost of each method: its terms against plain ArcFace's, and its work outside the step against a loop over samples.
 
     python benchmarks/methods.py [--network r18] [--dim 128] [--classes 65402] [--batch 64]
 
-Steps, on one rank with random old features: the terms, from embeddings to gradients, of each method right after those of
-plain ArcFace, medians of the pairs' differences, as a share of plain ArcFace's whole step (forward, terms, backward, clip,
-update); and the bytes that the method holds.  UniBCT's refinement and AdvBCT's class balls: 200,000 x 128 features of
-3,600 classes, against loops over samples (over a part of them, scaled up).
+First table, on one rank with random old features: seconds of a method's terms, from embeddings to gradients, measured right
+after those of plain ArcFace; the median difference of such pairs, as a share of plain ArcFace's whole step (forward, terms,
+backward, clip, update); and the bytes that the method holds.  Second table, 200,000 x 128 features of 3,600 classes: UniBCT's
+refinement and AdvBCT's class balls against loops over samples, which are timed on 2,000 samples and scaled up.
 """
 
 import argparse
@@ -33,16 +33,19 @@ from engine.method import Clock, Method
 from engine.trainer import Trainer
 from losses import CombinedMarginLoss, PartialFC
 from old_model.statistics import class_balls
+from records.facts import Facts
 from utils.config import load_config
 from utils.errors import run
+from utils.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 20_000
 METHODS = {"plain ArcFace": Method, "L2": L2, "BCT": BCT, "MixBCT": MixBCT, "UniBCT": UniBCT, "AdvBCT": AdvBCT, "NCCL": NCCL}
-EPOCH = 15          # UniBCT's second term is there
+EPOCH = 15          # late enough for UniBCT's second term
 
 
 def write_old_side(folder: Path, classes: int, dim: int) -> None:
+    """Random arrays under the names that an old model's have."""
     draw = np.random.default_rng(0)
     start = folder / "OPclass/f128_r18_softmax_class70"
     start.parent.mkdir()
@@ -53,26 +56,25 @@ def write_old_side(folder: Path, classes: int, dim: int) -> None:
     np.save(f"{start}_credible_ratio_90_feature.npy", draw.random(IMAGES) < 0.9)
 
 
-def settings(name: str, args, folder: Path):
+def settings(name: str, args, folder: Path) -> Settings:
     kind = "MixBCT" if name == "plain ArcFace" else name
     cfg = load_config(ROOT / f"BCT_Methods/{kind}/configs/OPclass_ms1mv3_r18_to_r50_{kind}_softmax_to_arc_f128.py")
-    cfg.update(feature_save=str(folder), num_classes=args.classes, num_image=IMAGES, records=None, old_model=None,
-               embedding_size=args.dim, network=args.network, batch_size=args.batch)
-    return cfg
+    return cfg.replace(feature_save=str(folder), old_model=None, embedding_size=args.dim, network=args.network,
+                       batch_size=args.batch)
 
 
 def make_trainers(args, ranks: Ranks, folder: Path) -> dict[str, Trainer]:
-    """One backbone and one head, trained in turn by every method."""
-    cfg = settings("plain ArcFace", args, folder)
+    """A trainer for each method; all of them have the same backbone and the same head."""
+    cfg, data = settings("plain ArcFace", args, folder), Facts(IMAGES, args.classes)
     backbone = get_model(args.network, fp16=True, num_features=args.dim, image_size=args.size).to(ranks.device)
     backbone.to(memory_format=torch.channels_last).train()
     head = PartialFC(CombinedMarginLoss(64, *cfg.margin_list), args.dim, args.classes, fp16=True).to(ranks.device)
-    return {name: Trainer(cfg := settings(name, args, folder), ranks, backbone, kind(cfg).to(ranks.device), head)
+    return {name: Trainer(cfg := settings(name, args, folder), ranks, backbone, kind(cfg, data).to(ranks.device), head)
             for name, kind in METHODS.items()}
 
 
 def batch(args, step: int) -> tuple[torch.Tensor, ...]:
-    """(images, new embeddings, labels, index) at random."""
+    """Random images, new embeddings, labels and index of a step."""
     draw = torch.Generator().manual_seed(step)
     return (torch.randint(256, (args.batch, args.size, args.size, 3), dtype=torch.uint8, generator=draw),
             torch.randn(args.batch, args.dim, generator=draw),
@@ -112,7 +114,7 @@ def steps_table(args) -> PrettyTable:
                 pairs[name].append((timed(terms_alone, plain, *given), timed(terms_alone, trainer, *given)))
     step = statistics.median(whole[1:])
     title = f"{args.network} {args.size}x{args.size}, batch {args.batch}, {args.classes} classes, d = {args.dim}"
-    table = PrettyTable([title, "terms, ms", "more than plain, ms", f"of a step of {1e3 * step:.0f} ms", "held"], align="r")
+    table = PrettyTable([title, "terms, ms", "more than plain, ms", f"share of a step of {1e3 * step:.0f} ms", "held"], align="r")
     for name, values in pairs.items():
         more = statistics.median(second - first for first, second in values[1:])
         held = sum(t.nbytes for t in (*trainers[name].plain_method.buffers(), *trainers[name].plain_method.parameters()))
@@ -122,7 +124,7 @@ def steps_table(args) -> PrettyTable:
 
 
 def loop_refined(new: np.ndarray, old: np.ndarray, labels: np.ndarray, samples: int) -> None:
-    """The refinement as a loop over samples: the class's matrix is inverted for each of its images."""
+    """The refinement as a loop over samples, which inverts the class's matrix for each of its images."""
     for i in range(samples):
         rows = np.flatnonzero(labels == labels[i])
         v = new[rows] / np.linalg.norm(new[rows], axis=1, keepdims=True)
@@ -132,7 +134,7 @@ def loop_refined(new: np.ndarray, old: np.ndarray, labels: np.ndarray, samples: 
 
 
 def loop_balls(old: np.ndarray, labels: np.ndarray, samples: int) -> None:
-    """Centre, then the distance of each sample by itself."""
+    """The class balls as a loop over samples: the centre of the class, then the sample's distance from it."""
     unit = old / np.linalg.norm(old, axis=1, keepdims=True)
     distances = {}
     for i in range(samples):
@@ -164,11 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--network", default="r18", help="one of backbones.NETWORKS")
-    parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
+    parser.add_argument("--size", type=int, default=112, help="height and width of an image in pixels")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the features")
     parser.add_argument("--classes", type=int, default=65_402, help="classes of the new training set")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each, in turn")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each method, in turn")
     args = parser.parse_args()
     print(steps_table(args))
     print(outside_table())

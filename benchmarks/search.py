@@ -1,9 +1,9 @@
-"""Time and memory of 1:N search over plain feature files, against the products of matrices alone.
+"""Time and memory of 1:N search over plain feature files, against the matrix products alone.
 
     python benchmarks/search.py [--gallery 2000000] [--probes 10000] [--dim 128] [--per-subject 50] [--device cpu]
 
-Random features in a memory-mapped file; the search reads it block by block.  "Own memory" is what the process holds
-beside the pages of mapped files, at its peak.
+Random features in a memory-mapped file, which the search reads block by block.  Own memory: the largest anonymous memory of
+the process, without mapped files.
 """
 
 import argparse
@@ -33,8 +33,8 @@ def random_features(file: Path, rows: int, dim: int) -> np.ndarray:
 
 
 def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> float:
-    """Seconds for every similarity, in the blocks of the search, looking at none."""
-    queries[:1] @ queries[:1].T         # what the first product takes longer is not the floor's
+    """Seconds of computing all similarities in the blocks of the search, without using them."""
+    queries[:1] @ queries[:1].T         # loads libraries and kernels
     begin = time.perf_counter()
     step = max(1, identification.SEARCH_SIMILARITIES_PER_BLOCK[device] // identification.GALLERY_ROWS_PER_BLOCK)
     for start in range(0, len(gallery), identification.GALLERY_ROWS_PER_BLOCK):
@@ -51,17 +51,17 @@ def main() -> None:
     parser.add_argument("--gallery", type=int, default=2_000_000, help="rows")
     parser.add_argument("--probes", type=int, default=10_000, help="rows")
     parser.add_argument("--dim", type=int, default=128, help="dimensions")
-    parser.add_argument("--per-subject", type=int, default=50, help="gallery rows of a subject; they lie in any order")
+    parser.add_argument("--per-subject", type=int, default=50, help="gallery rows of a subject, which are in any order")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
 
-    find_devices(args.device)               # as the evaluator begins: on a CPU freed memory is kept
+    find_devices(args.device)               # as in the evaluator: on a CPU it lets the process keep freed memory
     with tempfile.TemporaryDirectory() as folder:
         gallery, query = (random_features(Path(folder) / f"{name}.npy", rows, args.dim)
                           for name, rows in (("gallery", args.gallery), ("probe", args.probes)))
         subjects = np.random.default_rng(0).permutation(args.gallery) // args.per_subject
-        people, probes = (People(np.arange(len(side)), of) for side, of in
-                          ((gallery, subjects), (query, np.random.default_rng(1).integers(0, 2 * subjects.max(), args.probes))))
+        people = People(np.arange(len(gallery)), subjects)
+        probes = People(np.arange(len(query)), np.random.default_rng(1).integers(0, 2 * subjects.max(), args.probes))
         queries = torch.from_numpy(np.array(query)).to(args.device)
         before = own_bytes()
         with Peak() as by_products:
@@ -72,7 +72,7 @@ def main() -> None:
             seconds = time.perf_counter() - begin
     table = PrettyTable(["", "s", "ratio", "own memory, GB"], align="r")
     table.align[""] = "l"
-    table.add_row(["products of matrices alone", f"{floor:.1f}", "1.00", f"{(by_products.bytes - before) / 1e9:.2f}"])
+    table.add_row(["matrix products alone", f"{floor:.1f}", "1.00", f"{(by_products.bytes - before) / 1e9:.2f}"])
     table.add_row(["search", f"{seconds:.1f}", f"{seconds / floor:.2f}", f"{(peak.bytes - before) / 1e9:.2f}"])
     print(f"{table.get_string()}\n{args.probes:,} probes ({hits.mated.sum():,} with a mate) in {args.gallery:,} rows of "
           f"{hits.entries:,} subjects, {args.dim} dimensions ({gallery.nbytes / 1e9:.2f} GB mapped), on {args.device}")

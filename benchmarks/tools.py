@@ -1,9 +1,9 @@
-"""Seconds of what works class by class on the old features, for two sizes in one run: how it grows.
+"""Seconds of the computations by class on the old features, for two sizes, to show how they grow.
 
     python benchmarks/tools.py [--images 2000000] [--classes 36000] [--dim 128] [--shuffled]
 
-Features lie in a memory-mapped file.  The limit is reading it: once for the means, twice for marks and balls.  Own memory:
-what is held beside the file, at its peak.
+The features are in a memory-mapped file.  The limit is reading it: once for the means, twice for marks and balls.  Own memory:
+the largest anonymous memory of the process, without the file.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from old_model.statistics import class_balls, class_blocks, class_means, credibl
 
 
 def draw_features(file: Path, labels: np.ndarray, dim: int) -> np.ndarray:
-    """float32 [images, dim], memory-mapped: a centre per class and noise."""
+    """float32 [images, dim], memory-mapped: for each image the centre of its class, and noise."""
     draw = np.random.default_rng(1)
     centres = draw.standard_normal((labels.max() + 1, dim), np.float32)
     out = np.lib.format.open_memmap(file, "w+", np.float32, (len(labels), dim))
@@ -35,7 +35,7 @@ def draw_features(file: Path, labels: np.ndarray, dim: int) -> np.ndarray:
 
 
 def refine_all(features: np.ndarray, labels: np.ndarray) -> None:
-    """UniBCT's refinement without its pass over the images: the new features are the old ones."""
+    """UniBCT's refinement without embedding the images: the old features serve as the new ones."""
     counts = np.bincount(labels)
     for block, images, _ in class_blocks(labels, counts):
         rows = torch.from_numpy(features[images])
@@ -43,7 +43,7 @@ def refine_all(features: np.ndarray, labels: np.ndarray) -> None:
 
 
 def measured(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, tuple[float, int]]:
-    """(seconds, bytes held beside the file) of each."""
+    """(seconds, largest own memory in bytes) of each computation, by name."""
     draw = np.random.default_rng(0)
     labels = np.sort(np.append(np.arange(classes), draw.integers(0, classes, images - classes)))
     labels = draw.permutation(labels) if shuffled else labels
@@ -66,9 +66,9 @@ def measured(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--images", type=int, default=2_000_000, help="rows of the larger size; the smaller has a tenth")
-    parser.add_argument("--classes", type=int, default=36_000, help="of the larger size")
+    parser.add_argument("--classes", type=int, default=36_000, help="classes of the larger size")
     parser.add_argument("--dim", type=int, default=128, help="dimensions")
-    parser.add_argument("--shuffled", action="store_true", help="classes in any order instead of one after the other")
+    parser.add_argument("--shuffled", action="store_true", help="images in any order instead of sorted by class")
     args = parser.parse_args()
     small, large = (measured(args.images // part, args.classes // part, args.dim, args.shuffled) for part in (10, 1))
     table = PrettyTable(["s", f"{args.images // 10:,} images", f"{args.images:,} images", "ratio", "own memory, GB"], align="r")

@@ -1,11 +1,11 @@
-"""A training step of this project against a plain PyTorch step, in one run: images per second.
+"""Images per second of a training step of this project and of a plain PyTorch step, measured in one run.
 
     python benchmarks/training_step.py [--networks r18 r50] [--batches 32 64] [--each] [--compile]
 
-Plain: fp32, contiguous, eager, the optimiser's loop over tensors.  Here: half precision where the device has it,
-channels_last, fused optimiser, and on a CPU freed memory that is kept.  --each adds these one after the other.  Every
-measurement is a process of its own; rounds alternate, medians are printed.  Share of peak: the step's products and
-convolutions, counted, over its time and the speed of a large product in the same precision.
+Plain: fp32, contiguous, eager, an optimiser that loops over tensors.  This project: half precision if the device has it,
+channels_last, fused optimiser, and on a CPU freed memory is kept.  --each adds these one after the other.  Each measurement runs
+in a new process; rounds alternate, medians are printed.  Share of peak: floating-point operations of the step's products and
+convolutions per second, divided by those of a large product in the same precision.
 """
 
 import argparse
@@ -32,7 +32,7 @@ STEPS = 3
 
 
 def make_step(network: str, size: int, batch: int, tricks: tuple[str, ...], device: torch.device):
-    """A function that does one step: uint8 images in, weights updated."""
+    """A function that does one step, from uint8 images to updated weights."""
     model = get_model(network, fp16="half precision" in tricks, num_features=128, image_size=size).to(device).train()
     if "channels_last" in tricks:
         model.to(memory_format=torch.channels_last)
@@ -73,12 +73,12 @@ def operations(network: str, size: int, device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["r18"], help="of backbones.NETWORKS")
-    parser.add_argument("--size", type=int, default=112, help="pixels of an image's side")
+    parser.add_argument("--networks", nargs="+", default=["r18"], help="names of backbones.NETWORKS")
+    parser.add_argument("--size", type=int, default=112, help="height and width of an image in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[32], help="images per step")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each step, in turn")
     parser.add_argument("--each", action="store_true", help="add one thing after the other")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of the backbone, too; its first step is named")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile of the backbone")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = half_precision(device)
