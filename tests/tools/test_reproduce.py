@@ -149,9 +149,9 @@ def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monke
     wait_for(lambda: pid.is_file() and pid.read_text().strip())
     os.kill(reproduction.pid, signal.SIGKILL)
     reproduction.join()
-    monkeypatch.setattr(steps, "PATIENCE", 0)
+    monkeypatch.setattr(steps, "SECONDS_FOR_LOCK", 0)
     assert shell.fails(step, sentence=f"still writes to {shell.out}; wait until it has ended") == []
     (step.folder / "fixed").touch()
     os.kill(int(pid.read_text()), signal.SIGKILL)
-    monkeypatch.setattr(steps, "PATIENCE", 10)
+    monkeypatch.setattr(steps, "SECONDS_FOR_LOCK", 10)
     assert shell.run(step) == ["old"]

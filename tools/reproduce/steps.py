@@ -1,6 +1,5 @@
 """Commands that need each other's results: each is run once, and a training that was stopped is resumed."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -9,9 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +17,11 @@ import torch
 from utils.command_line import make_folder
 from utils.errors import UserError
 from utils.files import disk_errors, write_text
+from utils.locks import hold_folder
 from utils.paths import ROOT
 
 TERMINAL = threading.Lock()
-PATIENCE = 10       # seconds that what was just killed may take to end
+SECONDS_FOR_LOCK = 10       # that a command of a killed reproduction may take to end
 
 
 @dataclass(frozen=True)
@@ -100,24 +98,6 @@ class Records:
                    json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Lock ``folder`` for this reproduction; a command that inherits the file number that is yielded holds the lock, too."""
-    with open(folder / "lock", "w") as file:
-        for left in reversed(range(PATIENCE + 1)):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if not left:
-                    raise UserError(f"another reproduce.sh, or a command of a killed one, still writes to {folder.parent}; "
-                                    f"wait until it has ended, or end it, and start again") from error
-                time.sleep(1)
-            except OSError:             # a file system without locks
-                break
-        yield file.fileno()
-
-
 def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     """Run every step that is not done, as soon as the steps that it needs are; on GPUs one at a time, else one per core."""
     records, begin = Records(out), time.monotonic()
@@ -130,7 +110,9 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     names, waiting = {step.name for step in steps}, list(steps)
     finished: set[str] = set()
     running: dict[Future, Step] = {}
-    with locked(records.folder) as lock, ThreadPoolExecutor(jobs) as pool:
+    refusal = (f"another reproduce.sh, or a command of a killed one, still writes to {out}; wait until it has ended, or end it, "
+               f"and start again")
+    with hold_folder(records.folder, refusal, SECONDS_FOR_LOCK) as lock, ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
             ready = [step for step in waiting if not (set(step.needs) & names) - finished]
             done = [step for step in ready if records.done(step)]
@@ -164,7 +146,7 @@ def refuse_other_settings(steps: list[Step], out: Path) -> None:
                             f"{shlex.join(now)}); give another --out, or remove that folder to train it again")
 
 
-def run_step(step: Step, records: Records, environment: dict, lock: int) -> None:
+def run_step(step: Step, records: Records, environment: dict, lock: tuple[int, ...]) -> None:
     """Run one command.  Its output goes to <out>/log/<name>.log and to the terminal, with its name before each line.
 
     UserError if it fails, or ends without the file that it makes.
@@ -181,7 +163,7 @@ def run_step(step: Step, records: Records, environment: dict, lock: int) -> None
     with disk_errors(log), open(log, "a", buffering=1) as file:      # line by line: the log of a killed command is complete
         print(f"$ cd {step.folder} && {shlex.join(command)}", file=file)
         process: subprocess.Popen[str] = subprocess.Popen(command, cwd=step.folder, env=environment, text=True, errors="replace",
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[lock])
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=lock)
         for line in process.stdout or ():
             file.write(line)
             with TERMINAL:
