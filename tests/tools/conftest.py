@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def counted_once():
 def run_check(monkeypatch, capsys, counted_once):
     """Runs the command on a folder; (rows of the table by what, exit sentence or None)."""
     monkeypatch.setattr(cost, "step_bytes", counted_once)
+    monkeypatch.setattr(cost.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))   # nothing is trained here
 
     def call(folder: Path, config: str, *more: str) -> tuple[dict, str | None]:
         where = [f"dataset={folder / 'data'}", f"feature_save={folder / 'save'}", f"old_model={folder / 'old/model.pt'}",

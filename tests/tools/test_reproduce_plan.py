@@ -130,6 +130,7 @@ def words(data: Path, *more: str) -> list[str]:
 
 def test_a_dry_run_for_four_gpus(data, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "hardware", lambda: (4, 16))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10**12))
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "batch_size=2", "--dry-run")])
     reproduce.main()
     out = capsys.readouterr().out
