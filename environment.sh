@@ -1,5 +1,5 @@
-# Sourced by demo.sh and test.sh: puts a virtual environment with the pinned packages of "$1" first on the PATH.
-# It is made once in .venv and brought up to date when a requirements file changes.
+# Sourced by demo.sh, reproduce.sh and test.sh: puts a virtual environment with the pinned packages of "$1" first on the PATH.
+# It is made once in .venv and updated when a requirements file changes.
 set -euo pipefail
 requirements=$1
 

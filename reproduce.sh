@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All methods of one scenario, from a prepared data folder to the page that compares them; resumable, on all GPUs.
+# All methods of one scenario, from a prepared data folder to the page that compares them; on all GPUs.  Start it again to continue.
 #     bash reproduce.sh SCENARIO [--dry-run] [options] [[NAME:]KEY=VALUE ...]        options: bash reproduce.sh --help
 set -euo pipefail
 start=$PWD here=$(cd "$(dirname "$0")" && pwd)

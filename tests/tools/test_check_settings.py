@@ -1,19 +1,25 @@
 """The check before a training: rows on the settings, the training script and the folder of the run."""
 
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 from toy import write_records
 
 from engine import cost
 from engine.loop import main
 from losses import SoftmaxHead
+from records.facts import Facts
 from tools.check.report import Report
 from tools.check.setting_rows import classes_of, read_settings, script_of
+from utils.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+SD = "f128_r18_softmax_class70"
 OLD = ("configs/f128_r18_softmax_class30.py", "rec=train_part_70_class", "old_model=None")
 SMALL = ["network=mbf", "image_size=16", "batch_size=4", "val_targets=['lfw']"]
 CONFIG = "BCT_Methods/{0}/configs/OPclass_ms1mv3_r18_to_r50_{0}_softmax_to_arc_f128.py"
@@ -128,6 +134,25 @@ def test_a_script_of_the_users_own(run_check, wrong, check_folder, tmp_path, end
     else:
         assert set(wrong(rows)) == {"method"} and words in wrong(rows)["method"]
         assert words == "TypeError" or "main(METHOD)" in wrong(rows)["method"]
+
+
+def test_the_readmes_example_of_a_method(run_check, check_folder, tmp_path):
+    """It is a complete script after the imports of L2, and its term is 10 times the mean distance to the old features."""
+    example, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    imports = (ROOT / "BCT_Methods/L2/train.py").read_text().split("\n\n\nclass ")[0]
+    script = tmp_path / "train.py"
+    script.write_text(f"{imports}\n\n\n{example}")
+    rows, end = run_check(check_folder, CONFIG.format("L2"), "--script", str(script))
+    assert end is None and "Towards, trained by" in rows["config"][0][1] and "old_feature" in rows
+
+    method = classes_of(script)[0](Settings(embedding_size=128, old_feature=f"OPclass/{SD}_feature.npy", old_model=None,
+                                            feature_save=str(check_folder / "save")), Facts(41, 5))
+    index, new = torch.tensor([3, 40]), torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    old = np.load(check_folder / f"save/OPclass/{SD}_feature.npy")[index].astype(float)
+    expected = 10 * np.mean([np.linalg.norm(n / np.linalg.norm(n) - o / np.linalg.norm(o))
+                             for n, o in zip(new.double().numpy(), old, strict=True)])
+    terms = method(lambda new, labels: labels.sum(), new, torch.tensor([1, 2]), index, None)
+    assert terms["cls"] == 3 and terms["old"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_script_that_is_not_a_training(run_check, wrong, check_folder):
