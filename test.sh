@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, two at a time, and ruff, in an environment of their own: bash test.sh [pytest's options, for example -m slow].
+# ruff, mypy and all tests, two at a time, in an environment of their own: bash test.sh [pytest's options, for example -m slow].
 # bash test.sh --fast [...] leaves out the tests marked "long", which start scripts, train for seconds or fuzz.
 cd "$(dirname "$0")"
 options=(-n 2 --dist loadfile --no-loadscope-reorder)
@@ -9,4 +9,5 @@ if [ "${1-}" = --fast ]; then
 fi
 source environment.sh requirements-dev.txt
 ruff check .
+mypy .
 python -m pytest -q "${options[@]}" "$@"
