@@ -162,7 +162,7 @@ class Recording:
         self.run.networks.append({"name": name, **more})
         return Net(more["num_features"], more["image_size"], self.norm)
 
-    def ranks(self, whole, timeout):
+    def ranks(self, whole, timeout=30):
         self.run.timeouts.append(timeout)
         return whole(timeout)
 
