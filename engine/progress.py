@@ -77,7 +77,8 @@ class Progress:
         """Updates so far that were not finite; ends the run where it is broken."""
         bad, since = self.bad_steps.read()
         if since >= 0:
-            self.fail(since)
+            # The first update of a run that was resumed with another batch size can have fewer steps than the others.
+            self.fail(max(since, self.first_step))
         if self.statistics.mend():
             self.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are again those "
                              "of the last log line")

@@ -219,6 +219,7 @@ MUTATIONS = [
     change(PROGRESS, "batches.seen, number = self.start.images, since - self.first_step",
            "batches.seen, number = self.start.images, since - self.first_step", "batches.seen = self.start.images",
            BAD),
+    change(PROGRESS, "self.fail(max(since, self.first_step))", "max(since, self.first_step)", "since", BAD),
     change(CHECKPOINT, DUE, "self.stop.asked() is not None or ", "", parts("a_signal_ends_the_run_at_the_next_update")),
     change(CHECKPOINT, "return self.wanted and update", "self.wanted and update", "self.wanted", ORDER_OF_A_RUN),
     change(CHECKPOINT, "if update or position.epoch == self.cfg.num_epoch:", "update or position.epoch == self.cfg.num_epoch",
