@@ -1,4 +1,4 @@
-"""A training of the loop in this process, on a toy set and a toy backbone, that records what the loop passes on."""
+"""A training of the loop in this process, on the CPU, a toy set and a toy backbone, that records what the loop passes on."""
 
 import inspect
 import io
@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 import sys
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -163,9 +163,9 @@ class Recording:
         self.run.networks.append({"name": name, **more})
         return Net(more["num_features"], more["image_size"], self.norm)
 
-    def ranks(self, whole, timeout):
+    def ranks(self, whole, timeout=30):
         self.run.timeouts.append(timeout)
-        return whole(timeout)
+        return replace(whole(timeout), device=torch.device("cpu"))
 
     def start_epoch(self, whole, method, epoch, *args):
         self.run.events.append(("start", epoch))
