@@ -119,11 +119,7 @@ def test_the_data_set_tells_its_numbers(data):
 @pytest.mark.parametrize("network, kind", [("mbf", MobileFaceNet), ("vit_t_dp005_mask0", VisionTransformer)])
 def test_the_network_is_that_of_the_settings(network, kind, one_rank):
     cfg = settings(network=network, dropout=0.25, embedding_size=24, image_size=16, fp16=torch.bfloat16)
-<<<<<<< HEAD
-    made = build(cfg, Facts(49, 7), one_rank, Noted, PartialFC)
-=======
-    made = build(cfg, Ranks(0, 1, torch.device("cpu")), Noted, PartialFC)
->>>>>>> engine
+    made = build(cfg, Facts(49, 7), Ranks(0, 1, torch.device("cpu")), Noted, PartialFC)
     net = made.plain_backbone
     assert type(net) is kind and net.fp16 == torch.bfloat16 and net(torch.zeros(2, 3, 16, 16)).shape == (2, 24)
     assert 0.25 in {module.p for module in net.modules() if isinstance(module, nn.Dropout)}

@@ -58,7 +58,7 @@ def test_a_foreign_array_is_refused(saved, kind):
     file = artefact(str(saved), SD, kind)
     array = np.load(file)
     np.save(file, array[::-1])
-    with pytest.raises(UserError, match=f"{file.name} is damaged, or not the file that {file.stem}.json"):
+    with pytest.raises(UserError, match=f"{file.name} is corrupt, or not the file that {file.stem}.json"):
         reader(saved, kind)
 
 
