@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import processes
@@ -31,9 +33,12 @@ def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that the system gives out by itself: nobody else gets it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def run(arguments: list[str], method: str | None, environment: dict, kill, said: str) -> None:
