@@ -17,13 +17,13 @@ from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import Position
 from engine.distributed import Ranks
 from engine.method import Clock
-from engine.model_files import whole_classifier
+from engine.model_files import classifier_in_checkpoint, whole_classifier
 from engine.signals import StopSignal
 from engine.state import own_shard, rank_state
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from records.facts import Facts
-from tools.export_classifier.export_classifier import main, of_checkpoint
+from tools.export_classifier.export_classifier import main
 from utils.errors import UserError
 
 # kind: (method, settings, head)
@@ -172,7 +172,7 @@ def test_any_number_of_shards(dim, monkeypatch):
 def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     folder = saved[0] / "softmax/checkpoints" / str(2 * BATCH)
     parts = [rank_file(saved[0], "softmax", rank)["tensors"] for rank in range(2)]
-    whole = of_checkpoint(folder)
+    whole = classifier_in_checkpoint(folder)
     assert torch.equal(whole["weight"], torch.cat([part["head/weight"] for part in parts])) and len(whole["bias"]) == CLASSES
     for rank, part in enumerate(parts):
         torch.save({"weight": part["head/weight"], "num_classes": CLASSES}, tmp_path / f"softmax_fc_gpu_{rank}.pt")
@@ -181,7 +181,7 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     assert np.array_equal(np.load(tmp_path / "classes.npy"), whole["weight"].numpy())
     assert f"{CLASSES} classes of {DIM} dimensions" in capsys.readouterr().out
     shutil.copytree(folder, tmp_path / "best")              # under another name
-    assert torch.equal(of_checkpoint(tmp_path / "best")["bias"], whole["bias"])
+    assert torch.equal(classifier_in_checkpoint(tmp_path / "best")["bias"], whole["bias"])
     (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"somebody's")
     assert len(whole_classifier(tmp_path)["weight"]) == CLASSES
     for wrong in ({"class_start": 0}, {"num_classes": 99}, {"weight": torch.ones(5, DIM + 1)}):
