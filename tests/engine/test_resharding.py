@@ -110,7 +110,7 @@ def equal(found: dict, expected: dict) -> None:
 
 
 def close(found: dict, expected: dict, kind: str) -> None:
-    """The weights after two more steps; a sampled head draws other rows on other ranks."""
+    """Compare the weights after two more steps, except those of a sampled head: its sample depends on the number of ranks."""
     for key, value in expected.items():
         if not kind.startswith("sampled") and not key.startswith("optimizer"):
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
