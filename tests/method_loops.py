@@ -42,7 +42,9 @@ def with_margin(cos: Tensor, s: float, m2: float, m3: float) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, y) -> Tensor:
-    return logits.logsumexp(0) - logits[int(y)]
+    """A sample's loss; its value is cut at -ln(1e-30), its gradient is not."""
+    loss = logits.logsumexp(0) - logits[int(y)]
+    return loss - (loss.detach() - 30 * math.log(10)).clamp(min=0)
 
 
 def margin_loss(embeddings, labels, weight, s: float = SCALE, m2: float = M2, m3: float = M3, above: float = 0.0) -> Tensor:
@@ -67,21 +69,30 @@ def bct_rows(classifier: bool) -> Tensor:
     return torch.cat([unit_rows(old_classifier().double()), rows[5:]]) if classifier else rows
 
 
+def refined_class(new: np.ndarray, old: np.ndarray, lamb: float, tau: float, as_published: bool) -> np.ndarray:
+    """UniBCT's prototype [d] of one class from the new and old features [n, d] of its images, with the inverse written out."""
+    v_new, v_old = np.asarray(new, np.float64), np.asarray(old, np.float64)
+    n = len(v_new)
+    if not as_published:
+        v_new = np.stack([row / np.linalg.norm(row) for row in v_new])
+    weights = np.array([[0 if i == j else math.exp(v_new[i] @ v_new[j] / tau) for j in range(n)] for i in range(n)])
+    a = weights / weights.sum(0 if as_published else 1, keepdims=True) if n > 1 else weights
+    spread = (1 - lamb) * np.linalg.inv(np.eye(n) - lamb * a) @ v_old if n > 1 else v_old
+    mean = spread.mean(0)
+    return mean if as_published else mean / np.linalg.norm(mean)
+
+
 def refined_rows(new: np.ndarray, lamb: float, tau: float, as_published: bool) -> Tensor:
     """UniBCT's prototypes [CLASSES, DIM] from the new features [IMAGES, DIM] of all images."""
     old, labels = old_features()
-    out = []
-    for c in range(CLASSES):
-        v_new, v_old = np.asarray(new, np.float64)[labels == c], old[labels == c].astype(np.float64)
-        n = len(v_new)
-        if not as_published:
-            v_new = np.stack([row / np.linalg.norm(row) for row in v_new])
-        weights = np.array([[0 if i == j else math.exp(v_new[i] @ v_new[j] / tau) for j in range(n)] for i in range(n)])
-        a = weights / weights.sum(0 if as_published else 1, keepdims=True) if n > 1 else weights
-        spread = (1 - lamb) * np.linalg.inv(np.eye(n) - lamb * a) @ v_old if n > 1 else v_old
-        mean = spread.mean(0)
-        out.append(mean if as_published else mean / np.linalg.norm(mean))
-    return torch.from_numpy(np.stack(out))
+    return torch.from_numpy(np.stack([refined_class(new[labels == c], old[labels == c], lamb, tau, as_published)
+                                      for c in range(CLASSES)]))
+
+
+def class_mean_rows() -> Tensor:
+    """The mean old feature of each class as unit rows [CLASSES, DIM]."""
+    features, labels = old_features()
+    return unit_rows(torch.stack([torch.from_numpy(features[labels == c]).double().mean(0) for c in range(CLASSES)]))
 
 
 def pull(new, old, threshold: float) -> Tensor:
@@ -182,7 +193,7 @@ def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, repl
     if name == "MixBCT":
         return {"cls": margin_loss(torch.where(replaced[:, None], old_unit(index), new), labels, weight)}
     terms = {"cls": margin_loss(new, labels, weight)}
-    if name == "L2":
+    if name in ("L2", "weakenedL2"):
         terms["l2"] = cfg.l2_weight * pull(new, old_unit(index), cfg.threshold)
     if name == "BCT":
         terms["bct"] = influence_loss(new, labels, bct_rows(cfg.old_classifier is not None), cfg.bct_scale)

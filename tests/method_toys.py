@@ -18,6 +18,7 @@ from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
+VARIANTS = METHODS | {"weakenedL2": L2}         # by the name in the file names of the configs
 IMAGES, CLASSES, DIM, BATCH = 48, 7, 6, 10
 DATA = Facts(IMAGES, CLASSES)
 SCALE, M2, M3 = 8.0, 0.3, 0.1                  # of the toy head's margin: both kinds
@@ -72,7 +73,8 @@ def write_old_side(folder: Path) -> Path:
 
 def settings(name: str, folder: Path, **more):
     """The method's own settings, with ``more`` on top; an unknown name in ``more`` fails."""
-    cfg = load_config(ROOT / f"BCT_Methods/{name}/configs/OPclass_ms1mv3_r18_to_r50_{name}_softmax_to_arc_f128.py")
+    start = f"BCT_Methods/{VARIANTS[name].__name__}/configs/OPclass_ms1mv3_r18_to_r50_{name}"
+    cfg = load_config(ROOT / f"{start}_softmax_to_arc_f128.py")
     assert more.keys() <= cfg.keys(), more
     toy = dict(feature_save=str(folder), old_model=None, embedding_size=DIM, fp16=False, workers=0, batch_size=BATCH)
     return cfg.replace(**toy | more)
@@ -138,6 +140,6 @@ def make_method(name: str, folder: Path, **more):
     if "old_classifier" in more:
         more["old_classifier"] = str(folder / "old")
     cfg = settings(name, folder, **more)
-    method = METHODS[name](cfg, DATA)
+    method = VARIANTS[name](cfg, DATA)
     method.start_epoch(3, make_backbone(), Pictures())
     return method, cfg

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from method_loops import is_credible, old_unit
+import torch.nn.functional as F
+from method_loops import class_centres, is_credible, old_unit
 from method_toys import CLASSES, DATA, DIM, IMAGES, batches, make_head, settings
 
 from BCT_Methods.NCCL import old_queue
@@ -12,6 +13,7 @@ from BCT_Methods.NCCL.credible import CredibleOld
 from BCT_Methods.NCCL.old_queue import Queue
 from BCT_Methods.NCCL.train import NCCL
 from engine.method import Clock
+from utils.errors import UserError
 
 CLOCK = Clock(0, 0, 0.0)
 
@@ -68,3 +70,37 @@ def test_queue_and_method_use_half_precision_only_if_the_config_says_so(toy_side
     monkeypatch.setattr(old_queue, "half_precision", lambda device: torch.bfloat16)
     kinds = [NCCL(settings("NCCL", toy_side, fp16=fp16), DATA).queue.logits.dtype for fp16 in (False, True)]
     assert kinds == [torch.float32, torch.bfloat16]
+
+
+def test_the_queue_forgets_the_oldest(one_rank):
+    """Twelve entries into a ring of ten, in batches of any size (a run that resumes on fewer ranks has smaller ones): the
+    last ten remain, and a batch that does not fit is refused."""
+    queue = Queue(10, DIM, CLASSES)
+    rows = torch.arange(12.0)[:, None]
+    features, logits = rows.expand(-1, DIM), rows.expand(-1, CLASSES)
+    for batch in (slice(0, 4), slice(4, 7), slice(7, 12)):
+        queue.push(features[batch], logits[batch], torch.arange(12)[batch])
+    assert queue.labels.tolist() == [10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert torch.equal(queue.features[:, 0], queue.labels.float()) and torch.equal(queue.logits[:, 3], queue.labels.float())
+    with pytest.raises(UserError, match="config.queue_size = 10 does not hold a step of 12 images"):
+        queue.push(features, logits, torch.arange(12))
+
+
+def test_the_terms_leave_out_old_embeddings_that_are_not_credible(toy_side, one_rank, monkeypatch):
+    """Neither as a row of the batch nor as an entry of the queue: as if those images were not there."""
+    method = NCCL(settings("NCCL", toy_side, queue_size=20, credible_only=True), DATA)
+    new, labels, index = batches()[0]
+    good = torch.tensor([True, False, True, True, True, False, True, True, False, True])
+    monkeypatch.setattr(CredibleOld, "forward", lambda self, old: good)
+    terms = method(make_head(), new, labels, index, Clock(0, 0, 0.0))
+    method = NCCL(settings("NCCL", toy_side, queue_size=20), DATA)
+    only = method(make_head(), new[good], labels[good], index[good], Clock(0, 0, 0.0))
+    for key in ("feature", "logit"):
+        torch.testing.assert_close(terms[key], only[key])
+
+
+def test_credible_old_embeddings_are_those_near_one_centre(toy_side, one_rank):
+    method = NCCL(settings("NCCL", toy_side, credible_only=True, scale=12.0), DATA)
+    centres = class_centres().float()
+    between = F.normalize(centres.sum(0, keepdim=True))
+    assert method.credible(torch.cat([centres[:3], between])).tolist() == [True, True, True, False]

@@ -17,17 +17,17 @@ SETTINGS = ["gradient_acc=2", "clip=0.3", "frequent=2", "save_every=2", "val_tar
 
 
 def of_this_rank(data: Path, output: Path) -> dict:
-    """What one of two ranks, with four images a step each, passed on and ended with."""
+    """What one of two ranks, with four images a step each, recorded, and its weights at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "start_ranks", lambda timeout: Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu")))
         patch.setattr(dist, "destroy_process_group", lambda: None)          # the process group is the test's
         run = record(data, output, *SETTINGS, "batch_size=4", norm=False)
-    assert run.code == 0, run.said
+    assert run.code == 0, run.log
     made, starts = run.trainer, run.trainer.plain_method.starts
     return result(run) | {
         "wrapped": [isinstance(part, DistributedDataParallel) for part in (made.backbone, made.method)],
         "plain": [backbone is made.plain_backbone for _, backbone, *_ in starts], "seeds": [start[3] for start in starts],
-        "log": run.said}
+        "log": run.log}
 
 
 def result(run) -> dict:
@@ -41,16 +41,16 @@ def result(run) -> dict:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[dict, list[dict], Path]:
-    """(one rank with eight images a step, each of two ranks with four, the folder of the outputs)."""
+    """(result of one rank with eight images a step, results of two ranks with four each, folder of the outputs)."""
     folder = tmp_path_factory.mktemp("ranks")
     data = write_data(folder)
     one = record(data, folder / "one", *SETTINGS, norm=False)
-    assert one.code == 0, one.said
+    assert one.code == 0, one.log
     return result(one), on_ranks(2, of_this_rank, data, folder / "two"), folder
 
 
 def test_the_ranks_share_each_batch(both):
-    """Rank 0 has the first half of the rows of each global batch, rank 1 the second, with their labels and mirror marks."""
+    """Rank 0 has the first half of each global batch, rank 1 the second, with labels and mirror marks."""
     one, ranks, _ = both
     assert len(one["steps"]) == len(ranks[0]["steps"]) == len(ranks[1]["steps"]) == 12
     for step, *halves in zip(one["steps"], ranks[0]["steps"], ranks[1]["steps"], strict=True):
@@ -62,7 +62,7 @@ def test_the_ranks_share_each_batch(both):
 
 
 def test_the_weights_are_those_of_one_rank(both):
-    """Six updates of two steps each, clipped: backbone and the method's parameter on both ranks, the head's rows by class."""
+    """After six clipped updates of two steps: backbone and method's parameter on both ranks, class vectors by shard."""
     one, ranks, folder = both
     for rank in ranks:
         for found, expected in zip(rank["weights"], one["weights"], strict=True):
@@ -79,13 +79,13 @@ def test_the_weights_are_those_of_one_rank(both):
         assert torch.equal(whole_classifier(folder / name)["weight"], torch.cat([part["head"] for part in parts]))
 
 
-def test_a_method_gets_the_plain_backbone_and_random_numbers_of_its_own(both):
+def test_start_epoch_gets_the_plain_backbone_and_each_rank_its_own_random_numbers(both):
     _, ranks, _ = both
     assert all(rank["plain"] == [True, True] for rank in ranks)
     assert len({seed for rank in ranks for seed in rank["seeds"]}) == 4
 
 
-def test_the_log_is_of_all_ranks_and_written_once(both):
+def test_the_log_has_the_mean_over_the_ranks_and_is_written_by_rank_0(both):
     one, ranks, _ = both
     for name, values in one["curves"].items():
         assert [step for step, _ in ranks[0]["curves"][name]] == [step for step, _ in values]
