@@ -91,7 +91,8 @@ def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(old_side,
 
 
 def test_the_discriminator_has_100_hidden_numbers_and_two_answers(old_side, one_rank):
-    shapes = {key: tuple(p.shape) for key, p in METHODS["AdvBCT"](settings("AdvBCT", old_side)).discriminator.named_parameters()}
+    method = METHODS["AdvBCT"](settings("AdvBCT", old_side), DATA)
+    shapes = {key: tuple(p.shape) for key, p in method.discriminator.named_parameters()}
     assert shapes == {"0.weight": (100, DIM), "0.bias": (100,), "1.weight": (100,), "1.bias": (100,), "3.weight": (2, 100),
                       "3.bias": (2,)}
 

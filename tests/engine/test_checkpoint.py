@@ -94,7 +94,7 @@ def test_a_checkpoint_is_not_lost_without_a_word(data, tmp_path):
     code, said = train(tmp_path / "other", tmp_path, "resume=True")
     assert code == 1 and "is of another training (records was" in said.splitlines()[-1]
     code, said = train(data, tmp_path, "optimizer=adamw", "seed=1", "resume=True")
-    assert code == 1 and "(optimizer was 'sgd', is 'adamw'; seed was 666, is 1); give what it was saved with" in said
+    assert code == 1 and "(optimizer was 'sgd', is 'adamw'; seed was 666, is 1); give the settings it was saved with" in said
     code, said = train(data, tmp_path, "embedding_size=64", "resume=True")
     assert code == 1 and "does not fit this config" in said and "settings that differ: embedding_size" in said.splitlines()[-1]
 
