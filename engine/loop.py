@@ -32,9 +32,8 @@ from utils.settings import Settings, described
 
 def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> None:
     """Command line of every training script."""
-    args = parse_arguments()
-
     def start() -> None:
+        args = parse_arguments()
         with StopSignal() as stop, errors_in_log(), lost_ranks_explained():
             train(load_config(args.config, args.overrides), method, head, stop)
     with others_not_waited_for():

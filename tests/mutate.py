@@ -15,21 +15,26 @@ fail without a fault.  The tests see nothing outside the copy.  Exit code 0: eve
 """
 
 import argparse
+import gc
+import importlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 600           # that the tests of one fault may take; a fault that makes them hang is caught, too
-PRELOADED = ["torch", "pytest", "numpy", "cv2", "torch.utils.tensorboard", "matplotlib.figure"]
+SECONDS = 300           # limit for the tests of one fault; a fault that makes them hang is caught, too
+SECONDS_TO_STOP = 20    # limit for pytest to end the processes of its tests after that
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,9 @@ def copy_repository(folder: Path) -> Path:
 
 def run_tests(copy: str, tests: str, output: str) -> None:
     """Run tests in this process, which then ends with pytest's exit code."""
+    gc.freeze()                 # a collection would otherwise copy the memory that this process shares with the server
+    forkserver._forkserver.ensure_running = lambda: None        # processes of the tests are forks of the same server
     os.chdir(copy)
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}     # a stale .pyc would hide a fault
-    sys.dont_write_bytecode = True
     sys.path[:] = [copy, *(entry for entry in sys.path if not entry.startswith(str(ROOT / "tests")))]
     sys.stdout.flush()
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
@@ -104,16 +109,30 @@ def exit_code(copy: Path, tests: str) -> tuple[int | None, str]:
     process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(str(copy), tests, str(output)))
     process.start()
     process.join(SECONDS)
-    if process.is_alive():
+    code = process.exitcode
+    if code is None:
+        os.kill(process.pid, signal.SIGINT)     # pytest then ends the processes that its tests started
+        process.join(SECONDS_TO_STOP)
         process.kill()
         process.join()
-        return None, output.read_text()
-    return process.exitcode, output.read_text()
+    return code, output.read_text()
+
+
+def start_server() -> None:
+    """Start the server whose forks run the tests: it imports packages once, and nothing of the project."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}     # a stale .pyc would hide a fault
+    sys.path.insert(0, str(ROOT))
+    for name in ("processes", "utils.opencv"):      # the first names the packages, the second sets OpenCV's limit
+        importlib.import_module(name)
+    stderr = os.dup(2)          # not the server's: processes that the tests start would print their tracebacks there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    forkserver.ensure_running()
+    os.dup2(stderr, 2)
 
 
 def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
     """("caught", ...), or what is wrong with the fault or its tests; and what pytest printed."""
-    copy = copies.get()
+    copy, begin = copies.get(), time.monotonic()
     try:
         original = (copy / mutation.file).read_text() if (copy / mutation.file).is_file() else ""
         problem = mutation.apply(copy)
@@ -121,10 +140,10 @@ def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
             return f"GONE: {problem}", ""
         code, printed = exit_code(copy, mutation.tests)
         (copy / mutation.file).write_text(original)
-        verdicts: dict[int | None, str] = {None: f"caught (the tests did not end within {SECONDS} s)", 0: "SURVIVED", 1: "caught"}
-        return verdicts.get(code, f"ERROR: pytest ended with exit code {code}"), printed
     finally:
         copies.put(copy)
+    verdicts: dict[int | None, str] = {None: "caught (the tests did not end)", 0: "SURVIVED", 1: "caught"}
+    return f"{verdicts.get(code, f'ERROR: pytest ended with exit code {code}')}  {time.monotonic() - begin:.0f} s", printed
 
 
 def main() -> None:
@@ -136,7 +155,8 @@ def main() -> None:
     mutations = list(read_mutations(args.areas))
     if not mutations:
         parser.error(f"no mutation {' '.join(args.areas)} in tests/mutations")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    start_server()
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         copies: Queue[Path] = Queue()
         for job in range(args.jobs):
@@ -154,7 +174,7 @@ def main() -> None:
             print(f"{mutation.area}:{mutation.number}  {verdict}  {mutation.file}: {mutation.after}", flush=True)
             if args.verbose and not verdict.startswith("caught"):
                 print(printed)
-    print(f"{caught} of {len(mutations)} caught")
+    print(f"{caught} of {len(mutations)} caught in {(time.monotonic() - begin) / 60:.1f} minutes")
     sys.exit(caught < len(mutations))
 
 

@@ -15,7 +15,7 @@ def test_there_are_enough_faults_in_every_area():
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.area}:{m.number}")
 def test_a_fault_can_be_put_in(mutation, tmp_path):
-    (tmp_path / mutation.file).parent.mkdir(parents=True)
+    (tmp_path / mutation.file).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / mutation.file, tmp_path / mutation.file)
     before = (tmp_path / mutation.file).read_text()
     assert mutation.apply(tmp_path) is None

@@ -204,7 +204,7 @@ class Poisoned(Noted):
 
 
 def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
-    """The step of the update's first batch; also after a resumption inside the epoch, with as many images a step or fewer."""
+    """The step of the update's first batch; also after a resumption inside the epoch, with any number of images a step."""
     def kill(step):
         if step == 8:
             raise SystemExit(9)
@@ -212,7 +212,8 @@ def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
         settings = ["save_every=2", "frequent=1", f"gradient_acc={acc}"]
         runs = [(first, record(data, tmp_path / f"{acc} whole", *settings, method=Poisoned))]
         record(data, tmp_path / f"{acc} half", *settings, method=Poisoned, before_step=kill)
-        for batch, step in ((8, first), (3, 16 + 5)):       # 16 images of the second epoch were seen, not a multiple of three
+        # 48 and 16 images were seen: 8 steps of eight, 16 of four, 8 + 2 of six (which leave out four images), 16 + 5 of three.
+        for batch, step in ((8, first), (4, 16), (6, 10), (3, 21)):
             runs.append((step, record(data, tmp_path / f"{acc} half", *settings, "resume=True", f"batch_size={batch}",
                                       method=Poisoned)))
         for number, run in runs:

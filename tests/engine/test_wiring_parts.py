@@ -16,7 +16,7 @@ from torch import nn
 
 from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
-from engine import distributed, progress
+from engine import checkpoint, distributed, progress
 from engine.distributed import Ranks
 from engine.loop import flips
 from engine.method import Clock, Method
@@ -30,6 +30,7 @@ from records.facts import Facts
 from records.loader import ShuffledBatches
 from utils.config import load_config, read_schema
 from utils.errors import UserError
+from utils.locks import hold_folder
 from utils.paths import ROOT
 from utils.settings import Settings
 
@@ -86,7 +87,8 @@ def test_a_checkpoint_keeps_the_settings_and_the_contents_of_files():
     found = settings_of(cfg, Facts(49, 7, "abc"), Noted, SoftmaxHead)
     expected = settings().keys() | {"records", "method", "head"}
     assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
-    assert (found["lr"], found["records"], found["method"], found["head"]) == ("0.25", "'abc'", "Noted", "SoftmaxHead")
+    assert (found["lr"], found["method"], found["head"]) == ("0.25", "Noted", "SoftmaxHead")
+    assert (found["num_image"], found["num_classes"], found["records"]) == ("49", "7", "'abc'")     # of the data, not the config
 
 
 def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
@@ -100,6 +102,14 @@ def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
     again = record(tmp_path / "elsewhere", tmp_path / "run", "num_epoch=2", "resume=True", "workers=1")
     assert again.code == 0 and again.events[:2] == [("start", 1), ("step", 6)]
     assert "resumed from" in again.log and "config.num_epoch was 1, is 2" in again.log and "dataset was" not in again.log
+
+
+def test_a_folder_is_refused_before_anything_is_written_to_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_FOR_LOCK", 0.1)
+    with hold_folder(tmp_path, "held", 0):
+        run = record(data, tmp_path)
+    assert run.code == 1 and run.log.startswith("error: another training, or a process of a killed one, still writes to")
+    assert run.networks == [] and {path.name for path in tmp_path.iterdir()} == {"lock"}
 
 
 def test_the_data_set_reports_its_images_and_classes(data):
