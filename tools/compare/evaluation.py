@@ -78,8 +78,8 @@ class Evaluation:
         """One figure each for 1:1, closed and open search: TAR and TPIR at the smallest rate that rests on RELIABLE errors."""
         names, reliable = self.metrics(), self.reliable()
         chosen = []
-        for kind in ("TAR@", "top-1", "TPIR@"):
-            found = [name for name in names if name.startswith(kind)]
+        for kind in ("TAR", "top-1", "TPIR"):
+            found = [name for name in names if name.split("@")[0] == kind]
             chosen += ([name for name in found if name in reliable] or found[-1:])[:1]
         return chosen
 
