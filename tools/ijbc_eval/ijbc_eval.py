@@ -187,6 +187,8 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     if len(found) != 1 or {len(images)} != {shape[0] for shape in found}:
         raise UserError(f"{args.save_result} must hold the embeddings of {len(images)} images and of their "
                         f"mirror images, found {sorted(found) or 'none'}; write it with -m FILE -E")
+    if not all(np.isfinite(view).all() for side in sides for view in side):
+        raise UserError(f"{args.save_result} holds embeddings with NaN or infinity; write it with -m FILE -E")
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
     settings["name"] = Path(str(settings["name"])).name         # it becomes part of the results' file names
     return sides[0], sides[1] if len(sides) == 2 else None, settings
