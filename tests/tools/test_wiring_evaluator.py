@@ -14,7 +14,8 @@ import pytest
 import torch
 from ijb_toys import POINTS, two_galleries, write_meta
 
-from tools.ijbc_eval import ijbc_eval, report
+from backbones import get_model
+from tools.ijbc_eval import ijbc_eval, models, report
 from tools.ijbc_eval.align import TEMPLATE
 from tools.ijbc_eval.embed import AlignedFaces, embeddings
 from tools.ijbc_eval.protocol import read_images
@@ -77,6 +78,7 @@ def test_the_first_column_of_the_pairs_is_the_old_models_side(evaluate, three):
     assert arrays["scores"][0] == pytest.approx([cosine[0, 2], cosine[2, 0], cosine[1, 0], cosine[0, 1]], abs=1e-6)
     assert arrays["scores"][0] == pytest.approx([3 / 34 ** .5, 0, 12 / 25, 0], abs=1e-6)
     assert found["settings"]["kind"] == "cross" and (found["1:1"]["same"], found["1:1"]["different"]) == (1, 3)
+    assert (arrays["far"][0][-1], arrays["tar"][0][-1], arrays["frr"][0][-1]) == (1, 1, 0)      # FAR 1 accepts everything
 
 
 def test_each_of_the_eight_modes_leaves_out_what_its_name_says(evaluate, three):
@@ -94,6 +96,9 @@ def test_each_of_the_eight_modes_leaves_out_what_its_name_says(evaluate, three):
         rows = views[:3] / (np.linalg.norm(views[:3], axis=1, keepdims=True) if mode[1] == "1" else 1)
         a, b, c = rows * np.array(weights)[:, None]
         assert scores[mode][[0, 2]] == pytest.approx([cosine((a + b) / 2 + c, x) for x in ((0, 1, 0), (1, 0, 0))]), mode
+    evaluate("-R", "both.npz", "-B")                            # the old side has the same mode
+    crossed = dict(zip(scores, result("both_IJBC_11_bunch")[1]["scores"], strict=True))
+    assert crossed["N0D0F1"][0] == pytest.approx(cosine((0, 3, 9), (0, 1, 0)))      # ((0, 0, 4) + (0, 6, 6)) / 2 + (0, 0, 4)
 
 
 # --- 1:N ---------------------------------------------------------------------------------------------------
@@ -197,6 +202,21 @@ def test_defaults_are_those_of_the_documents(evaluate, three, told):
     assert arrays["scores"][0] == pytest.approx([4 / 5, 4 / 5, 3 / 5, 3 / 5]) and found["settings"]["kind"] == "self"
 
 
+@pytest.mark.parametrize("file, kind, more", [
+    ("a.pt", "TorchModel", ["r50"]), ("a.ONNX", "OnnxModel", []), ("a,3", "MxnetModel", [])])
+def test_a_file_is_opened_by_its_kind_with_precision_and_scale(monkeypatch, file, kind, more):
+    for name in ("TorchModel", "OnnxModel", "MxnetModel"):
+        monkeypatch.setattr(models, name, lambda *arguments, name=name: (name, *arguments))
+    assert models.open_model(file, "r50", ["cpu"], True, 128.0) == (kind, file, *more, ["cpu"], True, 128.0)
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_half_precision_reaches_the_network(tmp_path, fp16):
+    torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")
+    model = models.open_model(str(tmp_path / "model.pt"), "mbf", [torch.device("cpu")], fp16, 127.5)
+    assert bool(model.model.fp16) == fp16 and not model.model.training
+
+
 # --- from the image file to the network --------------------------------------------------------------------
 
 def test_the_five_points_are_arcfaces():
@@ -215,7 +235,8 @@ def test_a_face_is_aligned_by_its_landmarks_and_red_comes_first(tmp_path, size):
     k = size / 112
     places = {(70, 10): (240, 20, 10), (70, 53): (240, 20, 10), (70, 59): (10, 20, 240), (70, 105): (10, 20, 240),
               (25, 50): (0, 200, 0), (31, 10): (240, 20, 10)}
-    assert readable and {at: tuple(face[int(at[0] * k), int(at[1] * k)].tolist()) for at in places} == places
+    assert face.shape == (size, size, 3) and readable
+    assert {at: tuple(face[int(at[0] * k), int(at[1] * k)].tolist()) for at in places} == places
 
     def embed(batch):                                           # what the network is given is that face
         assert np.array_equal(batch[0].numpy(), face)
