@@ -89,7 +89,7 @@ MUTATIONS = [
      "return np.where(hits.mated, (hits.rank == 1) & (hits.mate > threshold), hits.other < threshold)", COMPARE),
     ("tools/compare/judgement.py",
      "return np.where(hits.mated, (hits.rank == 1) & (hits.mate > threshold), hits.other <= threshold)",
-     "return np.where(hits.mated, hits.mate > threshold, hits.other <= threshold)", JUDGEMENT),
+     "return np.where(hits.mated, hits.mate > threshold, hits.other <= threshold)", COMPARE),
     ("tools/compare/judgement.py", 'entry["negative"] += int((counted & was & ~now).sum())',
      'entry["negative"] += int((counted & ~was & now).sum())', COMPARE),
     ("tools/compare/bootstrap.py", "LEVEL = 0.95", "LEVEL = 0.9", BOOTSTRAP),

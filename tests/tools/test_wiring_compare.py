@@ -17,7 +17,9 @@ from tools.compare import compare
 from tools.compare.figures import backfill as backfill_picture
 from tools.compare.figures import heat_map, scatter
 from tools.compare.figures import roc as roc_picture
+from tools.compare.judgement import right
 from tools.compare.tables import tables_of, verdict_line
+from tools.ijbc_eval.metrics import Hits
 
 LABELS = [30, 10, 40, 20]                                   # of the gallery rows
 AXES = {"old": [0, 1, 2, 3], "new": [0, 1, 3, 2], "paragon": [1, 2, 3, 0]}      # of the gallery rows
@@ -164,6 +166,11 @@ def test_a_negative_flip_was_right_with_old_queries(report, out):
     assert [float(lost[k]) for k in ("old mate", "new mate", "old other", "new other")] == [.7, 0, 0, .85]
 
 
+def test_a_mate_above_the_threshold_is_right_only_if_nobody_is_above_the_mate():
+    mates = Hits(np.array([.9, .9, .4, -np.inf, -np.inf]), np.array([.1, .95, .1, .5, .6]), np.array([1, 2, 1, 0, 0]), 5)
+    assert right(mates, .5).tolist() == [True, False, False, True, False]
+
+
 # --- re-embedding ------------------------------------------------------------------------------------------
 
 def test_the_rows_with_the_shortest_old_features_are_re_embedded_first(report):
@@ -174,6 +181,7 @@ def test_the_rows_with_the_shortest_old_features_are_re_embedded_first(report):
     assert curve["values"]["TAR@1e-1"][0] == pytest.approx([.6, .6, .8, .8, .8])    # 7 is accepted as soon as row 2 is new
     top = curve["top-1"]
     assert top["auc"] == pytest.approx(.25 * (.35 + .6 + .9 + .9 + .45))
+    assert curve["TAR@1e-1"]["auc"] == pytest.approx(.25 * (.3 + .6 + .8 + .8 + .4))
     assert top["share"] == pytest.approx(.25 + .25 * (.82 - .6) / .3)               # 80 % of the way from 0.5 to 0.9
     assert top["images"] == 2                                                       # 1.73
     assert len(report["upgrades"]["new"]["backfill"]["random"]["values"]["top-1"]) == 3
