@@ -82,8 +82,8 @@ class Evaluation:
         """One figure for each of 1:1, closed and open search: TAR and TPIR at the smallest reliable rate, and top-1."""
         names, reliable = self.metrics(), self.reliable()
         chosen = []
-        for kind in ("TAR@", "top-1", "TPIR@"):
-            candidates = [name for name in names if name.startswith(kind)]
+        for kind in ("TAR", "top-1", "TPIR"):
+            candidates = [name for name in names if name.split("@")[0] == kind]
             chosen += ([name for name in candidates if name in reliable] or candidates[-1:])[:1]
         return chosen
 

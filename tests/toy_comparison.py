@@ -31,3 +31,23 @@ def write_features(folder: Path) -> None:
             rows = (centres[labels] + noise * draw.standard_normal((len(labels), 8))) @ change
             np.save(folder / name / f"{side}.npy", rows.astype(np.float32))
         np.save(folder / name / "train.npy", (images @ change).astype(np.float32))
+
+
+def write_people(folder: Path, people: int, nonmated: int, pairs: int = 0) -> Path:
+    """``people`` with one gallery row and three probes each; the model "good" finds all of them, "bad" and "half" fewer.
+
+    bad: every probe points to where nobody is.  half: every other person is found.
+    """
+    folder.mkdir()
+    labels, owner = np.arange(people), np.repeat(np.arange(people), 3)
+    np.save(folder / "gallery_label.npy", labels)
+    np.save(folder / "probe_label.npy", np.r_[owner, 1000 + np.arange(nonmated)])
+    if pairs:
+        rows = [(k, 3 * k + i, 1) for k in range(people) for i in range(2)]
+        np.save(folder / "pairs.npy", np.array(rows + [(i % people, 3 * people + i % nonmated, 0) for i in range(pairs)]))
+    axes = np.eye(people + 1, dtype=np.float32)                 # the last one is nobody's
+    for name, right in (("good", owner >= 0), ("bad", owner < 0), ("half", owner % 2 == 0)):
+        (folder / name).mkdir()
+        np.save(folder / name / "gallery.npy", axes[:people])
+        np.save(folder / name / "probe.npy", axes[np.r_[np.where(right, owner, people), np.full(nonmated, people)]])
+    return folder

@@ -5,7 +5,16 @@ import pytest
 from toy_evaluation import cell, hits, plain
 
 from evaluation.cells import Measure
-from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
+from evaluation.judgement import (
+    average_compatibility,
+    compare_cells,
+    fixed_threshold,
+    flips,
+    overall,
+    p_scores,
+    right,
+    update_gain,
+)
 from evaluation.protocol import Pairs
 
 # --- criterion, gain, P, AC ------------------------------------------------------------------------------
@@ -74,6 +83,11 @@ def test_thresholds_of_today_by_hand():
     assert (row["rate"], row["threshold"], row["old"]) == ("1e-1", 0.8, 0.5)
     assert (row["errors"], row["of"], row["mixed rate"], row["mixed"]) == (2, 10, 0.2, 0.5)     # 0.85, 0.95; 0.81 and 0.9
     assert row["new threshold"] == pytest.approx(0.85) and row["old rate"] == 0.1
+
+
+def test_a_mate_above_the_threshold_is_right_only_if_nobody_is_above_the_mate():
+    mates = hits([.9, .9, .4, -np.inf, -np.inf], [.1, .95, .1, .5, .6], [1, 2, 1, 0, 0])
+    assert right(mates, .5).tolist() == [True, False, False, True, False]
 
 
 def test_search_thresholds_and_flips_by_hand():

@@ -193,6 +193,8 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     if len(shapes) != 1 or {len(images)} != {shape[0] for shape in shapes}:
         raise UserError(f"{args.save_result}: expected the embeddings of {len(images)} images and of their mirror images, found "
                         f"{sorted(shapes) or 'none'}; write it with -m FILE -E")
+    if not all(np.isfinite(view).all() for side in sides for view in side):
+        raise UserError(f"{args.save_result} holds embeddings with NaN or infinity; write it again with -m FILE -E")
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
     settings["name"] = Path(str(settings["name"])).name         # it becomes part of file names
     return sides[0], sides[1] if len(sides) == 2 else None, settings

@@ -1,0 +1,57 @@
+"""From an image file to the network: which model a file is opened as, and what a network is given for a face."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ijb_toys import POINTS, write_meta
+
+from backbones import get_model
+from evaluation import models
+from evaluation.align import TEMPLATE
+from evaluation.embed import AlignedFaces, embeddings
+from evaluation.protocol import read_images
+
+
+@pytest.mark.parametrize("file, kind, more", [
+    ("a.pt", "TorchModel", ["r50"]), ("a.ONNX", "OnnxModel", []), ("a,3", "MxnetModel", [])])
+def test_a_file_is_opened_by_its_kind_with_precision_and_scale(monkeypatch, file, kind, more):
+    for name in ("TorchModel", "OnnxModel", "MxnetModel"):
+        monkeypatch.setattr(models, name, lambda *arguments, name=name: (name, *arguments))
+    assert models.open_model(file, "r50", ["cpu"], True, 128.0) == (kind, file, *more, ["cpu"], True, 128.0)
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_half_precision_reaches_the_network(tmp_path, fp16):
+    torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")
+    model = models.open_model(str(tmp_path / "model.pt"), "mbf", [torch.device("cpu")], fp16, 127.5)
+    assert bool(model.model.fp16) == fp16 and not model.model.training
+
+
+def test_the_five_points_are_arcfaces():
+    assert np.abs(TEMPLATE - POINTS).max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [112, 56])
+def test_a_face_is_aligned_by_its_landmarks_and_red_comes_first(tmp_path, size):
+    """The face begins at column 20 and row 10 of the picture: its left half is red, its right half blue, a green band on top."""
+    write_meta(tmp_path, [(1, 1, 1.0)], [(1, 1, 1)], {}, [(1, 1)], shift=(20, 10))
+    image = np.zeros((140, 160, 3), np.uint8)
+    image[:, :76], image[:, 76:], image[:38] = (10, 20, 240), (240, 20, 10), (0, 200, 0)        # BGR, as OpenCV writes it
+    cv2.imwrite(str(tmp_path / "IJBC/loose_crop/1.png"), image)
+    images = read_images(tmp_path, "IJBC")
+    face, readable = AlignedFaces(images, size)[0]
+    k = size / 112
+    places = {(70, 10): (240, 20, 10), (70, 53): (240, 20, 10), (70, 59): (10, 20, 240), (70, 105): (10, 20, 240),
+              (25, 50): (0, 200, 0), (31, 10): (240, 20, 10)}
+    assert face.shape == (size, size, 3) and readable
+    assert {at: tuple(face[int(at[0] * k), int(at[1] * k)].tolist()) for at in places} == places
+
+    def embed(batch):                                           # what the network is given is that face
+        assert np.array_equal(batch[0].numpy(), face)
+        return np.full((2, 1, 3), 7, np.float32)
+
+    model = SimpleNamespace(fingerprint="f" * 64, image_size=size, dim=3, precision="", pixel_scale=1.0, replicas=lambda: [embed])
+    assert (np.asarray(embeddings(model, images, tmp_path / "kept", 4, 0)) == 7).all()
