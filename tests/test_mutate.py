@@ -24,7 +24,9 @@ def test_a_fault_can_be_put_in(mutation, tmp_path):
         compile(after, mutation.file, "exec")
     changed = [(one, two) for one, two in zip(before.splitlines(), after.splitlines(), strict=True) if one != two]
     assert len(changed) == 1 and changed[0][1].strip() == mutation.after
-    assert all((ROOT / test.partition("::")[0]).exists() for test in mutation.tests.split())
+    for test in mutation.tests.split():
+        file, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}" in (ROOT / file).read_text(), test
 
 
 def test_a_line_that_is_gone_is_an_error(tmp_path):

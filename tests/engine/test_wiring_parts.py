@@ -122,6 +122,7 @@ def test_the_data_set_reports_its_images_and_classes(data):
     faces, facts = open_dataset(cfg, log)
     assert isinstance(faces, SyntheticFaces) and (len(faces), faces.num_classes, faces.image_size) == (100_000, 10_000, 16)
     assert facts == Facts(100_000, 10_000, None)
+    assert open_dataset(cfg.replace(num_image=32, num_classes=4), log)[1] == Facts(32, 4, None)
 
 
 # network and heads
