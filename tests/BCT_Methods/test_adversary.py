@@ -39,10 +39,10 @@ def clock_of(step: int) -> Clock:
     return Clock(step // 10, step, step / (10 * EPOCHS))
 
 
-def test_twenty_steps_in_float64_equal_a_loop(toy_side, one_rank, monkeypatch):
+def test_twenty_steps_in_float64_equal_a_loop(old_side, one_rank, monkeypatch):
     """Every weight after every step; the norm exceeds config.clip, mostly because of the discriminator."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)         # what the project computes in float32
-    cfg, batch = settings("AdvBCT", toy_side), batches()[0]
+    cfg, batch = settings("AdvBCT", old_side), batches()[0]
     method, backbone, head = AdvBCT(cfg, DATA).double(), make_backbone().double(), make_head().double()
     trainer = Trainer(cfg, one_rank, backbone, method, head)
     learnt = {"weight": backbone[1].weight, "bias": backbone[1].bias, "head": head.weight, **dict(method.named_parameters())}
@@ -57,9 +57,9 @@ def test_twenty_steps_in_float64_equal_a_loop(toy_side, one_rank, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", [666, 1])
-def test_no_hidden_unit_dies_in_fifty_steps(seed, toy_side, one_rank):
+def test_no_hidden_unit_dies_in_fifty_steps(seed, old_side, one_rank):
     """At the default settings; a unit is dead if it is 0 for every row.  With the discriminator unclipped 6 and 11 are dead."""
-    cfg = settings("AdvBCT", toy_side, seed=seed)
+    cfg = settings("AdvBCT", old_side, seed=seed)
     torch.manual_seed(1)
     method, backbone, head = AdvBCT(cfg, DATA), make_backbone(), make_head()
     trainer = Trainer(cfg, one_rank, backbone, method, head)

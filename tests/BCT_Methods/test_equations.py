@@ -31,11 +31,11 @@ ROUNDING = 2 * 20 * torch.finfo(torch.float32).eps      # 5e-6
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_terms_and_gradients_are_the_equations(name, toy_side, one_rank):
+def test_terms_and_gradients_are_the_equations(name, old_side, one_rank):
     """Both steps of one rank against the loops, in every gradient; NCCL's queue has more places than entries."""
-    default = {"bct_scale": settings(name, toy_side).bct_scale} if "bct_scale" in PUBLISHED[name] else {}
-    found, memory = steps_of_this_rank(name, toy_side, **default), []
-    method = make_method(name, toy_side)[0]
+    default = {"bct_scale": settings(name, old_side).bct_scale} if "bct_scale" in PUBLISHED[name] else {}
+    found, memory = steps_of_this_rank(name, old_side, **default), []
+    method = make_method(name, old_side)[0]
     for step, (new, labels, index) in enumerate(batches()):
         new, weight = new.double().requires_grad_(), make_head().weight.detach().double().requires_grad_()
         parameters = {key: p.detach().double().requires_grad_() for key, p in method.named_parameters()}
@@ -86,8 +86,8 @@ def test_p2s_without_a_violation_is_zero_with_a_gradient_of_zero():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_no_gradient_reaches_the_old_side(name, toy_side, one_rank):
-    method, _ = make_method_for_ranks(name, toy_side)
+def test_no_gradient_reaches_the_old_side(name, old_side, one_rank):
+    method, _ = make_method_for_ranks(name, old_side)
     before = {key: value.clone() for key, value in method.named_buffers()}
     assert (len(before) > 0) == (name not in ("MixBCT", "L2", "weakenedL2"))
     new, labels, index = batches()[0]

@@ -21,15 +21,15 @@ from utils.errors import UserError
     ("AdvBCT", {"embedding_size": 8}, "embedding_size must be the old one's"),
     ("L2", {"old_feature": None}, "config.old_feature is not set"),
 ])
-def test_refusals(name, more, words, toy_side, one_rank):
+def test_refusals(name, more, words, old_side, one_rank):
     data = replace(DATA, **{key: value for key, value in more.items() if hasattr(DATA, key)})
     with pytest.raises(UserError, match=words):
-        METHODS[name](settings(name, toy_side, **{key: value for key, value in more.items() if not hasattr(DATA, key)}), data)
+        METHODS[name](settings(name, old_side, **{key: value for key, value in more.items() if not hasattr(DATA, key)}), data)
 
 
-def test_a_classifier_with_a_missing_or_corrupt_shard_is_refused(toy_side, one_rank, tmp_path):
+def test_a_classifier_with_a_missing_or_corrupt_shard_is_refused(old_side, one_rank, tmp_path):
     def make():
-        METHODS["BCT"](settings("BCT", toy_side, old_classifier=str(tmp_path), scenario="EXclass"), DATA)
+        METHODS["BCT"](settings("BCT", old_side, old_classifier=str(tmp_path), scenario="EXclass"), DATA)
     torch.save({"weight": torch.randn(3, DIM), "bias": torch.zeros(3), "num_classes": 6}, tmp_path / "softmax_fc_gpu_0.pt")
     with pytest.raises(UserError, match=r"1 shards in .* hold 3 classes, expected 6"):
         make()

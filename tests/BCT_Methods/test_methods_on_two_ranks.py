@@ -30,14 +30,14 @@ def all_of_this_rank(folder: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(toy_side) -> list[dict]:
-    return on_ranks(2, all_of_this_rank, toy_side)
+def two_ranks(old_side) -> list[dict]:
+    return on_ranks(2, all_of_this_rank, old_side)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_terms_and_gradients_of_one_rank_are_those_of_two(name, toy_side, one_rank, two_ranks):
+def test_terms_and_gradients_of_one_rank_are_those_of_two(name, old_side, one_rank, two_ranks):
     """DDP averages: a rank's own rows carry twice the gradient, its class vectors and the parameters the whole one."""
-    for step, one in enumerate(steps_of_this_rank(name, toy_side)):
+    for step, one in enumerate(steps_of_this_rank(name, old_side)):
         ranks = [rank["steps"][name][step] for rank in two_ranks]
         for key, value in one["terms"].items():
             torch.testing.assert_close(sum(rank["terms"][key] for rank in ranks) / 2, value, rtol=1e-5, atol=1e-6)
@@ -49,9 +49,9 @@ def test_terms_and_gradients_of_one_rank_are_those_of_two(name, toy_side, one_ra
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_training_on_two_ranks_is_training_on_one(name, toy_side, one_rank, two_ranks):
+def test_training_on_two_ranks_is_training_on_one(name, old_side, one_rank, two_ranks):
     """Two updates with gradient accumulation under DDP; a method's buffers stay each rank's own (NCCL: 4 and 3 classes)."""
-    one = trained_of_this_rank(name, toy_side)
+    one = trained_of_this_rank(name, old_side)
     ranks = [rank["trained"][name] for rank in two_ranks]
     for rank in ranks:
         for found, expected in zip(rank["parameters"], one["parameters"], strict=True):
@@ -96,9 +96,9 @@ def refine_of_this_rank(folder: Path) -> tuple:
     return before, method.influence.prototypes, new
 
 
-def test_refinement_over_the_data(toy_side, one_rank, two_ranks):
+def test_refinement_over_the_data(old_side, one_rank, two_ranks):
     """start_epoch replaces the prototypes in epoch 10, and two ranks find what one finds."""
-    _, one, new = refine_of_this_rank(toy_side)
+    _, one, new = refine_of_this_rank(old_side)
     torch.testing.assert_close(one.double(), refined_rows(new.numpy(), 0.9, 0.05, False), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.cat([rank["refined"][1] for rank in two_ranks]), one, rtol=0, atol=1e-5)
     assert (one - torch.cat([rank["refined"][0] for rank in two_ranks])).abs().max() > 0.01      # not the plain mean
@@ -127,7 +127,7 @@ def rows_of_this_rank(folder: Path) -> torch.Tensor:
     return BCT(cfg, DATA).influence.prototypes
 
 
-def test_bct_uses_the_old_classifiers_rows(toy_side, one_rank, two_ranks):
+def test_bct_uses_the_old_classifiers_rows(old_side, one_rank, two_ranks):
     """Five old classes: their own vectors, as unit rows; the prototypes of the file for the other two."""
-    torch.testing.assert_close(rows_of_this_rank(toy_side), bct_rows(True).float())
+    torch.testing.assert_close(rows_of_this_rank(old_side), bct_rows(True).float())
     torch.testing.assert_close(torch.cat([rank["rows"] for rank in two_ranks]), bct_rows(True).float())

@@ -40,10 +40,10 @@ def made(name: str, folder: Path, records: str | None = None, **more):
 
 
 @pytest.fixture
-def own_side(toy_side, tmp_path) -> Path:
+def own_side(old_side, tmp_path) -> Path:
     """A copy of the old side whose files say where they come from: records "r", and model.pt next to them."""
     folder = tmp_path / "feature_save"
-    shutil.copytree(toy_side, folder)
+    shutil.copytree(old_side, folder)
     for number in (1, 2):
         torch.save({"weight": torch.full((2, 2), float(number))}, folder / f"model{number}.pt")
     for kind in KINDS:
@@ -76,13 +76,13 @@ def test_files_of_other_records_or_another_model_are_refused(name, own_side, one
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_method_asks_for_what_it_needs_and_for_nothing_else(name, toy_side, one_rank):
+def test_a_method_asks_for_what_it_needs_and_for_nothing_else(name, old_side, one_rank):
     for key in ("old_feature", "credible", "prototypes"):
         if key in READS[name]:
             with pytest.raises(UserError, match=f"config.{key} is not set"):
-                made(name, toy_side, **{key: None})
+                made(name, old_side, **{key: None})
         else:
-            made(name, toy_side, **{key: None})
+            made(name, old_side, **{key: None})
 
 
 def test_prototypes_of_other_images_are_refused(own_side, one_rank):
@@ -100,9 +100,9 @@ def test_old_side_names_file_images_records_and_model(own_side, one_rank):
                                          "records": "r", "model": prints[2]}
 
 
-def test_row_i_is_image_i(toy_side, one_rank):
+def test_row_i_is_image_i(old_side, one_rank):
     """Features, marks and labels in the order of the records, whatever order is asked for; prototypes by class."""
-    start = toy_side / f"OPclass/{SD}"
+    start = old_side / f"OPclass/{SD}"
     index = torch.tensor([41, 0, 17, 17, 5])
     rows = OldFeatures(Path(f"{start}_feature.npy"), images=IMAGES, dim=DIM)[index]
     assert rows.dtype == torch.float32 and not rows.requires_grad
@@ -115,12 +115,12 @@ def test_row_i_is_image_i(toy_side, one_rank):
     assert np.linalg.norm(old_prototypes(), axis=1).min() > 2
 
 
-def test_advbct_takes_the_labels_next_to_its_features(toy_side, one_rank, tmp_path):
+def test_advbct_takes_the_labels_next_to_its_features(old_side, one_rank, tmp_path):
     """Other labels next to the same features make other balls: those of the classes that they name."""
-    shutil.copytree(toy_side / "OPclass", tmp_path / "OPclass")
+    shutil.copytree(old_side / "OPclass", tmp_path / "OPclass")
     turned = (CLASSES - 1 - old_features()[1]).astype(np.int32)
     np.save(tmp_path / f"OPclass/{SD}_label.npy", turned)
-    for folder, class_of in ((toy_side, lambda c: c), (tmp_path, lambda c: CLASSES - 1 - c)):
+    for folder, class_of in ((old_side, lambda c: c), (tmp_path, lambda c: CLASSES - 1 - c)):
         method = made("AdvBCT", folder)
         for c in range(CLASSES):
             centre, distances = ball(class_of(c))
@@ -129,8 +129,8 @@ def test_advbct_takes_the_labels_next_to_its_features(toy_side, one_rank, tmp_pa
             assert method.is_ball[c] == (len(distances) > 1)
 
 
-def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(toy_side, one_rank):
-    torch.testing.assert_close(made("BCT", toy_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
+def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(old_side, one_rank):
+    torch.testing.assert_close(made("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
 
 
 def test_the_shards_of_an_old_classifier_come_in_the_order_of_their_ranks(tmp_path):
@@ -142,5 +142,5 @@ def test_the_shards_of_an_old_classifier_come_in_the_order_of_their_ranks(tmp_pa
     torch.testing.assert_close(load_classifier(tmp_path, DIM), rows / rows.square().sum(1, keepdim=True).sqrt())
 
 
-def test_unibct_starts_from_nothing(toy_side, one_rank):
-    assert not made("UniBCT", toy_side).influence.prototypes.any()
+def test_unibct_starts_from_nothing(old_side, one_rank):
+    assert not made("UniBCT", old_side).influence.prototypes.any()

@@ -32,9 +32,9 @@ def test_the_published_refinement_moves_nothing(one_rank):
     np.testing.assert_allclose(found, means, atol=1e-3)
 
 
-def test_no_second_term_before_the_first_refinement(toy_side, one_rank):
+def test_no_second_term_before_the_first_refinement(old_side, one_rank):
     new, labels, index = batches()[0]
-    method = UniBCT(settings("UniBCT", toy_side), DATA)
+    method = UniBCT(settings("UniBCT", old_side), DATA)
     assert method(make_head(), new, labels, index, Clock(9, 0, 0.2)).keys() == {"cls"}
     assert method(make_head(), new, labels, index, Clock(10, 0, 0.2)).keys() == {"cls", "bct"}
 
