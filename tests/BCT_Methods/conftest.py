@@ -1,4 +1,4 @@
-"""The toy old side, written once for all files of this folder."""
+"""The toy old side, written once for all tests of this folder."""
 
 from pathlib import Path
 

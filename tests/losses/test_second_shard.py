@@ -1,4 +1,4 @@
-"""What only a second rank shows: its classes, its labels, its rows, its draws.  7 classes are 4 and 3."""
+"""What only a second rank shows: its classes, labels, rows and draws.  7 classes are 4 and 3."""
 
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def ranks(tmp_path_factory) -> list[dict]:
 def test_a_method_on_two_ranks_is_its_equation_on_the_global_batch(name, ranks, tmp_path):
     """DDP takes the mean over two ranks: a rank's own rows carry twice the gradient, its class vectors the whole one.
 
-    A term may be that of the rank's own rows (L2): the mean over the ranks counts.
+    A term may be that of the rank's own rows (L2); the mean over the ranks is compared.
     """
     found = [rank["steps"][name] for rank in ranks]
     cfg = settings(name, tmp_path, **START.get(name, {}), **MORE.get(name, {}))
@@ -117,7 +117,7 @@ def test_a_method_on_two_ranks_is_its_equation_on_the_global_batch(name, ranks, 
     torch.testing.assert_close(torch.cat([rank["to_weight"] for rank in found]).double(), slow[1], rtol=1e-3, atol=2e-6)
 
 
-def test_rows_come_in_the_order_of_the_ranks_and_labels_are_counted_from_the_shards_first_class(ranks):
+def test_gathered_rows_are_in_the_order_of_the_ranks_and_local_labels_start_at_the_shards_first_class(ranks):
     for rank in ranks:
         assert torch.equal(rank["gathered"], LABELS)
     assert LABELS.tolist() == [4, 4, 5, 0, 6, 3, 3, 2, 4, 0]
@@ -173,14 +173,14 @@ def test_the_entropy_of_nccls_filter_is_over_the_classes_of_both_ranks(ranks):
 
 
 def test_each_rank_draws_for_itself_in_mixbct(ranks):
-    """On one and the same batch: both draw 40 % of its rows, all credible, but other ones."""
+    """On the same batch both draw 40 % of the rows, all credible, but different ones."""
     first, second = (set(rank["mix"].tolist()) for rank in ranks)
     assert len(first) == len(second) == 19 and first != second
     assert first | second <= set(credible_marks().nonzero()[0].tolist())
 
 
 def test_advbct_has_the_balls_of_all_classes_and_the_same_radii_on_both_ranks(ranks):
-    """Each rank has read half of the classes only."""
+    """Although each rank reads only half of the classes."""
     balls = [ball(c) for c in range(CLASSES)]
     for one, other in zip(ranks[0]["adv"], ranks[1]["adv"], strict=True):
         assert torch.equal(one, other) and len(one) == CLASSES
