@@ -119,7 +119,7 @@ def test_advbct_reads_the_labels_next_to_its_features(old_side, one_rank, tmp_pa
 
 
 def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(old_side, one_rank):
-    torch.testing.assert_close(made("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
+    torch.testing.assert_close(make("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
 
 
 def test_the_shards_of_an_old_classifier_are_joined_in_the_order_of_their_ranks(tmp_path):
