@@ -1,4 +1,4 @@
-"""The methods' equations, slowly: float64, one image after the other; ``slow_terms`` puts them together."""
+"""The methods' equations in float64, one image after the other; ``slow_terms`` combines them."""
 
 import math
 
@@ -35,7 +35,7 @@ def old_unit(index) -> Tensor:
 
 
 def with_margin(cos: Tensor, s: float, m2: float, m3: float) -> Tensor:
-    """The target's logit of its cosine."""
+    """Logit of the target class from its cosine."""
     theta = torch.arccos(cos)
     moved = torch.cos(theta + m2) if theta + m2 <= math.pi else cos - m2 * math.sin(math.pi - m2)
     return s * (moved - m3)
@@ -59,7 +59,7 @@ def margin_loss(embeddings, labels, weight, s: float = SCALE, m2: float = M2, m3
 
 
 def influence_loss(new, labels, rows, scale: float) -> Tensor:
-    """BCT's second term with prototypes as they are."""
+    """BCT's second term; the prototypes ``rows`` are not normalised here."""
     return sum(cross_entropy(scale * (rows @ unit(z)), y) for z, y in zip(new, labels, strict=True)) / len(labels)
 
 
@@ -112,7 +112,7 @@ def is_credible(old_row: Tensor, scale: float, classes: int = CLASSES) -> bool:
 
 
 def queue_entries(index, labels, weight, *, margin: bool, scale: float | None) -> list[tuple]:
-    """What a batch leaves in NCCL's queue: (old unit feature, label, logits, takes part); scale: of the credible filter."""
+    """Entries of a batch in NCCL's queue: (old unit feature, label, logits, is credible); scale: of the filter, or None."""
     out = []
     for o, y in zip(old_unit(index), labels.tolist(), strict=True):
         g = torch.stack([unit(row.detach()) @ o for row in weight])
@@ -123,7 +123,7 @@ def queue_entries(index, labels, weight, *, margin: bool, scale: float | None) -
 
 
 def contrasts(new, labels, index, weight, entries, *, tau: float, empty: int, margin: bool, scale: float | None):
-    """NCCL's (l1, l2); empty: places of the queue that are zeros and count in the sums; margin: g as published."""
+    """NCCL's (l1, l2).  empty: places of the queue that hold zeros and count in the sums; margin: logits as published."""
     sums, used = [0.0, 0.0], 0
     entries = [entry for entry in entries if entry[3]]
     for z, y, old in zip(new, labels.tolist(), old_unit(index), strict=True):
@@ -141,7 +141,7 @@ def contrasts(new, labels, index, weight, entries, *, tau: float, empty: int, ma
 
 
 def ball(label: int) -> tuple[Tensor, list[float]]:
-    """AdvBCT's (centre, distances that are kept, in ascending order) of a class."""
+    """AdvBCT's ball of a class: (centre, distances without outliers, ascending)."""
     rows = old_unit(np.flatnonzero(old_features()[1] == label))
     centre = sum(rows) / len(rows)
     distances = sorted(float((row - centre).norm()) for row in rows)
@@ -186,7 +186,7 @@ def adversarial(new, old, progress: float, p: dict[str, Tensor]) -> Tensor:
 def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, replaced: Tensor) -> dict[str, Tensor]:
     """The method's weighted terms of a batch (new, labels, index), all float64.
 
-    weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first, which grows.
+    weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first; it is extended.
     replaced bool [B]: MixBCT's rows.
     """
     new, labels, index = batch

@@ -33,7 +33,7 @@ def make_method_for_ranks(name: str, folder: Path, **more):
 
 
 def steps_of_this_rank(name: str, folder: Path, **more) -> list[dict]:
-    """Of two steps: the terms, and the gradients of this rank's rows, its class vectors and the method's parameters."""
+    """Terms of two steps, and gradients of this rank's rows, its class vectors and the method's parameters."""
     (method, _), head = make_method_for_ranks(name, folder, **more), make_head()
     steps, rows = [], slice_of_this_rank()
     for step, (new, labels, index) in enumerate(batches()):

@@ -1,4 +1,4 @@
-"""The toy old side of tests/method_toys.py, which no test changes."""
+"""The toy old side, written once for all tests of this folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""AdvBCT's discriminator under the one clip: twenty steps in float64 equal a loop by hand, and none of its units dies."""
+"""AdvBCT's discriminator under config.clip: twenty steps in float64 equal a loop by hand, and none of its units dies."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_twenty_steps_in_float64_equal_a_loop(old_side, one_rank, monkeypatch):
 
 @pytest.mark.parametrize("seed", [666, 1])
 def test_no_hidden_unit_dies_in_fifty_steps(seed, old_side, one_rank):
-    """At the default settings; a unit is dead if it is 0 for every row.  With the discriminator unclipped 6 and 11 are dead."""
+    """At the default settings; a unit is dead if it is 0 for every row.  Without the clip 6 and 11 units are dead."""
     cfg = settings("AdvBCT", old_side, seed=seed)
     torch.manual_seed(1)
     method, backbone, head = AdvBCT(cfg, DATA), make_backbone(), make_head()

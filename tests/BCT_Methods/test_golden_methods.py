@@ -94,7 +94,7 @@ def test_unibct(name, lamb, tau):
     assert np.array_equal(counts, g["counts"])
     found = refined(new, old, counts, lamb=lamb, tau=tau, as_published=True)
     near(found, g[f"prototype_new_{name}"], 2e-5)
-    near(found, g["plain_class_mean_of_old"], 2e-5)                 # which is why it moves nothing
+    near(found, g["plain_class_mean_of_old"], 2e-5)                 # as published, the refinement moves nothing
     near(class_means(g["old_features"], g["labels"]), g["plain_class_mean_of_old"], 2e-5)
 
 

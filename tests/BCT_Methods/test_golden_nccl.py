@@ -1,4 +1,4 @@
-"""NCCL against the golden arrays 08 and 08b, where the default differs on purpose through as_published."""
+"""NCCL against the golden arrays 08 and 08b, with as_published if the default differs from the public code on purpose."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from losses.shards import all_rows
 
 
 def nccl_steps_of_this_rank(g: dict) -> dict:
-    """The public run's two steps on stand-in logits, which lie whole on every rank: one shard of all 12 classes."""
+    """The public run's two steps on stand-in logits, of which every rank has all: one shard of 12 classes."""
     queue = Queue(32, 16, 12 * dist.get_world_size())
     out, rows = {}, torch.zeros(8, dtype=torch.bool)
     rows[rows_of_this_rank(np.arange(8))] = True
@@ -85,7 +85,7 @@ def whole_nccl_of_this_rank(g: dict) -> dict:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_nccl_through_partial_fc(world_size):
-    """Ours: terms are means over all ranks' rows and logits are shards; the public code's: own rows, gathered logits."""
+    """Our terms are means over the rows of all ranks and our logits are shards; the public code has own rows and all logits."""
     g = golden("08_nccl")
     ranks = on_ranks(world_size, whole_nccl_of_this_rank, g)
     checked = set()
@@ -106,7 +106,7 @@ def test_nccl_through_partial_fc(world_size):
 
 
 def test_nccl_filter(one_rank):
-    """The public script: every label's images a segment, softmax over one number, so that everything is credible."""
+    """The public script takes the softmax over one number, so that every image is credible; it also loses an image."""
     g = golden("08b_highly_credible")
     labels = g["labels"]
     features = F.normalize(torch.from_numpy(g["features"]).double()).numpy()

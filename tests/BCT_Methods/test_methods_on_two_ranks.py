@@ -1,4 +1,4 @@
-"""Two ranks compute what one computes: terms, gradients, trainings, prototypes and entropies.  7 classes are 4 and 3."""
+"""Two ranks, with 4 and 3 of 7 classes, compute what one computes: terms, gradients, trainings, prototypes, entropies."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ ROUNDING = 2 * 20 * torch.finfo(torch.float32).eps      # 5e-6
 
 
 def all_of_this_rank(folder: Path) -> dict:
-    """What the tests compare between one rank and two; one start of two processes serves them all."""
+    """All that the tests compare between one rank and two, so that two processes start once."""
     return {"steps": {name: steps_of_this_rank(name, folder) for name in VARIANTS},
             "trained": {name: trained_of_this_rank(name, folder) for name in VARIANTS},
             "refined": refine_of_this_rank(folder), "entropy": entropy_of_this_rank(),
@@ -97,7 +97,7 @@ def refine_of_this_rank(folder: Path) -> tuple:
 
 
 def test_refinement_over_the_data(old_side, one_rank, two_ranks):
-    """start_epoch replaces the prototypes in epoch 10, and two ranks find what one finds."""
+    """start_epoch replaces the prototypes in epoch 10, and they are the same on one rank and on two."""
     _, one, new = refine_of_this_rank(old_side)
     torch.testing.assert_close(one.double(), refined_rows(new.numpy(), 0.9, 0.05, False), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.cat([rank["refined"][1] for rank in two_ranks]), one, rtol=0, atol=1e-5)

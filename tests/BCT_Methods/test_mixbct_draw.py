@@ -1,4 +1,4 @@
-"""MixBCT's draw, as it is: which rows of a batch are replaced, by what, and what that does to the gradient."""
+"""MixBCT's draw: which rows of a batch are replaced, by what, and the effect on the gradient."""
 
 
 import numpy as np
@@ -17,7 +17,7 @@ CREDIBLE = torch.from_numpy(credible_marks())[INDEX]        # of the batch's row
 
 
 def mixed(method: MixBCT, step: int = 0, rows: slice = slice(None)) -> torch.Tensor:
-    """What the head is given for these rows of the toy batch."""
+    """The embeddings that the head gets for these rows of the toy batch."""
     seen = []
 
     def head(embeddings, labels):
@@ -29,17 +29,17 @@ def mixed(method: MixBCT, step: int = 0, rows: slice = slice(None)) -> torch.Ten
 
 
 def drawn(method: MixBCT, step: int = 0, rows: slice = slice(None)) -> set[int]:
-    """The rows of the batch that are not the new embeddings any more."""
+    """The rows of the batch that were replaced."""
     return set((mixed(method, step, rows) != NEW[rows]).any(1).nonzero()[:, 0].tolist())
 
 
-def test_the_toy_batch_has_both_kinds_in_no_order():
+def test_the_toy_batch_has_credible_rows_and_others_in_no_order():
     assert CREDIBLE.sum() == 11 and (CREDIBLE.int().diff() != 0).sum() >= 8 and len(set(INDEX.tolist())) == SIZE
 
 
 @pytest.mark.parametrize("ratio, count", [(0.3, 7), (0.4, 9), (0.29, 6), (0.04, 0), (0.5, 11), (1.0, 11), (0.0, 0)])
 def test_int_of_alpha_times_b_credible_rows_or_all_of_them_if_there_are_fewer(ratio, count, old_side, one_rank):
-    """0.29 x 24 = 6.96: cut, not rounded; alpha counts rows of the batch, not credible ones."""
+    """0.29 x 24 = 6.96 gives 6 rows: not rounded; alpha is a share of the rows of the batch, not of the credible ones."""
     for step in range(5):
         rows = drawn(MixBCT(settings("MixBCT", old_side, mix_ratio=ratio), DATA), step)
         assert len(rows) == count and all(CREDIBLE[row] for row in rows)
@@ -52,7 +52,7 @@ def test_the_default_is_38_of_128(old_side, one_rank):
 
 
 def test_all_credible_rows_are_drawn_equally_often(old_side, one_rank):
-    """400 steps, 7 of 11 rows each: 255 times a row, with a standard deviation of 10."""
+    """400 steps draw 7 of 11 rows each: 255 times a row, with a standard deviation of 10."""
     method, count = MixBCT(settings("MixBCT", old_side), DATA), np.zeros(SIZE, int)
     for step in range(400):
         count[method.replaced(INDEX, Clock(0, step, 0.0)).numpy()] += 1
@@ -69,7 +69,7 @@ def test_the_draw_is_a_function_of_seed_rank_and_step_and_of_nothing_else(old_si
     torch.manual_seed(2)
     assert rows() == first and rows(epoch=4, progress=0.7) == first
     torch.manual_seed(1)
-    assert torch.equal(torch.get_rng_state(), state)            # it takes no number from the generator of dropout
+    assert torch.equal(torch.get_rng_state(), state)            # it uses no number of the generator of dropout
     others = [rows(seed=667), rows(rank=1), rows(rank=2), rows(step=6), rows(step=7)]
     assert len({frozenset(other) for other in [first, *others]}) == 6
 
@@ -95,7 +95,7 @@ def test_a_batch_without_credible_rows_is_plain_training(old_side, one_rank):
 
 
 def test_replaced_rows_send_no_gradient_and_count_in_the_mean(old_side, one_rank):
-    """The loss is the mean over all B rows, with the margin on the old ones, too; the class vectors feel both kinds."""
+    """The loss is the mean over all B rows, with the margin also on old ones; the class vectors get gradients of both kinds."""
     method, head = MixBCT(settings("MixBCT", old_side), DATA), make_head()
     rows = drawn(method)
     is_drawn = torch.tensor([row in rows for row in range(SIZE)])
@@ -111,7 +111,7 @@ def test_replaced_rows_send_no_gradient_and_count_in_the_mean(old_side, one_rank
 
 
 def test_marks_and_features_are_those_of_the_settings(old_side, one_rank, tmp_path):
-    """Other files: only image 7 is credible, and its old feature is another one."""
+    """With other files only image 7 is credible, and its old feature differs."""
     marks, features = np.arange(IMAGES) == 7, old_features()[0].copy()
     features[7] = np.arange(DIM)
     np.save(tmp_path / "f6_a_class70_feature.npy", features)

@@ -1,4 +1,4 @@
-"""NCCL's queue and filter inside the method: what enters, what it is compared with, and what is left out."""
+"""NCCL's queue and filter inside the method: what is stored, what it is compared with, and what is left out."""
 
 import math
 
@@ -19,7 +19,7 @@ CLOCK = Clock(0, 0, 0.0)
 
 
 def test_the_batch_enters_the_ring_as_old_unit_features_with_labels_and_old_logits(old_side, one_rank):
-    """Ten images a step into 15 places: the second step takes the five empty ones and the five oldest."""
+    """Ten images a step into 15 places: the second step fills the five empty ones and replaces the five oldest."""
     method, head = NCCL(settings("NCCL", old_side, queue_size=15), DATA), make_head()
     steps = batches()
     for new, labels, index in steps:
@@ -52,7 +52,7 @@ def test_credible_is_an_entropy_of_at_most_half_of_ln_c_at_the_scale_of_the_clas
     assert filters.max_entropy == pytest.approx(math.log(7) / 2)
 
 
-def test_without_the_filter_the_class_means_are_not_asked_for(old_side, one_rank):
+def test_without_the_filter_no_prototypes_are_needed(old_side, one_rank):
     assert NCCL(settings("NCCL", old_side, prototypes=None), DATA).credible is None
 
 
@@ -73,8 +73,10 @@ def test_queue_and_method_use_half_precision_only_if_the_config_says_so(old_side
 
 
 def test_the_queue_forgets_the_oldest(one_rank):
-    """Twelve entries into a ring of ten, in batches of any size (a run that resumes on fewer ranks has smaller ones): the
-    last ten remain, and a batch that does not fit is refused."""
+    """Twelve entries in a ring of ten: the last ten remain, and a batch that does not fit is refused.
+
+    Batches may have any size: a run that resumes on fewer ranks has smaller ones.
+    """
     queue = Queue(10, DIM, CLASSES)
     rows = torch.arange(12.0)[:, None]
     features, logits = rows.expand(-1, DIM), rows.expand(-1, CLASSES)
@@ -87,7 +89,7 @@ def test_the_queue_forgets_the_oldest(one_rank):
 
 
 def test_the_terms_leave_out_old_embeddings_that_are_not_credible(old_side, one_rank, monkeypatch):
-    """Neither as a row of the batch nor as an entry of the queue: as if those images were not there."""
+    """They count neither as rows of the batch nor as entries of the queue."""
     method = NCCL(settings("NCCL", old_side, queue_size=20, credible_only=True), DATA)
     new, labels, index = batches()[0]
     good = torch.tensor([True, False, True, True, True, False, True, True, False, True])

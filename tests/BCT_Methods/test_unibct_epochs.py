@@ -1,4 +1,4 @@
-"""UniBCT over the epochs: when prototypes are refined, from which images and backbone, and when the second term is there."""
+"""UniBCT over the epochs: when prototypes are refined, from which images and backbone, and when the second term exists."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def slow_prototypes(backbone: torch.nn.Sequential, lamb: float = 0.9, tau: float
 
 
 def test_prototypes_are_refined_when_the_listed_epochs_begin_and_only_then(old_side, one_rank):
-    """Each time anew from the old features and the backbone of that moment; lambda and tau away from their defaults."""
+    """Each refinement starts from the old features and uses the present backbone; lambda and tau are not the defaults."""
     method = UniBCT(settings("UniBCT", old_side, refine_epoch=[2, 5], lamb=0.5, tau=0.4, batch_size=7), DATA)
     assert not method.influence.prototypes.any()
     expected = torch.zeros(7, DIM).double()
@@ -50,7 +50,7 @@ def test_prototypes_are_refined_when_the_listed_epochs_begin_and_only_then(old_s
 
 
 def test_the_second_term_begins_with_the_first_listed_epoch_in_any_order_of_the_list(old_side, one_rank):
-    """The epoch counts, neither the step nor the progress."""
+    """It depends on the epoch, not on step or progress."""
     method = UniBCT(settings("UniBCT", old_side, refine_epoch=[5, 2]), DATA)
     new, labels, index = batches()[0]
     terms = [set(method(make_head(), new, labels, index, Clock(epoch, 7 * (8 - epoch), 0.9))) for epoch in range(8)]
@@ -67,7 +67,7 @@ def test_the_default_refines_in_epochs_10_and_20(old_side, one_rank):
 
 
 def test_refinement_uses_the_statistics_of_training_and_leaves_them_alone(old_side, one_rank):
-    """BatchNorm with its running statistics, no dropout: the features that the finished model would give."""
+    """BatchNorm uses its running statistics, and there is no dropout: the features are those of evaluation."""
     backbone = make_backbone()
     norm = torch.nn.BatchNorm1d(DIM)
     norm.running_mean.copy_(torch.linspace(-1, 1, DIM)), norm.running_var.copy_(torch.linspace(0.5, 2, DIM))
@@ -85,7 +85,7 @@ def test_refinement_uses_the_statistics_of_training_and_leaves_them_alone(old_si
 
 @pytest.mark.parametrize("rows, numbers", [(13, 1 << 24), (1, 1 << 24), (10**6, 30)])
 def test_blocks_of_classes_and_parts_of_a_block_change_nothing(rows, numbers, old_side, one_rank, monkeypatch):
-    """Few images at once, or few neighbour matrices at once: the same prototypes at the same places."""
+    """With few images at once, or few neighbour matrices at once, the prototypes are the same."""
     monkeypatch.setattr(refinement, "class_blocks", partial(class_blocks, rows=rows))
     monkeypatch.setattr(refinement, "MAX_NUMBERS_SOLVED", numbers)
     method, backbone = UniBCT(settings("UniBCT", old_side, refine_epoch=[0], tau=0.3), DATA), make_backbone()

@@ -1,4 +1,4 @@
-"""UniBCT's refined prototypes against the equation, class by class; which images count, and what the published one does."""
+"""UniBCT's refined prototypes against the equation, class by class; corrupt images; and the published refinement."""
 
 import numpy as np
 import torch
