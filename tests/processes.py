@@ -1,8 +1,8 @@
 """Processes that start within milliseconds: forks of one server, which has imported torch and the other packages.
 
 The server has one thread, so that a fork is safe, and has imported nothing of the project: each process imports that from
-its own path. A fork shares the server's hash seed and its imported packages; the launchers, and what a script's directory
-hides, are tested with real starts (test_commands.py).
+its own path. A fork shares the server's hash seed and its imported packages. test_commands.py therefore starts the launchers
+for real, and test_processes.py checks that nothing in a script's directory hides a package.
 """
 
 import functools
