@@ -2,16 +2,16 @@
 
     python tests/mutate.py                      all areas, two faults at a time (about 20 minutes on 2 cores)
     python tests/mutate.py engine methods       two areas
-    python tests/mutate.py engine:7 -v          the seventh fault of an area, with what pytest printed
+    python tests/mutate.py engine:7 -v          the seventh fault of an area, with the output of pytest
 
-Each area is a file of blocks: a file and the tests that must fail, the line as it is and as it becomes, without indentation.
+Each area is a file of blocks: the changed file and the tests that must fail, then the line before and after the change.
 
     engine/trainer.py: tests/engine/test_step.py
     - loss = sum(terms.values())
     + loss = terms["cls"]
 
-``engine/trainer.py #2: ...`` is the second of several equal lines.  A line that is not there is an error, and so are tests that
-fail without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
+``engine/trainer.py #2: ...`` is the second of several equal lines.  A missing line is an error, and so are tests that fail
+without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Mutation:
     which: int = 0
 
     def apply(self, copy: Path) -> str | None:
-        """Write the fault into the file below ``copy``; why that is not possible, or None."""
+        """Write the fault into the file below ``copy``.  Returns the reason if that is not possible, else None."""
         path = copy / self.file
         if not path.is_file():
             return "no such file"
@@ -69,7 +69,7 @@ def read_mutations(names: list[str]) -> Iterator[Mutation]:
     """The faults of the areas ``names`` (all if empty); AREA:NUMBER chooses one."""
     chosen = [name.partition(":")[::2] for name in names]
     for file in sorted((ROOT / "tests/mutations").glob("*.txt")):
-        blocks = [block.splitlines() for block in file.read_text().split("\n\n")[1:]]         # the first says what the area is
+        blocks = [block.splitlines() for block in file.read_text().split("\n\n")[1:]]         # the first one describes the area
         for number, (heading, before, after) in enumerate(blocks, 1):
             if not chosen or any(area == file.stem and which in ("", str(number)) for area, which in chosen):
                 place, _, tests = heading.partition(": ")
@@ -131,7 +131,7 @@ def start_server() -> None:
 
 
 def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
-    """("caught", ...), or what is wrong with the fault or its tests; and what pytest printed."""
+    """(verdict, what pytest printed); the verdict starts with "caught" if the tests failed, else it says what is wrong."""
     copy, begin = copies.get(), time.monotonic()
     try:
         original = (copy / mutation.file).read_text() if (copy / mutation.file).is_file() else ""
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("areas", nargs="*", metavar="AREA[:NUMBER]", help="areas of tests/mutations (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: 2)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print what pytest printed if no test failed")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the output of pytest if no test failed")
     args = parser.parse_args()
     mutations = list(read_mutations(args.areas))
     if not mutations:

@@ -193,3 +193,14 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
         main()
     with pytest.raises(UserError, match="no softmax_fc_gpu"):
         whole_classifier(tmp_path / "nowhere")
+
+
+def test_the_classifier_of_a_corrupt_checkpoint_is_refused(saved, tmp_path):
+    shutil.copytree(saved[0] / "softmax/checkpoints" / str(2 * BATCH), tmp_path / "copy")
+    file = tmp_path / "copy/rank_1.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="rank_1.pt is not the file that was written .*; export another checkpoint"):
+        classifier_in_checkpoint(tmp_path / "copy")
+    (tmp_path / "copy/complete.json").unlink()
+    with pytest.raises(UserError, match="complete.json is corrupt or was not written by this project; export another checkpoint"):
+        classifier_in_checkpoint(tmp_path / "copy")
