@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from toy import jpeg, write_records
 
@@ -54,7 +55,8 @@ def data(made, tmp_path) -> Path:
 @pytest.fixture
 def look(monkeypatch):
     """Checks a method's config on a folder; gives the report.  What takes long, and has its own test, gives its arguments."""
-    monkeypatch.setattr(check, "look_at_gpu", lambda cfg, ranks, head, method: f"{ranks} {head.__name__} {type(method).__name__}")
+    monkeypatch.setattr(check, "look_at_gpu", lambda cfg, ranks, head, method: (
+        f"{ranks} of {dist.get_world_size()} {head.__name__} {type(method).__name__}"))
     monkeypatch.setattr(check, "look_at_disk", lambda cfg, ranks, method: f"{ranks} {type(method).__name__} {cfg.num_classes}")
     monkeypatch.setattr(check, "look_at_images", lambda faces, every: f"{len(faces)} {every}")
     monkeypatch.setattr(check, "new_backbone", lambda cfg: None)
@@ -163,9 +165,9 @@ def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, made):
     rows = {what: found for what, found, _ in look(made, "AdvBCT", ranks=3, every=True).rows}
     assert set(rows) == {"config", "records", "step", "labels", "images", "output", "lfw", "old model", "old_feature", "disk",
                          "GPU memory"}
-    assert (rows["disk"], rows["GPU memory"], rows["images"]) == ("3 AdvBCT 5", "3 PartialFC AdvBCT", "41 True")
+    assert (rows["disk"], rows["GPU memory"], rows["images"]) == ("3 AdvBCT 5", "3 of 3 PartialFC AdvBCT", "41 True")
     rows = {what: found for what, found, _ in look(made, "old", "rec=train_part_70_class").rows}
-    assert (rows["GPU memory"], rows["images"]) == ("2 SoftmaxHead Method", "41 False")
+    assert (rows["GPU memory"], rows["images"]) == ("2 of 2 SoftmaxHead Method", "41 False")
     assert not {"disk", "GPU memory"} & {what for what, _, _ in look(made, "L2", "lr=fast").rows}
 
 
