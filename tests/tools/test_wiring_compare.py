@@ -215,6 +215,8 @@ def test_tables_show_each_figure_in_its_column(report):
     assert row(report, "1:1 at today's", "new")[1:] == ["1e-1", "0.400", "10", "15", "3 of 20", "40.00", "70.00", "0.550"]
     assert row(report, "1:N at today's", "new")[1:] == ["1e-1", "0.500", "5", "15", "3 of 20", "40.00", "60.00", "0.700"]
     assert row(report, "Flips", "new", "top-1")[2:] == ["10", "2", "4", "20.00"]
+    upgrade = report["upgrades"]["new"]
+    assert row(report, "All", "new")[6:] == [f"{upgrade[key]:.1f}" for key in ("P_comp", "P_up", "P_1")]
     order = "lowest norm of the old feature first"
     shown = row(report, "Re-embedding the gallery step by step: top-1", "new", order)
     assert shown[2:] == ["70.00", "60.00", "80.00", "90.00", "43", "2"]

@@ -4,12 +4,13 @@ import json
 import os
 import shlex
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from toy import write_ijb, write_records
 
-from engine.cost import training_bytes
+from engine import cost
 from tools.reproduce import plan, reproduce
 from tools.reproduce.plan import parts_exist, print_plan
 from tools.reproduce.reproduce import METHODS, Recipe, parse_arguments, steps_of
@@ -177,7 +178,7 @@ def test_what_a_plan_adds_up(data, monkeypatch, capsys):
     assert rows["old"][:4] == ["mbf", "12", "15", "15"] and rows["L2"][:4] == rows["paragon"][:4] == ["mbf", "28", "1", "3"]
     assert rows["features of old model and paragon"][1] == "28" and rows["embeddings of IJBC, both views"][1] == "36"
     assert rows["together"][1] == f"{12 * 15 + 2 * 28} trained, {2 * 28 + 2 * 36 * 3} embedded" and rows["together"][3] == "21"
-    files = sum(training_bytes(training.load(), 10, 2)[0] for training in trainings)
+    files = sum(cost.training_bytes(training.load(), 10, 2)[0] for training in trainings)
     arrays = 2 * 28 * 128 * 4 + 3 * 36 * 2 * 128 * 4            # float32: features of two models, two views by three models
     assert written[data / "out"] == pytest.approx(1e-9 * (files + arrays), rel=1e-9)
     assert written[data / "records"] == pytest.approx(2e-9 * (data / "records/train.rec").stat().st_size)
@@ -190,7 +191,30 @@ def test_records_are_split_unless_all_four_parts_are_there(data):
     assert parts_exist(data / "records")
 
 
+def test_a_disk_needs_a_fifth_more_than_will_be_written(tmp_path, monkeypatch):
+    for free, problems in ((12 * 10**9, 0), (12 * 10**9 - 1, 1)):
+        monkeypatch.setattr(cost.shutil, "disk_usage", lambda _, free=free: namedtuple("usage", "free")(free))
+        assert len(plan.disk_problems({tmp_path: 10.0})) == problems        # GB
+
+
 # --- running -----------------------------------------------------------------------------------------------
+
+def test_a_step_whose_command_or_inputs_changed_runs_again_and_so_does_what_needs_it(tmp_path):
+    """first <- second <- third; other is for itself.  Each step notes its name."""
+    note = tmp_path / "notes"
+
+    def ran(**commands: str) -> list[str]:
+        note.write_text("")
+        steps = [Step(name, ["bash", "-c", f"echo {name} >> {note}; {commands.get(name, 'true')}"], needs, tmp_path)
+                 for name, needs in (("first", ()), ("second", ("first",)), ("third", ("second",)), ("other", ()))]
+        run_steps(steps, tmp_path / "out", 0, 1)
+        return sorted(note.read_text().split())
+
+    assert ran() == ["first", "other", "second", "third"] and ran() == []
+    assert ran(second="true 2") == ["second", "third"]
+    assert ran(second="true 2", first=":") == ["first", "second", "third"]
+    assert ran(second="true 2", first=":", other=":") == ["other"]
+
 
 @pytest.mark.parametrize("gpus, cores, trainings, threads", [(0, 8, 2, "4"), (0, 3, 1, "3"), (0, 2, 4, "1"), (1, 8, 2, "none")])
 def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monkeypatch, gpus, cores, trainings, threads):
