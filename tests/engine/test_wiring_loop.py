@@ -203,6 +203,20 @@ class Poisoned(Noted):
         return terms | {"pull": terms["pull"] + (torch.nan if clock.step >= 9 else 0)}
 
 
+def test_an_epoch_that_ends_inside_an_accumulation_is_saved_after_the_next_update(data, tmp_path):
+    """16 images of the second epoch were seen in steps of eight; five steps of six are left, of which the last is no update."""
+    def kill(step):
+        if step == 8:
+            raise SystemExit(9)
+    settings = ["num_epoch=3", "gradient_acc=2", "save_every=2"]
+    assert record(data, tmp_path, *settings, before_step=kill).code == 9
+    run = record(data, tmp_path, *settings, "resume=True", "batch_size=6", "save_every=0")
+    assert run.code == 0, run.log
+    assert [(step["clock"].step, step["update"]) for step in run.steps[:7]] == [
+        (10, False), (11, True), (12, False), (13, True), (14, False), (16, False), (17, True)]
+    assert [event for event in run.events if event[0] == "save"] == [("save", 2, 12), ("save", 3, 0)]
+
+
 def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
     """The step of the update's first batch; also after a resumption inside the epoch, with any number of images a step."""
     def kill(step):
