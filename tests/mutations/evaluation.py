@@ -75,7 +75,7 @@ MUTATIONS = [
     ("tools/ijbc_eval/metrics.py", "nearest = len(far) - 1 - np.array([np.abs(far[::-1] - x).argmin() for x in fars])",
      "nearest = np.array([np.abs(far - x).argmin() for x in fars])", METRICS),
     ("tools/ijbc_eval/metrics.py", 'return figures, {"scores": scores, "far": CURVE_FARS, "tar": curve, "frr": 1 - curve}',
-     'return figures, {"scores": scores, "far": CURVE_FARS, "tar": 1 - curve, "frr": curve}', METRICS),
+     'return figures, {"scores": scores, "far": CURVE_FARS, "tar": 1 - curve, "frr": curve}', EVALUATOR),
     ("tools/ijbc_eval/metrics.py", "return np.where(rates * negatives + ROUNDING < 1, np.nan, values)",
      "return values", EVALUATOR),
     ("tools/ijbc_eval/metrics.py",
