@@ -93,7 +93,9 @@ def copy_repository(folder: Path) -> Path:
 def run_tests(copy: str, tests: str, output: str) -> None:
     """Run tests in this process, which then ends with pytest's exit code."""
     gc.freeze()                 # a collection would otherwise copy the memory that this process shares with the server
-    forkserver._forkserver.ensure_running = lambda: None        # processes of the tests are forks of the same server
+    # Processes of the tests are forks of the same server, instead of a server of their own.
+    forkserver._forkserver.ensure_running = lambda: None            # type: ignore[method-assign]
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell's background job ignores it
     os.chdir(copy)
     sys.path[:] = [copy, *(entry for entry in sys.path if not entry.startswith(str(ROOT / "tests")))]
     sys.stdout.flush()
@@ -110,7 +112,7 @@ def exit_code(copy: Path, tests: str) -> tuple[int | None, str]:
     process.start()
     process.join(SECONDS)
     code = process.exitcode
-    if code is None:
+    if code is None and process.pid is not None:
         os.kill(process.pid, signal.SIGINT)     # pytest then ends the processes that its tests started
         process.join(SECONDS_TO_STOP)
         process.kill()
