@@ -21,6 +21,7 @@ from records.recordio import RecordWriter, pack
 from tools.check import check, record_rows, resource_rows
 from tools.check.report import Report
 from utils.config import load_config
+from utils.errors import UserError
 from utils.origin import save_array
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +158,15 @@ def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, check_folder)
     rows = {what: found for what, found, _ in look(check_folder, "old", "rec=train_part_70_class").rows}
     assert (rows["GPU memory"], rows["images"]) == ("2 of 2 SoftmaxHead Method", "41 False")
     assert not {"disk", "GPU memory"} & {what for what, _, _ in look(check_folder, "L2", "lr=fast").rows}
+
+
+def test_a_network_or_a_head_that_cannot_be_built_is_a_wrong_setting(look, check_folder, monkeypatch):
+    assert wrong(look(check_folder, "old", "rec=train_part_70_class", "sample_rate=0.5")) == {"settings": "wrong"}      # softmax
+
+    def refuse(cfg):
+        raise UserError("expected another network")
+    monkeypatch.setattr(check, "new_backbone", refuse)
+    assert wrong(look(check_folder, "L2")) == {"settings": "wrong"}
 
 
 def test_a_disk_needs_a_fifth_more_than_will_be_written(tmp_path, monkeypatch):
