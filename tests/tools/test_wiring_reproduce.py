@@ -191,6 +191,14 @@ def test_records_are_split_unless_all_four_parts_are_there(data):
     assert parts_exist(data / "records")
 
 
+def test_a_network_that_cannot_be_built_is_a_problem_before_the_start(data, monkeypatch):
+    def refuse(cfg):
+        raise UserError("expected another network")
+    monkeypatch.setattr(plan, "new_backbone", refuse)
+    trainings = recipe(monkeypatch, *words(data)).trainings
+    assert plan.check_inputs(trainings, data / "records", data / "ijb", "IJBC") == ["expected another network"]
+
+
 def test_a_disk_needs_a_fifth_more_than_will_be_written(tmp_path, monkeypatch):
     for free, problems in ((12 * 10**9, 0), (12 * 10**9 - 1, 1)):
         monkeypatch.setattr(cost.shutil, "disk_usage", lambda _, free=free: namedtuple("usage", "free")(free))
