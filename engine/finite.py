@@ -83,7 +83,9 @@ class Guard:
         """
         skipped, broken_since = self.bad_steps.read()
         if broken_since >= 0:
-            self.fail(broken_since, self.progress.mean_terms() if terms is None else terms)
+            # The first update after a resumption with another batch size can have fewer steps than the others.
+            first_step = self.training.steps_before(self.start)
+            self.fail(max(broken_since, first_step), self.progress.mean_terms() if terms is None else terms)
         if self.statistics.mend():
             self.training.log.warning("BatchNorm's statistics were not finite after a forward pass that overflowed; they are "
                                       "restored to those of the last log line")

@@ -32,9 +32,8 @@ from utils.settings import Settings, described
 
 def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> None:
     """Command line of every training script."""
-    args = parse_arguments()
-
     def start() -> None:
+        args = parse_arguments()
         with StopSignal() as stop, errors_in_log(), lost_ranks_explained():
             train(load_config(args.config, args.overrides), method, head, stop)
     with others_not_waited_for():
@@ -83,7 +82,8 @@ def train_epoch(training: Run, progress: Progress, guard: Guard, position: Posit
         begin_epoch(training, progress, position.epoch)
     trainer.plain_backbone.train()
     training.loader.set_epoch(position.epoch, position.images)
-    for step, (images, labels, index) in enumerate(training.loader, training.steps_before(position)):
+    step = training.steps_before(position)
+    for images, labels, index in training.loader:
         clock = Clock(position.epoch, step, step / training.total_steps)
         lr = learning_rate(step // cfg.gradient_acc, **training.schedule)
         update = (step + 1) % cfg.gradient_acc == 0
@@ -91,15 +91,15 @@ def train_epoch(training: Run, progress: Progress, guard: Guard, position: Posit
         if progress.step(terms, clock):
             means = progress.mean_terms()
             progress.report(means, clock, lr, skipped=guard.check(means))
-        position = Position(position.epoch, position.images + training.batch)
-        if (step + 1) % len(training.loader):               # the end of an epoch saves and verifies anyway
-            if checkpoints.due(step + 1, update):
+        step, position = step + 1, Position(position.epoch, position.images + training.batch)
+        if step % len(training.loader):                     # the end of an epoch saves and verifies anyway
+            if checkpoints.due(step, update):
                 guard.check()
                 with progress.pause():
                     checkpoints.save(position)
-            if (step + 1) % cfg.verbose == 0:
-                verify(training, progress, step + 1)
-    return end_epoch(training, progress, guard, Position(position.epoch + 1))
+            if step % cfg.verbose == 0:
+                verify(training, progress, step)
+    return end_epoch(training, progress, guard, Position(position.epoch + 1), step)
 
 
 def begin_epoch(training: Run, progress: Progress, epoch: int) -> None:
@@ -110,9 +110,12 @@ def begin_epoch(training: Run, progress: Progress, epoch: int) -> None:
         training.trainer.plain_method.start_epoch(epoch, training.trainer.plain_backbone, training.dataset)
 
 
-def end_epoch(training: Run, progress: Progress, guard: Guard, position: Position) -> Position:
-    """Save, then verify: a verification takes long, and changes nothing.  A collective."""
-    step = training.steps_before(position)
+def end_epoch(training: Run, progress: Progress, guard: Guard, position: Position, step: int) -> Position:
+    """Save, then verify: a verification takes long, and changes nothing.  A collective.
+
+    position: the start of the next epoch.  step: steps done; fewer than before ``position`` if the epoch was resumed with
+    another batch size, and then perhaps inside an accumulation.
+    """
     guard.check()
     report_corrupt_records(training, progress)
     with progress.pause():

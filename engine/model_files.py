@@ -1,4 +1,4 @@
-"""The results of a training: model.pt (the plain backbone) and the classifier shards; writer and reader."""
+"""The results of a training: model.pt (the plain backbone) and the classifier; writers and readers."""
 
 import hashlib
 import re
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.checkpoint_files import about_checkpoint, problem_of
 from engine.distributed import Ranks
 from utils.arrays import load_pt, one_line
 from utils.errors import UserError
@@ -108,6 +109,20 @@ def whole_classifier(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{len(files)} shards in {folder} hold {classes} classes, expected {expected}; copy all shards of one "
                         f"training")
     return {name: torch.cat([rows[name] for rows in shards]) for name in shards[0]}
+
+
+def classifier_in_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """{"weight": [C, d]}, and {"bias": [C]} of a softmax head, from the checkpoint in ``folder``.
+
+    Raises :class:`UserError` if a file of the checkpoint is missing or corrupt.
+    """
+    about = about_checkpoint(folder)
+    problem = problem_of(folder, about)
+    if problem or isinstance(about, str):
+        raise UserError(f"{problem}; export another checkpoint")
+    ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
+    return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
+            if f"head/{name}" in ranks[0]}
 
 
 def read_shard(file: Path, classes_before: int) -> tuple[dict[str, Tensor], int, int | None]:

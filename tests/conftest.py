@@ -1,4 +1,4 @@
-"""Puts the repository on the path; fixtures that many tests use."""
+"""Adds the repository to the path; fixtures that many tests use."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: on a busy machine threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: threads would only wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -18,7 +18,7 @@ import utils.opencv  # noqa: F401  before a test imports cv2: it sets OpenCV's l
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """Files with long tests first: two workers that take a file at a time then end together."""
+    """Put the files with long tests first, so that two workers that take a file at a time end together."""
     long_files = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long_files)
 
@@ -31,7 +31,7 @@ def faces() -> Path:
 
 @pytest.fixture
 def one_rank():
-    """A process group of one, as a script started without a launcher has."""
+    """The process group of one rank that a script has without a launcher."""
     import torch.distributed as dist
 
     from engine.distributed import start_ranks
@@ -42,7 +42,7 @@ def one_rank():
 
 @pytest.fixture(autouse=True)
 def fresh_log():
-    """A run inside a test leaves the project's logger with its own handlers; pytest must hear it again."""
+    """Remove the handlers that a run inside a test adds to the project's logger, so that pytest captures it again."""
     log = logging.getLogger("bct")
     log.handlers.clear()
     log.propagate = True

@@ -1,4 +1,4 @@
-"""The two folders of data that some tests read."""
+"""Folders of data that some tests read."""
 
 import os
 from pathlib import Path

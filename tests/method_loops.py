@@ -1,4 +1,4 @@
-"""The methods' equations, slowly: float64, one image after the other; ``slow_terms`` puts them together."""
+"""The methods' equations in float64, one image after the other; ``slow_terms`` combines them."""
 
 import math
 
@@ -35,14 +35,16 @@ def old_unit(index) -> Tensor:
 
 
 def with_margin(cos: Tensor, s: float, m2: float, m3: float) -> Tensor:
-    """The target's logit of its cosine."""
+    """Logit of the target class from its cosine."""
     theta = torch.arccos(cos)
     moved = torch.cos(theta + m2) if theta + m2 <= math.pi else cos - m2 * math.sin(math.pi - m2)
     return s * (moved - m3)
 
 
 def cross_entropy(logits: Tensor, y) -> Tensor:
-    return logits.logsumexp(0) - logits[int(y)]
+    """A sample's loss; its value is cut at -ln(1e-30), its gradient is not."""
+    loss = logits.logsumexp(0) - logits[int(y)]
+    return loss - (loss.detach() - 30 * math.log(10)).clamp(min=0)
 
 
 def margin_loss(embeddings, labels, weight, s: float = SCALE, m2: float = M2, m3: float = M3, above: float = 0.0) -> Tensor:
@@ -57,7 +59,7 @@ def margin_loss(embeddings, labels, weight, s: float = SCALE, m2: float = M2, m3
 
 
 def influence_loss(new, labels, rows, scale: float) -> Tensor:
-    """BCT's second term with prototypes as they are."""
+    """BCT's second term; the prototypes ``rows`` are not normalised here."""
     return sum(cross_entropy(scale * (rows @ unit(z)), y) for z, y in zip(new, labels, strict=True)) / len(labels)
 
 
@@ -67,21 +69,30 @@ def bct_rows(classifier: bool) -> Tensor:
     return torch.cat([unit_rows(old_classifier().double()), rows[5:]]) if classifier else rows
 
 
+def refined_class(new: np.ndarray, old: np.ndarray, lamb: float, tau: float, as_published: bool) -> np.ndarray:
+    """UniBCT's prototype [d] of one class from the new and old features [n, d] of its images, with the inverse written out."""
+    v_new, v_old = np.asarray(new, np.float64), np.asarray(old, np.float64)
+    n = len(v_new)
+    if not as_published:
+        v_new = np.stack([row / np.linalg.norm(row) for row in v_new])
+    weights = np.array([[0 if i == j else math.exp(v_new[i] @ v_new[j] / tau) for j in range(n)] for i in range(n)])
+    a = weights / weights.sum(0 if as_published else 1, keepdims=True) if n > 1 else weights
+    spread = (1 - lamb) * np.linalg.inv(np.eye(n) - lamb * a) @ v_old if n > 1 else v_old
+    mean = spread.mean(0)
+    return mean if as_published else mean / np.linalg.norm(mean)
+
+
 def refined_rows(new: np.ndarray, lamb: float, tau: float, as_published: bool) -> Tensor:
     """UniBCT's prototypes [CLASSES, DIM] from the new features [IMAGES, DIM] of all images."""
     old, labels = old_features()
-    out = []
-    for c in range(CLASSES):
-        v_new, v_old = np.asarray(new, np.float64)[labels == c], old[labels == c].astype(np.float64)
-        n = len(v_new)
-        if not as_published:
-            v_new = np.stack([row / np.linalg.norm(row) for row in v_new])
-        weights = np.array([[0 if i == j else math.exp(v_new[i] @ v_new[j] / tau) for j in range(n)] for i in range(n)])
-        a = weights / weights.sum(0 if as_published else 1, keepdims=True) if n > 1 else weights
-        spread = (1 - lamb) * np.linalg.inv(np.eye(n) - lamb * a) @ v_old if n > 1 else v_old
-        mean = spread.mean(0)
-        out.append(mean if as_published else mean / np.linalg.norm(mean))
-    return torch.from_numpy(np.stack(out))
+    return torch.from_numpy(np.stack([refined_class(new[labels == c], old[labels == c], lamb, tau, as_published)
+                                      for c in range(CLASSES)]))
+
+
+def class_mean_rows() -> Tensor:
+    """The mean old feature of each class as unit rows [CLASSES, DIM]."""
+    features, labels = old_features()
+    return unit_rows(torch.stack([torch.from_numpy(features[labels == c]).double().mean(0) for c in range(CLASSES)]))
 
 
 def pull(new, old, threshold: float) -> Tensor:
@@ -101,7 +112,7 @@ def is_credible(old_row: Tensor, scale: float, classes: int = CLASSES) -> bool:
 
 
 def queue_entries(index, labels, weight, *, margin: bool, scale: float | None) -> list[tuple]:
-    """What a batch leaves in NCCL's queue: (old unit feature, label, logits, takes part); scale: of the credible filter."""
+    """Entries of a batch in NCCL's queue: (old unit feature, label, logits, is credible); scale: of the filter, or None."""
     out = []
     for o, y in zip(old_unit(index), labels.tolist(), strict=True):
         g = torch.stack([unit(row.detach()) @ o for row in weight])
@@ -112,7 +123,7 @@ def queue_entries(index, labels, weight, *, margin: bool, scale: float | None) -
 
 
 def contrasts(new, labels, index, weight, entries, *, tau: float, empty: int, margin: bool, scale: float | None):
-    """NCCL's (l1, l2); empty: places of the queue that are zeros and count in the sums; margin: g as published."""
+    """NCCL's (l1, l2).  empty: places of the queue that hold zeros and count in the sums; margin: logits as published."""
     sums, used = [0.0, 0.0], 0
     entries = [entry for entry in entries if entry[3]]
     for z, y, old in zip(new, labels.tolist(), old_unit(index), strict=True):
@@ -130,7 +141,7 @@ def contrasts(new, labels, index, weight, entries, *, tau: float, empty: int, ma
 
 
 def ball(label: int) -> tuple[Tensor, list[float]]:
-    """AdvBCT's (centre, distances that are kept, in ascending order) of a class."""
+    """AdvBCT's ball of a class: (centre, distances without outliers, ascending)."""
     rows = old_unit(np.flatnonzero(old_features()[1] == label))
     centre = sum(rows) / len(rows)
     distances = sorted(float((row - centre).norm()) for row in rows)
@@ -175,14 +186,14 @@ def adversarial(new, old, progress: float, p: dict[str, Tensor]) -> Tensor:
 def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, replaced: Tensor) -> dict[str, Tensor]:
     """The method's weighted terms of a batch (new, labels, index), all float64.
 
-    weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first, which grows.
+    weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first; it is extended.
     replaced bool [B]: MixBCT's rows.
     """
     new, labels, index = batch
     if name == "MixBCT":
         return {"cls": margin_loss(torch.where(replaced[:, None], old_unit(index), new), labels, weight)}
     terms = {"cls": margin_loss(new, labels, weight)}
-    if name == "L2":
+    if name in ("L2", "weakenedL2"):
         terms["l2"] = cfg.l2_weight * pull(new, old_unit(index), cfg.threshold)
     if name == "BCT":
         terms["bct"] = influence_loss(new, labels, bct_rows(cfg.old_classifier is not None), cfg.bct_scale)

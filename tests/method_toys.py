@@ -1,4 +1,4 @@
-"""A toy old side on disk, toy images and settings: what the tests of the methods' wiring share."""
+"""A toy old side on disk, toy images and settings for the tests of the methods."""
 
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
+VARIANTS = METHODS | {"weakenedL2": L2}         # by the name in the file names of the configs
 IMAGES, CLASSES, DIM, BATCH = 48, 7, 6, 10
 DATA = Facts(IMAGES, CLASSES)
 SCALE, M2, M3 = 8.0, 0.3, 0.1                  # of the toy head's margin: both kinds
-# What differs from the defaults in all cases: a small scale, because a sample's loss is cut at 69; and epoch 3 refines.
+# Settings of all cases that are not the defaults: a small scale, because a sample's loss is cut at 69; refinement in epoch 3.
 START = {"UniBCT": {"refine_epoch": [3], "bct_scale": 12.0}, "BCT": {"bct_scale": 12.0}}
 SD = "f128_r18_softmax_class70"                # the name that the OPclass configs read
 
@@ -41,12 +42,12 @@ def old_features() -> tuple[np.ndarray, np.ndarray]:
 
 
 def old_prototypes() -> np.ndarray:
-    """float32 [CLASSES, DIM], as the file holds them: nothing that could be computed from the features, and no unit rows."""
+    """float32 [CLASSES, DIM], as the file holds them: not the class means of the features, and not unit rows."""
     return (3 * np.random.default_rng(11).standard_normal((CLASSES, DIM))).astype(np.float32)
 
 
 def credible_marks() -> np.ndarray:
-    """bool [IMAGES]: without regularity, 26 of 48."""
+    """bool [IMAGES]: 26 of 48 at random."""
     return np.random.default_rng(12).permutation(np.arange(IMAGES) < 26)
 
 
@@ -56,7 +57,7 @@ def old_classifier() -> torch.Tensor:
 
 
 def write_old_side(folder: Path) -> Path:
-    """Everything that the old model leaves, in ``folder``; its classifier in ``folder``/old."""
+    """Write all files of the old model to ``folder``, its classifier to ``folder``/old."""
     start = folder / "OPclass" / SD
     start.parent.mkdir()
     features, labels = old_features()
@@ -71,8 +72,9 @@ def write_old_side(folder: Path) -> Path:
 
 
 def settings(name: str, folder: Path, **more):
-    """The method's own settings, with ``more`` on top; an unknown name in ``more`` fails."""
-    cfg = load_config(ROOT / f"BCT_Methods/{name}/configs/OPclass_ms1mv3_r18_to_r50_{name}_softmax_to_arc_f128.py")
+    """The method's own settings, with those of ``more``; a name that is not a setting fails."""
+    start = f"BCT_Methods/{VARIANTS[name].__name__}/configs/OPclass_ms1mv3_r18_to_r50_{name}"
+    cfg = load_config(ROOT / f"{start}_softmax_to_arc_f128.py")
     assert more.keys() <= cfg.keys(), more
     toy = dict(feature_save=str(folder), old_model=None, embedding_size=DIM, fp16=False, workers=0, batch_size=BATCH)
     return cfg.replace(**toy | more)
@@ -94,7 +96,7 @@ def make_head(seed: int = 5, **more) -> PartialFC:
 
 
 class Pictures(Faces):
-    """Image i is noise of its own, with the label of the toy features; ``asked``: the batches that were read."""
+    """Image i is noise that depends on i, with the label of the toy features.  asked: the batches that were read."""
 
     image_size = 4
 
@@ -126,18 +128,18 @@ def make_backbone(seed: int = 6) -> torch.nn.Sequential:
 
 
 def embedded(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """What such a backbone makes of images uint8 [B, 4, 4, 3], in the precision of its weight."""
+    """Embeddings [B, DIM] of such a backbone, in the precision of its weight; images uint8 [B, 4, 4, 3]."""
     rows = [((image.permute(2, 0, 1).to(weight.dtype) - 127.5) / 127.5).flatten() for image in images]
     return torch.stack([weight @ row + bias for row in rows])
 
 
 def make_method(name: str, folder: Path, **more):
-    """(method, its settings); of UniBCT after the refinement of epoch 3."""
+    """(method, its settings); UniBCT is refined in epoch 3."""
     torch.manual_seed(16)
     more = START.get(name, {}) | more
     if "old_classifier" in more:
         more["old_classifier"] = str(folder / "old")
     cfg = settings(name, folder, **more)
-    method = METHODS[name](cfg, DATA)
+    method = VARIANTS[name](cfg, DATA)
     method.start_epoch(3, make_backbone(), Pictures())
     return method, cfg

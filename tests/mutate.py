@@ -1,35 +1,40 @@
 """Does a test fail for each one-line fault?  The faults of tests/mutations/*.txt are applied to a copy of the repository.
 
-    python tests/mutate.py                      all areas, two faults at a time (about 20 minutes on 2 cores)
+    python tests/mutate.py                      all areas, two faults at a time (about 80 faults a minute on 2 cores)
     python tests/mutate.py engine methods       two areas
-    python tests/mutate.py engine:7 -v          the seventh fault of an area, with what pytest printed
+    python tests/mutate.py engine:7 -v          the seventh fault of an area, with the output of pytest
 
-Each area is a file of blocks: a file and the tests that must fail, the line as it is and as it becomes, without indentation.
+Each area is a file of blocks: the changed file and the tests that must fail, then the line before and after the change.
 
     engine/trainer.py: tests/engine/test_step.py
     - loss = sum(terms.values())
     + loss = terms["cls"]
 
-``engine/trainer.py #2: ...`` is the second of several equal lines.  A line that is not there is an error, and so are tests that
-fail without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
+``engine/trainer.py #2: ...`` is the second of several equal lines.  A missing line is an error, and so are tests that fail
+without a fault.  The tests see nothing outside the copy.  Exit code 0: every fault is caught.
 """
 
 import argparse
+import gc
+import importlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from queue import Queue
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 600           # that the tests of one fault may take; a fault that makes them hang is caught, too
-PRELOADED = ["torch", "pytest", "numpy", "cv2", "torch.utils.tensorboard", "matplotlib.figure"]
+SECONDS = 300           # limit for the tests of one fault; a fault that makes them hang is caught, too
+SECONDS_TO_STOP = 20    # limit for pytest to end the processes of its tests after that
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Mutation:
     which: int = 0
 
     def apply(self, copy: Path) -> str | None:
-        """Write the fault into the file below ``copy``; why that is not possible, or None."""
+        """Write the fault into the file below ``copy``.  Returns the reason if that is not possible, else None."""
         path = copy / self.file
         if not path.is_file():
             return "no such file"
@@ -64,7 +69,7 @@ def read_mutations(names: list[str]) -> Iterator[Mutation]:
     """The faults of the areas ``names`` (all if empty); AREA:NUMBER chooses one."""
     chosen = [name.partition(":")[::2] for name in names]
     for file in sorted((ROOT / "tests/mutations").glob("*.txt")):
-        blocks = [block.splitlines() for block in file.read_text().split("\n\n")[1:]]         # the first says what the area is
+        blocks = [block.splitlines() for block in file.read_text().split("\n\n")[1:]]         # the first one describes the area
         for number, (heading, before, after) in enumerate(blocks, 1):
             if not chosen or any(area == file.stem and which in ("", str(number)) for area, which in chosen):
                 place, _, tests = heading.partition(": ")
@@ -87,9 +92,11 @@ def copy_repository(folder: Path) -> Path:
 
 def run_tests(copy: str, tests: str, output: str) -> None:
     """Run tests in this process, which then ends with pytest's exit code."""
+    gc.freeze()                 # a collection would otherwise copy the memory that this process shares with the server
+    # Processes of the tests are forks of the same server, instead of a server of their own.
+    forkserver._forkserver.ensure_running = lambda: None            # type: ignore[method-assign]
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # a shell's background job ignores it
     os.chdir(copy)
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}     # a stale .pyc would hide a fault
-    sys.dont_write_bytecode = True
     sys.path[:] = [copy, *(entry for entry in sys.path if not entry.startswith(str(ROOT / "tests")))]
     sys.stdout.flush()
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
@@ -104,16 +111,30 @@ def exit_code(copy: Path, tests: str) -> tuple[int | None, str]:
     process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(str(copy), tests, str(output)))
     process.start()
     process.join(SECONDS)
-    if process.is_alive():
+    code = process.exitcode
+    if code is None and process.pid is not None:
+        os.kill(process.pid, signal.SIGINT)     # pytest then ends the processes that its tests started
+        process.join(SECONDS_TO_STOP)
         process.kill()
         process.join()
-        return None, output.read_text()
-    return process.exitcode, output.read_text()
+    return code, output.read_text()
+
+
+def start_server() -> None:
+    """Start the server whose forks run the tests: it imports packages once, and nothing of the project."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}     # a stale .pyc would hide a fault
+    sys.path.insert(0, str(ROOT))
+    for name in ("processes", "utils.opencv"):      # the first names the packages, the second sets OpenCV's limit
+        importlib.import_module(name)
+    stderr = os.dup(2)          # not the server's: processes that the tests start would print their tracebacks there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    forkserver.ensure_running()
+    os.dup2(stderr, 2)
 
 
 def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
-    """("caught", ...), or what is wrong with the fault or its tests; and what pytest printed."""
-    copy = copies.get()
+    """(verdict, what pytest printed); the verdict starts with "caught" if the tests failed, else it says what is wrong."""
+    copy, begin = copies.get(), time.monotonic()
     try:
         original = (copy / mutation.file).read_text() if (copy / mutation.file).is_file() else ""
         problem = mutation.apply(copy)
@@ -121,22 +142,23 @@ def verdict_of(mutation: Mutation, copies: "Queue[Path]") -> tuple[str, str]:
             return f"GONE: {problem}", ""
         code, printed = exit_code(copy, mutation.tests)
         (copy / mutation.file).write_text(original)
-        verdicts: dict[int | None, str] = {None: f"caught (the tests did not end within {SECONDS} s)", 0: "SURVIVED", 1: "caught"}
-        return verdicts.get(code, f"ERROR: pytest ended with exit code {code}"), printed
     finally:
         copies.put(copy)
+    verdicts: dict[int | None, str] = {None: "caught (the tests did not end)", 0: "SURVIVED", 1: "caught"}
+    return f"{verdicts.get(code, f'ERROR: pytest ended with exit code {code}')}  {time.monotonic() - begin:.0f} s", printed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("areas", nargs="*", metavar="AREA[:NUMBER]", help="areas of tests/mutations (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time (default: 2)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print what pytest printed if no test failed")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the output of pytest if no test failed")
     args = parser.parse_args()
     mutations = list(read_mutations(args.areas))
     if not mutations:
         parser.error(f"no mutation {' '.join(args.areas)} in tests/mutations")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    start_server()
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         copies: Queue[Path] = Queue()
         for job in range(args.jobs):
@@ -154,7 +176,7 @@ def main() -> None:
             print(f"{mutation.area}:{mutation.number}  {verdict}  {mutation.file}: {mutation.after}", flush=True)
             if args.verbose and not verdict.startswith("caught"):
                 print(printed)
-    print(f"{caught} of {len(mutations)} caught")
+    print(f"{caught} of {len(mutations)} caught in {(time.monotonic() - begin) / 60:.1f} minutes")
     sys.exit(caught < len(mutations))
 
 

@@ -1,8 +1,8 @@
 """Processes that start within milliseconds: forks of one server, which has imported torch and the other packages.
 
-The server has one thread, so that a fork is safe, and has imported nothing of the project: each process imports that from
-its own path. A fork shares the server's hash seed and its imported packages; the launchers, and what a script's directory
-hides, are tested with real starts (test_commands.py).
+The server has one thread, so that a fork is safe, and has imported nothing of the project: each process imports it from its
+own path. A fork shares the server's hash seed and its imported packages; test_commands.py starts real processes to test the
+launchers and the modules that a script's directory could hide.
 """
 
 import functools
@@ -35,14 +35,14 @@ def _call(function, args) -> None:
 
 
 def start_script(script: Path, *arguments, cwd: Path, env: dict[str, str], folder: Path) -> multiprocessing.Process:
-    """``python script arguments``; what it prints goes to folder/stdout and folder/stderr."""
+    """Start ``python script arguments``; its output goes to folder/stdout and folder/stderr."""
     os.makedirs(folder, exist_ok=True)
     path = [os.path.dirname(os.path.realpath(Path(cwd, script))), *fresh_path(env.get("PYTHONPATH", ""))]
     return start(_script, [str(script), *map(str, arguments)], os.path.abspath(cwd), env, path, str(folder))
 
 
 def run_script(script: Path, *arguments, cwd: Path = ".", env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """The same, to its end; ``env``: in addition to this process's environment."""
+    """Run ``python script arguments`` to its end; env: additions to this process's environment."""
     with tempfile.TemporaryDirectory() as folder:
         process = start_script(script, *arguments, cwd=cwd, env=os.environ | (env or {}), folder=folder)
         process.join()

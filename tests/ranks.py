@@ -1,4 +1,4 @@
-"""Run a function as n gloo ranks on this machine and collect what each returns."""
+"""Run a function as n gloo ranks on this machine and collect their results."""
 
 import os
 import tempfile

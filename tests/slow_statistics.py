@@ -1,4 +1,4 @@
-"""Statistics of old features by plain loops over Python numbers, as the equations have them."""
+"""Statistics of old features by plain loops over Python numbers, written from the equations."""
 
 import math
 

@@ -1,13 +1,12 @@
-"""The README's own commands, in its order and from its directories, with 2 processes, under both launchers, as 2 nodes.
+"""The commands of the README, in its order and from its directories, with 2 processes, under both launchers, as 2 nodes.
 
-They run in a copy of the project that holds a toy data set; what is added to a command only makes it small.
+They run in a copy of the project with a toy data set; the tests add only settings that make a command small.
 """
 
 import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,12 @@ import pytest
 import torch
 from processes import run_script
 from toy import write_ijb, write_records
+from trainings import free_port
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "image_size=16 num_epoch=1 batch_size=4 workers=0 val_targets=[]"
-# The dry run asks for the room of trainings that this test does not do: whether the disk has it must not decide here.
+# The dry run checks the disk for trainings that this test does not run: the test must not depend on the free space.
 ON_A_LARGE_DISK = """
 import runpy, shutil, types
 shutil.disk_usage = lambda folder: types.SimpleNamespace(free=10 ** 13)
@@ -41,12 +41,6 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def commands(begin: str, end: str) -> list[str]:
     """The command lines of the README between two headings."""
     steps = (ROOT / "README.md").read_text().split(begin)[1].split(end)[0]
@@ -54,7 +48,7 @@ def commands(begin: str, end: str) -> list[str]:
 
 
 def ready(command: str) -> str:
-    """The same command, small: two processes, a free port, toy settings for what trains or extracts."""
+    """The same command, small: two processes, a free port, toy settings if it trains or extracts."""
     command = command.replace("--nproc_per_node=8", "--nproc_per_node=2").replace("22222", str(free_port()))
     if "train" in command.split("configs/")[0] and "split" not in command or "get_feature.py configs" in command:
         command += " " + SMALL
@@ -68,7 +62,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """In a shell if it has a launcher; a plain ``python SCRIPT ...`` starts faster, from the same path and directory."""
+    """Run a command in a shell if it has a launcher, else ``python SCRIPT ...`` in a fork, which starts faster."""
     words = shlex.split(command)
     return run_script(*words[1:], cwd=folder) if words[0] == "python" and words[1] != "-m" else shell(command, folder)
 
@@ -90,7 +84,7 @@ def test_the_readmes_commands_in_their_order(project):
 
 
 def test_the_comparison_and_the_reproduction(project):
-    """The README's next section, after the four steps: paragon, page, and what all methods would take."""
+    """The README's next section: paragon, page, and the cost of all methods."""
     *lines, _, dry_run, whole_run = commands("## Can the new model", "## Your own data")
     for line in lines:
         done = run(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
@@ -103,16 +97,16 @@ def test_the_comparison_and_the_reproduction(project):
 
 
 def test_every_script_starts_from_its_own_directory(project):
-    """A script's directory comes first on Python's path: no file in it may hide a module that others import."""
+    """A fork has the path of a fresh start; tests/test_processes.py checks that no file there hides a module of a package."""
     scripts = sorted(project.glob("BCT_Methods/*/train.py"))
     assert len(scripts) == 6
-    every = " && ".join(f"(cd {script.parent} && python {script.name} --help)" for script in scripts)
-    done = shell(every, project)
-    assert done.returncode == 0 and done.stdout.count("usage: train.py") == 6, done.stderr
+    for script in scripts:
+        done = run(f"python {script.name} --help", script.parent)
+        assert done.returncode == 0 and done.stdout.count("usage: train.py") == 1, done.stderr
 
 
 def test_torchrun_and_one_process(project):
-    """The method's command under torchrun and with no launcher (after the first test left the old features)."""
+    """The method's command under torchrun and without a launcher, with the old features of the first test."""
     folder = project / "BCT_methods/MixBCT"          # the other spelling
     train = f"train.py configs/{METHOD}.py {SMALL}"
     for start in (f"torchrun --nproc_per_node=2 --master_port={free_port()}", "python"):
@@ -122,7 +116,7 @@ def test_torchrun_and_one_process(project):
 
 
 def test_two_nodes(project):
-    """Two launchers on loopback are two nodes of one process each; both ranks' class vectors come out."""
+    """Two launchers on loopback are two nodes of one process each; both ranks write their class vectors."""
     output = project / "work_dirs/nodes"
     launch = (f"torchrun --nnodes=2 --nproc_per_node=1 --master_addr=127.0.0.1 --master_port={free_port()} "
               f"--node_rank=%d train_old_arc.py configs/f512_r18_arc_class30.py {SMALL} output={output}")
@@ -133,7 +127,7 @@ def test_two_nodes(project):
 
 
 def test_features_of_another_model_are_refused(project):
-    """The old model is trained again: the features that the method would read are no longer its own."""
+    """The old model is trained again, so that the extracted features are those of another model."""
     output = project / "work_dirs/f128_r18_softmax_class30"
     command = f"python train_old_softmax.py configs/f128_r18_softmax_class30.py {SMALL} seed=1"
     refused = run(command, project)

@@ -1,4 +1,4 @@
-"""Every config that comes with the project says what its own file name says."""
+"""The settings of every config are those that its file name states."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ NINE = {("EXclass", "arc", 512), ("EXclass", "softmax", 128), ("EXdata", "arc", 
 
 
 @pytest.mark.parametrize("path", OLD_CONFIGS, ids=lambda p: p.stem)
-def test_old_config(path):
+def test_an_old_models_config_is_its_file_name(path):
     dim, network, loss, part = re.fullmatch(r"f(\d+)_(r\d+)_(arc|softmax)_(\w+\d+)", path.stem).groups()
     cfg = load_config(path)
     assert (cfg.embedding_size, cfg.network, cfg.rec) == (int(dim), network, REC[part])
@@ -28,7 +28,7 @@ def test_old_config(path):
 
 
 @pytest.mark.parametrize("path", METHOD_CONFIGS, ids=lambda p: p.stem)
-def test_method_config(path):
+def test_a_methods_config_is_its_file_name(path):
     name = r"(EXclass|EXdata|OPclass|OPdata)_ms1mv3_(\w+?)_to_(\w+?)_(\w+)_(arc|softmax)_to_arc_f(\d+)"
     scenario, old, new, method, loss, dim = re.fullmatch(name, path.stem).groups()
     cfg = load_config(path)
@@ -47,12 +47,12 @@ def test_method_config(path):
 
 
 @pytest.mark.parametrize("method", sorted({p.parents[1].name for p in METHOD_CONFIGS}))
-def test_all_nine_are_there(method):
+def test_a_method_has_all_nine_configs(method):
     found = [re.search(r"(\w+?)_ms1mv3_r18_to_r50_(\w+)_(arc|softmax)_to_arc_f(\d+)", p.stem).groups()
              for p in METHOD_CONFIGS if p.parents[1].name == method]
     for family in {f[1] for f in found}:
         assert {(s, loss, int(d)) for s, m, loss, d in found if m == family} == NINE
 
 
-def test_both_spellings():
+def test_both_spellings_of_the_methods_folder_are_one():
     assert (ROOT / "BCT_methods").resolve() == ROOT / "BCT_Methods"

@@ -1,4 +1,4 @@
-"""What ends a run: a signal, a rank that fails, hangs or differs, a loss that is not finite; corrupt records need not."""
+"""What ends a run: a signal, a rank that fails, hangs or differs, a loss that is not finite; and corrupt records, skipped."""
 
 import json
 import os
@@ -43,43 +43,43 @@ def wait_for(path: Path, words: str, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def said(folder: Path, rank: int = 0) -> str:
-    return (folder / f"said_{rank}").read_text()
+def log_of(folder: Path, rank: int = 0) -> str:
+    return (folder / f"log_{rank}").read_text()
 
 
 @pytest.mark.parametrize("ranks, number, more", [
     pytest.param(1, signal.SIGTERM, ["workers=1"], marks=pytest.mark.slow), (2, signal.SIGUSR1, ["gradient_acc=3"])])
 def test_a_signal_saves_and_ends_with_code_75(ranks, number, more, data, tmp_path):
-    """One rank gets the signal, with its workers; all end at the same step, between updates, and the next start resumes there."""
+    """One rank and its workers get the signal; all ranks end after the same update, and the next run resumes there."""
     processes = start(arguments(data, tmp_path, *more, epochs=1000), None, ranks, folder=tmp_path)
-    wait_for(tmp_path / "said_0", "step 3/")
-    told = processes[-1].pid
-    workers = Path(f"/proc/{told}/task/{told}/children").read_text().split()
+    wait_for(tmp_path / "log_0", "step 3/")
+    signalled = processes[-1].pid
+    workers = Path(f"/proc/{signalled}/task/{signalled}/children").read_text().split()
     assert len(workers) == ("workers=1" in more)
-    for pid in (*workers, told):
+    for pid in (*workers, signalled):
         os.kill(int(pid), number)
     assert join(processes, 60) == [75] * ranks
-    assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good checkpoint" in said(tmp_path)
-    stopped = int(re.findall(r"  step (\d+)/", said(tmp_path))[-1])
+    assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good checkpoint" in log_of(tmp_path)
+    last_step = int(re.findall(r"  step (\d+)/", log_of(tmp_path))[-1])
     per_epoch = 49 // (4 * ranks)
-    epoch = -(-(stopped + 1) // per_epoch) + 1
+    epoch = -(-(last_step + 1) // per_epoch) + 1
     assert join(start(arguments(data, tmp_path, *more, epochs=epoch), None, ranks, folder=tmp_path)) == [0] * ranks
-    assert int(re.findall(r"  step (\d+)/", said(tmp_path))[0]) == stopped + 1
+    assert int(re.findall(r"  step (\d+)/", log_of(tmp_path))[0]) == last_step + 1
     assert join(start(arguments(data, tmp_path / "straight", *more, epochs=epoch), None, ranks)) == [0] * ranks
     for one, two in zip(newest_files(tmp_path), newest_files(tmp_path / "straight"), strict=True):
         assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []
 
 
-def test_a_folder_has_one_training(data, tmp_path):
+def test_a_second_training_in_the_same_folder_is_refused(data, tmp_path):
     first = start(arguments(data, tmp_path, epochs=1000), None, folder=tmp_path)
-    wait_for(tmp_path / "said_0", "step 3/")
+    wait_for(tmp_path / "log_0", "step 3/")
     (tmp_path / "second").mkdir()
     before = (tmp_path / "training.log").read_text()
     assert join(start(arguments(data, tmp_path, epochs=1000), None, 2, folder=tmp_path / "second")) == [1, 1]
     for rank in range(2):
-        assert f"error: another training, or a process of a killed one, still writes to {tmp_path}; wait" in said(
+        assert f"error: another training, or a process of a killed one, still writes to {tmp_path}; wait" in log_of(
             tmp_path / "second", rank)
-    assert "images of" not in (tmp_path / "training.log").read_text().removeprefix(before)      # the second says nothing in it
+    assert "images of" not in (tmp_path / "training.log").read_text().removeprefix(before)      # the second wrote nothing to it
     os.kill(first[0].pid, signal.SIGTERM)
     assert join(first, 60) == [75]
 
@@ -90,9 +90,9 @@ def test_different_settings_on_the_ranks_are_named(data, tmp_path):
     np.save(tmp_path / "other/feature.npy", np.zeros((49, 8)))
     (data / "mine.bin").write_bytes(b"on one rank only")
     more = {1: ["lr=0.02", f"dataset={tmp_path}/other", f"feature_save={tmp_path}/other"]}
-    ours = arguments(data, tmp_path, "old_feature=feature.npy", f"feature_save={data}", "val_targets=['mine']")
-    assert join(start(ours, None, 2, more=more, folder=tmp_path), 60) == [1, 1]
-    last = said(tmp_path).splitlines()[-1]
+    common = arguments(data, tmp_path, "old_feature=feature.npy", f"feature_save={data}", "val_targets=['mine']")
+    assert join(start(common, None, 2, more=more, folder=tmp_path), 60) == [1, 1]
+    last = log_of(tmp_path).splitlines()[-1]
     assert re.search("error: the ranks differ in lr: 0.01 on rank 0, 0.02 on rank 1; "
                      r"mine \(contents\): \w{12} on rank 0, no file on rank 1; "
                      r"old_feature \(contents\): \w{12} on rank 0, \w{12} on rank 1; records: ", last)
@@ -100,12 +100,12 @@ def test_different_settings_on_the_ranks_are_named(data, tmp_path):
 
 def test_a_rank_that_hangs_ends_the_others_in_time(data, tmp_path):
     processes = start(arguments(data, tmp_path, "timeout=0.1", epochs=1000), None, 2, folder=tmp_path)
-    wait_for(tmp_path / "said_0", "step 3/")
+    wait_for(tmp_path / "log_0", "step 3/")
     os.kill(processes[1].pid, signal.SIGSTOP)
     begin = time.monotonic()
     assert join(processes[:1], 60) == [1] and time.monotonic() - begin < 40
     processes[1].kill()
-    assert "error: rank 0 lost the others" in said(tmp_path).splitlines()[-1]
+    assert "error: rank 0 lost the others" in log_of(tmp_path).splitlines()[-1]
 
 
 HANGING = """
@@ -114,12 +114,12 @@ from engine import trainer
 from engine.loop import main
 from utils.errors import UserError
 
-whole, rank = trainer.Trainer.step, os.environ["RANK"]
+original, rank = trainer.Trainer.step, os.environ["RANK"]
 def step(self, *args):
     if args[4].step == 3 and rank == "1":
         time.sleep(2)
-        raise UserError("the disk of rank one is torn")
-    out = whole(self, *args)
+        raise UserError("the disk of rank one is broken")
+    out = original(self, *args)
     if args[4].step == 2 and rank == "0":
         time.sleep(1000)
     return out
@@ -129,7 +129,7 @@ main()
 
 
 def test_an_error_does_not_wait_for_a_rank_that_hangs(data, tmp_path):
-    """It comes while this rank's part of a collective is on its way, and the other rank does nothing any more."""
+    """The rank's part of a collective is under way when its error is raised, and the other rank does not answer."""
     (tmp_path / "train.py").write_text(HANGING)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                                 "MASTER_PORT": str(free_port())}
@@ -137,13 +137,13 @@ def test_an_error_does_not_wait_for_a_rank_that_hangs(data, tmp_path):
                           env=environment | {"RANK": str(rank)}, folder=tmp_path / f"rank_{rank}") for rank in range(2)]
     try:
         assert join(ranks[1:], 40) == [1]
-        assert "error: the disk of rank one is torn" in (tmp_path / "rank_1/stderr").read_text()
+        assert "error: the disk of rank one is broken" in (tmp_path / "rank_1/stderr").read_text()
     finally:
         join(ranks, 0)
 
 
 def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
-    """(what came out, seconds) of a training on two ranks under torchrun."""
+    """(completed process, its seconds) of a training on two ranks under torchrun."""
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script,
                            *arguments], capture_output=True, text=True, timeout=180, cwd=folder,
@@ -154,15 +154,15 @@ def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.Co
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_torchrun_passes_a_signal_on(number, data, tmp_path):
-    with open(tmp_path / "said", "w") as file:
+    with open(tmp_path / "log", "w") as file:
         launcher = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
              "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", ROOT / "train_old_arc.py",
              *arguments(data, tmp_path, epochs=1000)], stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    wait_for(tmp_path / "said", "step 3/")
+    wait_for(tmp_path / "log", "step 3/")
     launcher.send_signal(number)
     assert launcher.wait(60) == 1
-    assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good" in (tmp_path / "said").read_text()
+    assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good" in (tmp_path / "log").read_text()
 
 
 FAILING = """
@@ -171,11 +171,11 @@ from engine import trainer
 from engine.loop import main
 from utils.errors import UserError
 
-whole = trainer.Trainer.step
+original = trainer.Trainer.step
 def step(self, *args):
     if os.environ["RANK"] == "1" and args[4].step == 3:
         {harm}
-    return whole(self, *args)
+    return original(self, *args)
 trainer.Trainer.step = step
 main()
 """
@@ -183,7 +183,7 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm, words", [
-    ('raise UserError("the disk of rank one is torn")', "UserError: the disk of rank one is torn"),
+    ('raise UserError("the disk of rank one is broken")', "UserError: the disk of rank one is broken"),
     pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"Signal 9 \(SIGKILL\) received by PID")])
 def test_a_failing_rank_ends_all_and_torchrun_shows_its_error(harm, words, data, tmp_path):
     script = tmp_path / "train.py"
@@ -195,11 +195,11 @@ def test_a_failing_rank_ends_all_and_torchrun_shows_its_error(harm, words, data,
     print(f"{seconds:.1f} s with the start")
 
 
-def test_a_loss_that_is_no_number_names_term_step_and_images(data, tmp_path):
-    more = ["lr=1e30", "lr_power=0", "clip=1e30", "frequent=4", "save_every=5", "workers=2"]     # loader processes end, too
+def test_a_loss_that_is_not_finite_names_its_term_step_and_images(data, tmp_path):
+    more = ["lr=1e30", "lr_power=0", "clip=1e30", "frequent=4", "save_every=5", "workers=2"]    # loader processes must end, too
     assert join(start(arguments(data, tmp_path, "num_epoch=1"), None)) == [0]
     assert join(start(arguments(data, tmp_path, *more), None, folder=tmp_path)) == [1]
-    *_, images, last = said(tmp_path).splitlines()
+    *_, images, last = log_of(tmp_path).splitlines()
     step = int(re.search(r"since step (\d+)", last).group(1))
     assert "the loss is not finite (cls = nan)" in last and f"{tmp_path}/checkpoints/49 is the last good checkpoint" in last
     named = json.loads(images.partition(f"images of step {step}: ")[2])
@@ -208,20 +208,20 @@ def test_a_loss_that_is_no_number_names_term_step_and_images(data, tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["49"]
 
 
-def test_bad_records_leave_the_ranks_in_step(data, tmp_path):
-    """Replaced on whichever rank meets them: two ranks end as on a file in which the replacements stand."""
+def test_ranks_that_replace_corrupt_records_stay_in_step(data, tmp_path):
+    """Any rank may replace them: two ranks end with the same bits as on a file that holds the replacements."""
     reader, replaced = RecordReader(data / "train_part_30_class"), {2: 3, 30: 31, 49: 1}
-    for kind in ("damaged", "replaced"):
+    for kind in ("corrupt", "replaced"):
         (tmp_path / kind).mkdir()
     with RecordWriter(tmp_path / "replaced/train_part_30_class") as good, RecordWriter(
-            tmp_path / "damaged/train_part_30_class") as bad:
+            tmp_path / "corrupt/train_part_30_class") as bad:
         for key in range(50):
             good.write(key, reader.read(replaced.get(key, key)))
             bad.write(key, reader.read(key)[:40] if key in replaced else reader.read(key))
-    for kind in ("damaged", "replaced"):
-        ours = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", f"workers={int(kind == 'damaged')}", epochs=2)
-        assert join(start(ours, None, 2, folder=tmp_path / kind)) == [0, 0], said(tmp_path / kind)
-    assert len(re.findall("  step ", said(tmp_path / "damaged"))) == 2 * 6
-    assert re.search("[2-6] of 96 images had a corrupt record", said(tmp_path / "damaged"))
-    for one, two in zip(newest_files(tmp_path / "damaged"), newest_files(tmp_path / "replaced"), strict=True):
+    for kind in ("corrupt", "replaced"):
+        common = arguments(tmp_path / kind, tmp_path / kind, "bad_records=skip", f"workers={int(kind == 'corrupt')}", epochs=2)
+        assert join(start(common, None, 2, folder=tmp_path / kind)) == [0, 0], log_of(tmp_path / kind)
+    assert len(re.findall("  step ", log_of(tmp_path / "corrupt"))) == 2 * 6
+    assert re.search("[2-6] of 96 images had a corrupt record", log_of(tmp_path / "corrupt"))
+    for one, two in zip(newest_files(tmp_path / "corrupt"), newest_files(tmp_path / "replaced"), strict=True):
         assert differences(*(torch.load(path, weights_only=True) for path in (one, two))) == []

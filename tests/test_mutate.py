@@ -1,4 +1,4 @@
-"""The list of one-line faults follows the code: every line is there, and every fault is Python that a test can import."""
+"""The list of one-line faults fits the code: every line exists, and every changed file is valid Python."""
 
 import shutil
 
@@ -14,8 +14,8 @@ def test_there_are_enough_faults_in_every_area():
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.area}:{m.number}")
-def test_a_fault_can_be_put_in(mutation, tmp_path):
-    (tmp_path / mutation.file).parent.mkdir(parents=True)
+def test_a_fault_can_be_applied(mutation, tmp_path):
+    (tmp_path / mutation.file).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / mutation.file, tmp_path / mutation.file)
     before = (tmp_path / mutation.file).read_text()
     assert mutation.apply(tmp_path) is None
@@ -24,10 +24,12 @@ def test_a_fault_can_be_put_in(mutation, tmp_path):
         compile(after, mutation.file, "exec")
     changed = [(one, two) for one, two in zip(before.splitlines(), after.splitlines(), strict=True) if one != two]
     assert len(changed) == 1 and changed[0][1].strip() == mutation.after
-    assert all((ROOT / test.partition("::")[0]).exists() for test in mutation.tests.split())
+    for test in mutation.tests.split():
+        file, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}" in (ROOT / file).read_text(), test
 
 
-def test_a_line_that_is_gone_is_an_error(tmp_path):
+def test_a_missing_line_is_an_error(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\nif x:\n    x = 2\n    x = 2\n")
     assert "occurs 0 times" in str(Mutation("", 1, "a.py", "x = 3", "x = 4", "").apply(tmp_path))
     assert "occurs 2 times" in str(Mutation("", 1, "a.py", "x = 2", "x = 4", "").apply(tmp_path))

@@ -1,4 +1,4 @@
-"""A fork stands in for a fresh start of a script: the same path, arguments, directory, environment, exit code and output."""
+"""A script in a fork runs as in a fresh process: same path, arguments, directory, environment, exit code and output."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ print("to stderr", file=sys.stderr)
 
 
 @pytest.mark.parametrize("pythonpath", ["", "/somewhere:/else"])
-def test_a_script_sees_what_a_fresh_start_shows(tmp_path, pythonpath):
+def test_a_script_in_a_fork_sees_what_it_sees_in_a_fresh_process(tmp_path, pythonpath):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real/show.py").write_text(SHOW)
@@ -58,23 +58,23 @@ def test_exit_codes(tmp_path, end, code, words):
 
 @pytest.mark.parametrize("folder", [ROOT, *sorted({script.parent for script in SCRIPTS})], ids=lambda folder: folder.name)
 def test_nothing_next_to_a_script_hides_a_package(folder):
-    """A script's directory comes before Python's own; a fork, which has imported most packages, would not notice."""
+    """A script's directory precedes Python's own on the path; a fork, which has imported most packages, would not notice."""
     names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     assert names and [name for name in names if name in sys.stdlib_module_names
                       or PathFinder.find_spec(name, fresh_path(""))] == []
 
 
-def own_rank(fails: bool) -> int:
+def rank_plus_one(fails: bool) -> int:
     if fails and dist.get_rank() == 1:
-        raise ValueError("rank one has had enough")
+        raise ValueError("rank one fails")
     total = dist.get_rank() + 1
     dist.barrier()
     return total
 
 
-def test_ranks_answer_in_order_and_a_failure_ends_all():
-    assert on_ranks(3, own_rank, False) == [1, 2, 3]
+def test_ranks_return_in_order_and_a_failure_ends_all():
+    assert on_ranks(3, rank_plus_one, False) == [1, 2, 3]
     begin = time.monotonic()
-    with pytest.raises(AssertionError, match="rank [012] ended with 1\n(.|\n)*(rank one has had enough|Connection)"):
-        on_ranks(3, own_rank, True)
+    with pytest.raises(AssertionError, match="rank [012] ended with 1\n(.|\n)*(rank one fails|Connection)"):
+        on_ranks(3, rank_plus_one, True)
     assert time.monotonic() - begin < 60

@@ -1,7 +1,7 @@
 """Every file that a later step reads, cut at every twentieth of its length: its reader refuses it by name.
 
-The readers are the functions that the commands call.  One cut cannot be seen: between two rows of a text table.  The rows
-before it are read then.
+The readers are the functions that the commands call.  A cut between two rows of a text table cannot be detected: the reader
+returns the rows before it.
 """
 
 import pickle
@@ -41,7 +41,7 @@ PLAN = {"images": 40, "dim": 8, "batch_size": 4}
 
 
 class Colours:
-    """A model for the evaluator: 8 numbers of each image."""
+    """A model for the evaluator whose embedding is 8 numbers of the image."""
 
     fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 8, "float32", 127.5
 
@@ -92,7 +92,7 @@ def onnx_file(made) -> Path:
 
 
 def read_all(path: Path) -> None:
-    """As training does in an epoch."""
+    """Read the labels and all images, as an epoch of training does."""
     faces = FaceRecords(path)
     faces.labels()
     faces.__getitems__(range(len(faces)))
@@ -115,7 +115,7 @@ LABELS = partial(load_labels, num_classes=4)
 SAVE = f"OPclass/{SD}_"
 META = "IJBC/meta/ijbc_"
 
-# File below the folder -> what reads it.
+# {file below the folder: its reader}.  Spaces at the end distinguish the readers of one file.
 READERS = {
     "train.rec": lambda f: read_all(f / "train"),
     "train.idx": lambda f: read_all(f / "train"),
@@ -157,7 +157,7 @@ READERS = {
 
 
 def cut(file: Path, read, name: str | None = None) -> None:
-    """Cut ``file`` at every twentieth of its length; it is whole again afterwards."""
+    """Cut ``file`` at every twentieth of its length and read it; the file is complete again afterwards."""
     whole = file.read_bytes()
     table = file.suffix in (".txt", ".csv")
     try:
@@ -184,12 +184,12 @@ def test_a_file_that_is_cut_short_is_refused_by_name(made, name):
     cut(file, partial(READERS[name], made), pair.get(file.suffix))
 
 
-def test_an_onnx_file(onnx_file, made):
+def test_an_onnx_file_that_is_cut_short_is_refused_by_name(onnx_file, made):
     cut(onnx_file, lambda: open_model(str(onnx_file), "", [torch.device("cpu")], False, 127.5))
 
 
 def test_an_extraction_whose_part_files_are_cut_starts_over(tmp_path, one_rank):
-    """What they hold can be computed again."""
+    """Their contents can be computed again."""
     target = tmp_path / "feature.npy"
     start = partial(PartialFile, target, tmp_path / "label.npy", PLAN, one_rank)
     for name in ("feature.npy.part", "label.npy.part", "feature.npy.done.part", "feature.npy.plan.part"):
@@ -205,7 +205,7 @@ def test_an_extraction_whose_part_files_are_cut_starts_over(tmp_path, one_rank):
 
 
 def test_a_table_cut_between_two_rows_gives_the_rows_before(made):
-    """The cut cannot be seen without knowing the number of rows; no row is invented."""
+    """The cut cannot be detected without the number of rows; no row is invented."""
     file, images = made / f"{META}template_pair_label.txt", read_images(made, "IJBC")
     whole, pairs = file.read_bytes(), read_pairs(made, "IJBC", images)
     try:

@@ -1,4 +1,4 @@
-"""The toy old side of tests/method_toys.py, which no test changes."""
+"""The toy old side, written once for all tests of this folder."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from method_toys import write_old_side
 
 
 @pytest.fixture(scope="session")
-def toy_side(tmp_path_factory) -> Path:
+def old_side(tmp_path_factory) -> Path:
     return write_old_side(tmp_path_factory.mktemp("feature_save"))

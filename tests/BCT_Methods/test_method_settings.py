@@ -1,4 +1,4 @@
-"""Each setting of each method, away from its default: every term and every gradient is the equation with that value."""
+"""Each setting of each method, at a value that is not its default: terms and gradients are the equation's with that value."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ from method_toys import (
 from engine.method import Clock
 from utils.config import run_config
 
-# Epoch, step and progress do not follow from one another: each must be used where the equation names it.
+# Epoch, step and progress are independent here, so that a test sees if one is used in place of another.
 CLOCKS = [Clock(3, 17, 0.07), Clock(3, 18, 0.22)]
 CASES = [
     ("MixBCT", {"mix_ratio": 0.25}), ("MixBCT", {"mix_ratio": 0.8}),
@@ -40,7 +40,7 @@ CASES = [
 
 
 def steps(method, head) -> list[dict]:
-    """Two steps, between which the class vectors move: terms, and the gradients of their sum."""
+    """Terms and gradients of their sum in two steps; the class vectors move between the steps."""
     out = []
     for clock, (new, labels, index) in zip(CLOCKS, batches(), strict=True):
         new = new.requires_grad_()
@@ -56,15 +56,15 @@ def steps(method, head) -> list[dict]:
 
 
 @pytest.mark.parametrize("name, more", CASES, ids=lambda case: case if isinstance(case, str) else "-".join(case))
-def test_terms_and_gradients_follow_the_setting(name, more, toy_side, one_rank):
-    method, cfg = make_method(name, toy_side, **more)
+def test_terms_and_gradients_follow_the_setting(name, more, old_side, one_rank):
+    method, cfg = make_method(name, old_side, **more)
     parameters = {key: value.detach().double() for key, value in method.named_parameters()}
     found, memory = steps(method, make_head()), []
     for clock, (new, labels, index), step in zip(CLOCKS, batches(), found, strict=True):
         new, weight = new.double().requires_grad_(), step["weight"].requires_grad_()
         p = {key: value.clone().requires_grad_() for key, value in parameters.items()}
         replaced = ~step["gradients"]["new"].any(1)
-        if name == "MixBCT":                # which rows these are is what test_mixbct_draw.py is about
+        if name == "MixBCT":                # test_mixbct_draw.py tests which rows these are
             assert replaced.sum() == min(int(cfg.mix_ratio * BATCH), credible_marks()[index].sum())
         terms = slow_terms(name, cfg, clock, (new, labels, index), weight, p, memory, replaced)
         slow = torch.autograd.grad(sum(terms.values()), [new, weight, *p.values()])
@@ -82,19 +82,19 @@ def test_every_setting_of_a_method_has_a_case(name):
     assert defaults.keys() <= varied
 
 
-def test_the_toy_data_tells_the_cases_apart(toy_side, one_rank):
-    """Each case changes the gradient against the defaults by far more than the tolerance: otherwise it would test nothing."""
-    plain = {name: steps(make_method(name, toy_side)[0], make_head()) for name in METHODS}
+def test_each_case_differs_from_the_defaults_on_the_toy_data(old_side, one_rank):
+    """Each case changes the gradient by far more than the tolerance; otherwise it would test nothing."""
+    plain = {name: steps(make_method(name, old_side)[0], make_head()) for name in METHODS}
     for name, more in CASES:
-        found = steps(make_method(name, toy_side, **more)[0], make_head())
+        found = steps(make_method(name, old_side, **more)[0], make_head())
         moved = max(float((a["gradients"]["new"] - b["gradients"]["new"]).abs().max())
                     for a, b in zip(found, plain[name], strict=True))
         assert moved > 1e-4, (name, more)
 
 
-def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(toy_side, one_rank):
+def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(old_side, one_rank):
     def drawn(seed: int) -> np.ndarray:
-        return METHODS["AdvBCT"](settings("AdvBCT", toy_side, seed=seed), replace(DATA, classes=2000)).elastic.detach().numpy()
+        return METHODS["AdvBCT"](settings("AdvBCT", old_side, seed=seed), replace(DATA, classes=2000)).elastic.detach().numpy()
     torch.manual_seed(1)
     first = drawn(3)
     torch.manual_seed(2)
@@ -102,25 +102,25 @@ def test_elastic_radii_start_uniformly_in_minus_one_to_one_by_the_seed(toy_side,
     assert -1 <= first.min() < -0.99 and 0.99 < first.max() < 1 and abs(first.mean()) < 0.05 and abs(first.std() - 3**-0.5) < 0.02
 
 
-def test_the_discriminator_has_100_hidden_numbers_and_two_answers(toy_side, one_rank):
-    discriminator = METHODS["AdvBCT"](settings("AdvBCT", toy_side), DATA).discriminator
+def test_the_discriminator_has_100_hidden_units_and_two_outputs(old_side, one_rank):
+    discriminator = METHODS["AdvBCT"](settings("AdvBCT", old_side), DATA).discriminator
     shapes = {key: tuple(p.shape) for key, p in discriminator.named_parameters()}
     assert shapes == {"0.weight": (100, DIM), "0.bias": (100,), "1.weight": (100,), "1.bias": (100,), "3.weight": (2, 100),
                       "3.bias": (2,)}
 
 
-def test_half_precision_reaches_the_prototypes_product(toy_side, one_rank):
-    """config.fp16: near the exact value, and not equal to it."""
+def test_half_precision_reaches_the_prototypes_product(old_side, one_rank):
+    """With config.fp16 the term is close to the float32 one, but not equal."""
     new, labels, index = batches()[0]
-    terms = [METHODS["BCT"](settings("BCT", toy_side, fp16=fp16), DATA)(make_head(), new, labels, index, CLOCKS[0])["bct"]
+    terms = [METHODS["BCT"](settings("BCT", old_side, fp16=fp16), DATA)(make_head(), new, labels, index, CLOCKS[0])["bct"]
              for fp16 in (False, torch.bfloat16)]
     assert 1e-5 < abs(terms[1] / terms[0] - 1) < 2e-2
 
 
 @pytest.mark.parametrize("fp16", [False, True])
-def test_published_logits_are_cut_to_plus_minus_one_in_half_precision_only(fp16, toy_side, one_rank):
+def test_published_logits_are_clamped_to_plus_minus_one_in_half_precision_only(fp16, old_side, one_rank):
     """NCCL as published: g after margin and scale, without gradient; under fp16 clamped to [-1, 1]."""
-    method = METHODS["NCCL"](settings("NCCL", toy_side, as_published=True, queue_size=20, fp16=fp16), DATA)
+    method = METHODS["NCCL"](settings("NCCL", old_side, as_published=True, queue_size=20, fp16=fp16), DATA)
     cosines, labels = torch.linspace(-0.9, 0.9, 2 * CLASSES).view(2, CLASSES).requires_grad_(), torch.tensor([2, -1])
     found = method.logits(make_head(), cosines, labels)
     slow = 8 * cosines.detach().double()

@@ -1,4 +1,4 @@
-"""One update of the trainer with each method: everything that learns moves down the gradient of the whole sum."""
+"""One update of the trainer with each method: every parameter moves down the gradient of the sum of the terms."""
 
 
 import pytest
@@ -20,9 +20,9 @@ def learning(backbone, method, head) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_step_moves_everything_by_lr_times_gradient_and_decay(name, toy_side, one_rank):
-    """New embeddings of the images themselves; AdvBCT's radii and discriminator are in the optimiser, too."""
-    method, cfg = make_method(name, toy_side, lr=1.0, weight_decay=DECAY, clip=1e9, **MORE.get(name, {}))
+def test_one_step_moves_everything_by_lr_times_gradient_and_decay(name, old_side, one_rank):
+    """The new embeddings are those of the images; AdvBCT's radii and discriminator are in the optimiser, too."""
+    method, cfg = make_method(name, old_side, lr=1.0, weight_decay=DECAY, clip=1e9, **MORE.get(name, {}))
     backbone, head, (_, labels, index) = make_backbone(), make_head(), batches()[0]
     trainer = Trainer(cfg, Ranks(0, 1, torch.device("cpu")), backbone, method, head)
     before = {key: value.detach().double() for key, value in learning(backbone, method, head).items()}
@@ -43,12 +43,12 @@ def test_one_step_moves_everything_by_lr_times_gradient_and_decay(name, toy_side
     for key, value in learning(backbone, method, head).items():
         expected = before[key] - LR * (gradients[key] + DECAY * before[key])
         torch.testing.assert_close(value.detach().double(), expected, rtol=1e-4, atol=1e-6)
-        assert gradients[key].abs().max() > 1e-3 or key == "discriminator.0.bias", key      # BatchNorm takes that one off
+        assert gradients[key].abs().max() > 1e-3 or key == "discriminator.0.bias", key      # BatchNorm makes that gradient 0
 
 
-def test_a_sampled_head_learns_by_the_trainers_rate_and_decay_and_its_other_classes_rest(toy_side, one_rank):
-    """Classes 0 and 4 in the batch, four of seven take part: their softmax is the loss."""
-    method, cfg = make_method("MixBCT", toy_side, mix_ratio=0.0, lr=1.0, weight_decay=DECAY, clip=1e9)
+def test_only_the_sampled_classes_move_by_the_trainers_rate_and_decay(old_side, one_rank):
+    """The batch has classes 0 and 4; four of seven classes take part, and the loss is the softmax over these."""
+    method, cfg = make_method("MixBCT", old_side, mix_ratio=0.0, lr=1.0, weight_decay=DECAY, clip=1e9)
     backbone, head, (_, labels, index) = make_backbone(), make_head(sample_rate=0.6), batches()[0]
     labels, index = labels[(labels == 0) | (labels == 4)], index[(labels == 0) | (labels == 4)]
     trainer = Trainer(cfg, Ranks(0, 1, torch.device("cpu")), backbone, method, head)
@@ -65,8 +65,8 @@ def test_a_sampled_head_learns_by_the_trainers_rate_and_decay_and_its_other_clas
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_only_unibct_does_something_when_an_epoch_begins(name, toy_side, one_rank):
-    method = make_method(name, toy_side)[0]
+def test_an_epoch_without_refinement_changes_nothing(name, old_side, one_rank):
+    method = make_method(name, old_side)[0]
     before, backbone = {key: value.clone() for key, value in method.state_dict().items()}, make_backbone(seed=9)
     for epoch in (0, 4, 10, 20):
         method.start_epoch(epoch, backbone, None)

@@ -1,10 +1,11 @@
-"""NCCL's queue and filter inside the method: what enters, what it is compared with, and what is left out."""
+"""NCCL's queue and filter inside the method: what is stored, what it is compared with, and what is left out."""
 
 import math
 
 import pytest
 import torch
-from method_loops import is_credible, old_unit
+import torch.nn.functional as F
+from method_loops import class_centres, is_credible, old_unit
 from method_toys import CLASSES, DATA, DIM, IMAGES, batches, make_head, settings
 
 from BCT_Methods.NCCL import old_queue
@@ -12,13 +13,14 @@ from BCT_Methods.NCCL.credible import CredibleOld
 from BCT_Methods.NCCL.old_queue import Queue
 from BCT_Methods.NCCL.train import NCCL
 from engine.method import Clock
+from utils.errors import UserError
 
 CLOCK = Clock(0, 0, 0.0)
 
 
-def test_the_batch_enters_the_ring_as_old_unit_features_with_labels_and_old_logits(toy_side, one_rank):
-    """Ten images a step into 15 places: the second step takes the five empty ones and the five oldest."""
-    method, head = NCCL(settings("NCCL", toy_side, queue_size=15), DATA), make_head()
+def test_the_batch_enters_the_ring_as_old_unit_features_with_labels_and_old_logits(old_side, one_rank):
+    """Ten images a step into 15 places: the second step fills the five empty ones and replaces the five oldest."""
+    method, head = NCCL(settings("NCCL", old_side, queue_size=15), DATA), make_head()
     steps = batches()
     for new, labels, index in steps:
         method(head, new, labels, index, CLOCK)
@@ -33,8 +35,8 @@ def test_the_batch_enters_the_ring_as_old_unit_features_with_labels_and_old_logi
             assert method.queue.logits[place, c].item() == pytest.approx((w @ old / w.norm()).item(), abs=1e-6)
 
 
-def test_old_embeddings_between_the_classes_enter_with_no_label(toy_side, one_rank):
-    method = NCCL(settings("NCCL", toy_side, queue_size=15, credible_only=True, scale=8.0), DATA)
+def test_old_embeddings_between_the_classes_enter_with_no_label(old_side, one_rank):
+    method = NCCL(settings("NCCL", old_side, queue_size=15, credible_only=True, scale=8.0), DATA)
     new, labels, index = batches()[0]
     method(make_head(), new, labels, index, CLOCK)
     good = [is_credible(row, 8.0) for row in old_unit(index)]
@@ -43,15 +45,15 @@ def test_old_embeddings_between_the_classes_enter_with_no_label(toy_side, one_ra
 
 
 @pytest.mark.parametrize("scale", [5.0, 8.0, 16.0])
-def test_credible_is_an_entropy_of_at_most_half_of_ln_c_at_the_scale_of_the_classification_loss(scale, toy_side, one_rank):
-    filters = CredibleOld(settings("NCCL", toy_side, scale=scale), DATA)
+def test_credible_is_an_entropy_of_at_most_half_of_ln_c_at_the_scale_of_the_classification_loss(scale, old_side, one_rank):
+    filters = CredibleOld(settings("NCCL", old_side, scale=scale), DATA)
     old = old_unit(range(IMAGES))
     assert filters(old.float()).tolist() == [is_credible(row, scale) for row in old]
     assert filters.max_entropy == pytest.approx(math.log(7) / 2)
 
 
-def test_without_the_filter_the_class_means_are_not_asked_for(toy_side, one_rank):
-    assert NCCL(settings("NCCL", toy_side, prototypes=None), DATA).credible is None
+def test_without_the_filter_no_prototypes_are_needed(old_side, one_rank):
+    assert NCCL(settings("NCCL", old_side, prototypes=None), DATA).credible is None
 
 
 def test_products_of_many_classes_are_the_sum_over_blocks_of_them(one_rank, monkeypatch):
@@ -64,7 +66,43 @@ def test_products_of_many_classes_are_the_sum_over_blocks_of_them(one_rank, monk
     torch.testing.assert_close(queue.product(new).double(), torch.tensor(slow, dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
 
-def test_queue_and_method_use_half_precision_only_if_the_config_says_so(toy_side, one_rank, monkeypatch):
+def test_queue_and_method_use_half_precision_only_if_the_config_says_so(old_side, one_rank, monkeypatch):
     monkeypatch.setattr(old_queue, "half_precision", lambda device: torch.bfloat16)
-    kinds = [NCCL(settings("NCCL", toy_side, fp16=fp16), DATA).queue.logits.dtype for fp16 in (False, True)]
+    kinds = [NCCL(settings("NCCL", old_side, fp16=fp16), DATA).queue.logits.dtype for fp16 in (False, True)]
     assert kinds == [torch.float32, torch.bfloat16]
+
+
+def test_the_queue_forgets_the_oldest(one_rank):
+    """Twelve entries in a ring of ten: the last ten remain, and a batch that does not fit is refused.
+
+    Batches may have any size: a run that resumes on fewer ranks has smaller ones.
+    """
+    queue = Queue(10, DIM, CLASSES)
+    rows = torch.arange(12.0)[:, None]
+    features, logits = rows.expand(-1, DIM), rows.expand(-1, CLASSES)
+    for batch in (slice(0, 4), slice(4, 7), slice(7, 12)):
+        queue.push(features[batch], logits[batch], torch.arange(12)[batch])
+    assert queue.labels.tolist() == [10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert torch.equal(queue.features[:, 0], queue.labels.float()) and torch.equal(queue.logits[:, 3], queue.labels.float())
+    with pytest.raises(UserError, match="config.queue_size = 10 does not hold a step of 12 images"):
+        queue.push(features, logits, torch.arange(12))
+
+
+def test_the_terms_leave_out_old_embeddings_that_are_not_credible(old_side, one_rank, monkeypatch):
+    """They count neither as rows of the batch nor as entries of the queue."""
+    method = NCCL(settings("NCCL", old_side, queue_size=20, credible_only=True), DATA)
+    new, labels, index = batches()[0]
+    good = torch.tensor([True, False, True, True, True, False, True, True, False, True])
+    monkeypatch.setattr(CredibleOld, "forward", lambda self, old: good)
+    terms = method(make_head(), new, labels, index, Clock(0, 0, 0.0))
+    method = NCCL(settings("NCCL", old_side, queue_size=20), DATA)
+    only = method(make_head(), new[good], labels[good], index[good], Clock(0, 0, 0.0))
+    for key in ("feature", "logit"):
+        torch.testing.assert_close(terms[key], only[key])
+
+
+def test_credible_old_embeddings_are_those_near_one_centre(old_side, one_rank):
+    method = NCCL(settings("NCCL", old_side, credible_only=True, scale=12.0), DATA)
+    centres = class_centres().float()
+    between = F.normalize(centres.sum(0, keepdim=True))
+    assert method.credible(torch.cat([centres[:3], between])).tolist() == [True, True, True, False]

@@ -1,4 +1,4 @@
-"""What a method reads of the old model: the right file, the right rows, and none that belongs to another run."""
+"""What a method reads of the old model: the right file and the right rows; files of another run are refused."""
 
 import shutil
 from dataclasses import replace
@@ -28,22 +28,22 @@ from utils.errors import UserError
 from utils.origin import save_origin
 
 KINDS = {"old_feature": "feature", "label": "label", "credible": "credible_ratio_90_feature", "prototypes": "avg_feature"}
-# what each method needs: the names that its documentation gives
+# what each method needs according to its documentation
 READS = {"MixBCT": {"old_feature", "credible"}, "L2": {"old_feature"}, "BCT": {"prototypes"}, "UniBCT": {"old_feature"},
          "NCCL": {"old_feature"}, "NCCL credible_only": {"old_feature", "prototypes"}, "AdvBCT": {"old_feature", "label"}}
 
 
-def made(name: str, folder: Path, records: str | None = None, **more):
+def make(name: str, folder: Path, records: str | None = None, **more):
     name, *only = name.split()
     cfg = settings(name, folder, **more, **{key: True for key in only})
     return METHODS[name](cfg, replace(DATA, fingerprint=records))
 
 
 @pytest.fixture
-def own_side(toy_side, tmp_path) -> Path:
-    """A copy of the old side whose files say where they come from: records "r", and model.pt next to them."""
+def own_side(old_side, tmp_path) -> Path:
+    """A copy of the old side whose files name their origin: records "r" and the first of two models next to them."""
     folder = tmp_path / "feature_save"
-    shutil.copytree(toy_side, folder)
+    shutil.copytree(old_side, folder)
     for number in (1, 2):
         torch.save({"weight": torch.full((2, 2), float(number))}, folder / f"model{number}.pt")
     for kind in KINDS:
@@ -58,37 +58,37 @@ def describe(folder: Path, kind: str, records: str = "r", model: int = 1) -> Non
 
 @pytest.mark.parametrize("name", READS)
 def test_files_of_other_records_or_another_model_are_refused(name, own_side, one_rank):
-    """Exactly the files that the method needs are looked at; with those of this run it starts."""
+    """The method checks the files that it needs and no others; with those of this run it starts."""
     mine = dict(records="r", old_model=str(own_side / "model1.pt"))
-    made(name, own_side, **mine)
+    make(name, own_side, **mine)
     for kind in KINDS:
         for other, word in ({"records": "s"}, "records"), ({"model": 2}, "model"):
             describe(own_side, kind, **other)
             if kind in READS[name]:
                 with pytest.raises(UserError, match=rf"{KINDS[kind]}.npy was computed from a different {word}"):
-                    made(name, own_side, **mine)
+                    make(name, own_side, **mine)
             else:
-                made(name, own_side, **mine)
+                make(name, own_side, **mine)
         describe(own_side, kind)
-    made(name, own_side, records=None, old_model=str(own_side / "no such file.pt"))       # nothing to compare with
+    make(name, own_side, records=None, old_model=str(own_side / "no such file.pt"))       # the origin cannot be compared
     with pytest.raises(UserError, match="different model"):
-        made(name, own_side, records="r", old_model=str(own_side / "model2.pt"))
+        make(name, own_side, records="r", old_model=str(own_side / "model2.pt"))
 
 
 @pytest.mark.parametrize("name", READS)
-def test_a_method_asks_for_what_it_needs_and_for_nothing_else(name, toy_side, one_rank):
+def test_a_method_refuses_a_missing_file_that_it_needs_and_no_other(name, old_side, one_rank):
     for key in ("old_feature", "credible", "prototypes"):
         if key in READS[name]:
             with pytest.raises(UserError, match=f"config.{key} is not set"):
-                made(name, toy_side, **{key: None})
+                make(name, old_side, **{key: None})
         else:
-            made(name, toy_side, **{key: None})
+            make(name, old_side, **{key: None})
 
 
 def test_prototypes_of_other_images_are_refused(own_side, one_rank):
     save_origin(own_side / f"OPclass/{SD}_avg_feature.npy", {"images": IMAGES - 1})
     with pytest.raises(UserError, match="different images"):
-        made("BCT", own_side)
+        make("BCT", own_side)
 
 
 def test_old_side_names_file_images_records_and_model(own_side, one_rank):
@@ -100,9 +100,9 @@ def test_old_side_names_file_images_records_and_model(own_side, one_rank):
                                          "records": "r", "model": prints[2]}
 
 
-def test_row_i_is_image_i(toy_side, one_rank):
-    """Features, marks and labels in the order of the records, whatever order is asked for; prototypes by class."""
-    start = toy_side / f"OPclass/{SD}"
+def test_row_i_is_image_i(old_side, one_rank):
+    """Features, marks and labels are in the order of the records, for any order of the index; prototypes are by class."""
+    start = old_side / f"OPclass/{SD}"
     index = torch.tensor([41, 0, 17, 17, 5])
     rows = OldFeatures(Path(f"{start}_feature.npy"), images=IMAGES, dim=DIM)[index]
     assert rows.dtype == torch.float32 and not rows.requires_grad
@@ -110,18 +110,18 @@ def test_row_i_is_image_i(toy_side, one_rank):
     assert load_credible(Path(f"{start}_credible_ratio_90_feature.npy"), images=IMAGES).tolist() == credible_marks().tolist()
     labels = load_labels(Path(f"{start}_feature.npy"), images=IMAGES, num_classes=CLASSES)
     assert labels.dtype == np.int64 and labels.tolist() == old_features()[1].tolist()
-    some = load_prototypes(Path(f"{start}_avg_feature.npy"), images=IMAGES, num_classes=CLASSES, dim=DIM, classes=slice(2, 6))
-    torch.testing.assert_close(some.double(), bct_rows(False)[2:6], rtol=0, atol=1e-6)
+    rows = load_prototypes(Path(f"{start}_avg_feature.npy"), images=IMAGES, num_classes=CLASSES, dim=DIM, classes=slice(2, 6))
+    torch.testing.assert_close(rows.double(), bct_rows(False)[2:6], rtol=0, atol=1e-6)
     assert np.linalg.norm(old_prototypes(), axis=1).min() > 2
 
 
-def test_advbct_takes_the_labels_next_to_its_features(toy_side, one_rank, tmp_path):
-    """Other labels next to the same features make other balls: those of the classes that they name."""
-    shutil.copytree(toy_side / "OPclass", tmp_path / "OPclass")
+def test_advbct_reads_the_labels_next_to_its_features(old_side, one_rank, tmp_path):
+    """With other labels next to the same features the balls are those of the classes that these labels name."""
+    shutil.copytree(old_side / "OPclass", tmp_path / "OPclass")
     turned = (CLASSES - 1 - old_features()[1]).astype(np.int32)
     np.save(tmp_path / f"OPclass/{SD}_label.npy", turned)
-    for folder, class_of in ((toy_side, lambda c: c), (tmp_path, lambda c: CLASSES - 1 - c)):
-        method = made("AdvBCT", folder)
+    for folder, class_of in ((old_side, lambda c: c), (tmp_path, lambda c: CLASSES - 1 - c)):
+        method = make("AdvBCT", folder)
         for c in range(CLASSES):
             centre, distances = ball(class_of(c))
             torch.testing.assert_close(method.centres[c].double(), centre, rtol=0, atol=1e-6)
@@ -129,12 +129,12 @@ def test_advbct_takes_the_labels_next_to_its_features(toy_side, one_rank, tmp_pa
             assert method.is_ball[c] == (len(distances) > 1)
 
 
-def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(toy_side, one_rank):
-    torch.testing.assert_close(made("BCT", toy_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
+def test_bct_without_a_classifier_holds_the_unit_rows_of_the_file(old_side, one_rank):
+    torch.testing.assert_close(make("BCT", old_side).influence.prototypes.double(), bct_rows(False), rtol=0, atol=1e-6)
 
 
-def test_the_shards_of_an_old_classifier_come_in_the_order_of_their_ranks(tmp_path):
-    """By number: rank 10 after rank 9.  Unit rows without the bias."""
+def test_the_shards_of_an_old_classifier_are_joined_in_the_order_of_their_ranks(tmp_path):
+    """By number: rank 10 comes after rank 9.  The result is unit rows without the bias."""
     rows = torch.randn(11, DIM, generator=torch.Generator().manual_seed(2))
     for rank in (10, 3, 0, 7, 2, 9, 5, 1, 8, 6, 4):
         shard = {"weight": 4 * rows[rank:rank + 1], "bias": torch.ones(1), "num_classes": 11}
@@ -142,5 +142,5 @@ def test_the_shards_of_an_old_classifier_come_in_the_order_of_their_ranks(tmp_pa
     torch.testing.assert_close(load_classifier(tmp_path, DIM), rows / rows.square().sum(1, keepdim=True).sqrt())
 
 
-def test_unibct_starts_from_nothing(toy_side, one_rank):
-    assert not made("UniBCT", toy_side).influence.prototypes.any()
+def test_unibcts_prototypes_start_at_zero(old_side, one_rank):
+    assert not make("UniBCT", old_side).influence.prototypes.any()

@@ -1,4 +1,4 @@
-"""The four scenarios, written out by hand: which records, which old model and which of its files a run reads."""
+"""The four scenarios by hand: the records, the old model and the files of the old side that a run reads."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A training of the loop in this process, on a toy set and a toy backbone, that records what the loop passes on."""
+"""Runs a training in this process, on the CPU, a toy set and a toy backbone, and records the calls that the loop makes."""
 
 import inspect
 import io
@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 import sys
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +52,7 @@ def children() -> set[int]:
 
 
 class Call(NamedTuple):
-    """One call of a method.  children: numbers of the processes that this one had started."""
+    """One call of a method.  children: ids of this process's child processes at that time."""
 
     head: nn.Module
     new: torch.Tensor
@@ -63,7 +63,7 @@ class Call(NamedTuple):
 
 
 class Noted(Method):
-    """Two terms, the second with a parameter of the method's own.
+    """A method of two terms, the second with a parameter of its own.
 
     starts: (epoch, backbone, dataset, seed of torch's global generator) of each epoch.
     """
@@ -76,7 +76,7 @@ class Noted(Method):
 
     def start_epoch(self, epoch, backbone, dataset):
         self.starts.append((epoch, backbone, dataset, torch.initial_seed()))
-        backbone.eval()                 # which a method may do
+        backbone.eval()                 # allowed to a method
 
     def forward(self, head, new, labels, index, clock):
         self.calls.append(Call(head, new.detach().clone(), labels.clone(), index.clone(), clock, children()))
@@ -84,7 +84,7 @@ class Noted(Method):
 
 
 class Wrapped(nn.Module):
-    """Stands for DistributedDataParallel on one rank: another object than the plain module."""
+    """In place of DistributedDataParallel on one rank: another object than the plain module."""
 
     def __init__(self, module):
         super().__init__()
@@ -96,12 +96,14 @@ class Wrapped(nn.Module):
 
 @dataclass
 class Run:
-    """events: ("start", epoch), ("step", step), ("verify", step), ("model",) and ("save", epoch, images), in order.
+    """What a run did.
 
-    steps: of each Trainer.step its arguments by name, its "terms", "rates", the learning rates of all parameter groups after
-    it, and "before", weights of backbone and head before it.  scalars: (name, value, step) for TensorBoard.
-    networks: arguments of get_model.  timeouts: those of start_ranks.  repeatable: (torch's deterministic algorithms,
-    cuDNN's benchmark mode) during the run.  children: processes of this one before the run.
+    events: ("start", epoch), ("step", step), ("verify", step), ("model",) and ("save", epoch, images), in order.
+    steps: for each call of Trainer.step its arguments by name, "terms" (its result), "rates" (learning rates of all parameter
+    groups after it) and "before" (weights of backbone and head before it).  scalars: (name, value, step) for TensorBoard.
+    networks: arguments of get_model.  timeouts: arguments of start_ranks.  repeatable: (torch's deterministic algorithms,
+    cuDNN's benchmark mode) during the run.  children: ids of this process's child processes before the run.
+    code: exit code.  log: stderr.
     """
 
     events: list = field(default_factory=list)
@@ -113,15 +115,15 @@ class Run:
     repeatable: tuple[bool, bool] | None = None
     children: set[int] = field(default_factory=children)
     code: int = 0
-    said: str = ""
+    log: str = ""
 
     def values(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of one of TensorBoard's curves."""
-        return [(step, value) for found, value, step in self.scalars if found == name]
+        """[(step, value)] of a TensorBoard curve."""
+        return [(step, value) for curve, value, step in self.scalars if curve == name]
 
 
 def write_data(folder: Path) -> Path:
-    """train.rec, toy.py (the config) and pairs.bin: ten pairs, of one class and of two classes by turns."""
+    """Write train.rec, toy.py (the config) and pairs.bin: ten pairs, alternately of one class and of two."""
     write_records(folder / "train", COUNTS)
     (folder / "toy.py").write_text(CONFIG)
     same = [True, False] * 5
@@ -138,9 +140,9 @@ def image_of(index: int) -> tuple[np.ndarray, int]:
 
 def record(data: Path, output: Path, *settings: str, head: type[PartialFC] = PartialFC, method: type[Method] = Noted,
            norm: bool = True, before_step=None, start=loop.main) -> Run:
-    """Run the training script with these settings.  before_step(step) may raise SystemExit, as a kill."""
-    run, said = Run(), io.StringIO()
-    with Recording(run, norm, before_step).in_place() as patch, redirect_stderr(said):
+    """Run the training script with these settings.  before_step(step) may raise SystemExit in place of a kill."""
+    run, log = Run(), io.StringIO()
+    with Recording(run, norm, before_step).in_place() as patch, redirect_stderr(log):
         patch.setattr(sys, "argv", ["train.py", str(data / "toy.py"), f"dataset={data}", f"output={output}", *settings])
         try:
             start(method, head)
@@ -149,12 +151,12 @@ def record(data: Path, output: Path, *settings: str, head: type[PartialFC] = Par
         finally:
             if dist.is_initialized() and dist.get_world_size() == 1:
                 dist.destroy_process_group()
-    run.said = said.getvalue()
+    run.log = log.getvalue()
     return run
 
 
 class Recording:
-    """Puts itself in the place of what the loop calls; each method gets the original as ``whole``."""
+    """Replaces what the loop calls; each method gets the original as ``original``."""
 
     def __init__(self, run: Run, norm: bool, before_step):
         self.run, self.norm, self.before_step = run, norm, before_step
@@ -163,16 +165,16 @@ class Recording:
         self.run.networks.append({"name": name, **more})
         return Net(more["num_features"], more["image_size"], self.norm)
 
-    def ranks(self, whole, timeout):
+    def ranks(self, original, timeout=30):
         self.run.timeouts.append(timeout)
-        return whole(timeout)
+        return replace(original(timeout), device=torch.device("cpu"))
 
-    def start_epoch(self, whole, method, epoch, *args):
+    def start_epoch(self, original, method, epoch, *args):
         self.run.events.append(("start", epoch))
-        return whole(method, epoch, *args)
+        return original(method, epoch, *args)
 
-    def step(self, whole, made, *args, **more):
-        given = inspect.signature(whole).bind(made, *args, **more)
+    def step(self, original, made, *args, **more):
+        given = inspect.signature(original).bind(made, *args, **more)
         given.apply_defaults()
         given = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in given.arguments.items()}
         if self.before_step:
@@ -182,24 +184,24 @@ class Recording:
         self.run.repeatable = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
         state = {"backbone": made.plain_backbone.state_dict(), "head": made.head.state_dict()}
         before = {f"{part}.{name}": value.clone() for part, values in state.items() for name, value in values.items()}
-        terms = whole(made, *args, **more)
+        terms = original(made, *args, **more)
         rates = {group["lr"] for group in made.optimizer.param_groups}
         self.run.steps.append(given | {"rates": rates, "terms": terms, "before": before})
         return terms
 
-    def scalars(self, whole, progress, values, step):
+    def scalars(self, original, progress, values, step):
         self.run.scalars += [(name, value, step) for name, value in values.items()]
         if any(name.startswith("verification/") for name in values):
             self.run.events.append(("verify", step))
-        return whole(progress, values, step)
+        return original(progress, values, step)
 
-    def save(self, whole, checkpoints, position):
+    def save(self, original, checkpoints, position):
         self.run.events.append(("save", position.epoch, position.images))
-        return whole(checkpoints, position)
+        return original(checkpoints, position)
 
-    def model(self, whole, checkpoints):
+    def model(self, original, checkpoints):
         self.run.events.append(("model",))
-        return whole(checkpoints)
+        return original(checkpoints)
 
     @contextmanager
     def in_place(self):
@@ -216,5 +218,5 @@ class Recording:
 
 
 def method_of(function):
-    """A partial is not a method of an object: this is one."""
+    """A function that becomes a method of an object, which a partial does not."""
     return lambda self, *args, **more: function(self, *args, **more)

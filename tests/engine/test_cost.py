@@ -1,4 +1,4 @@
-"""What a training costs, against what one leaves on the disk and what torch allocates in a real step."""
+"""The estimated cost of a training against the files that one writes and the memory that torch allocates in a real step."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs/f128_r18_softmax_class30
 SMALL = ["network=mbf", "image_size=16", "batch_size=4", "val_targets=[]"]
 
 
-def test_disk_is_what_training_leaves(tmp_path, one_rank):
+def test_disk_is_what_a_training_writes(tmp_path, one_rank):
     """Against the files that the loop's own class writes after three epochs, with an optimiser that has momentum."""
     cfg, data = load_config(CONFIG, [*SMALL, "num_epoch=3", f"output={tmp_path}"]), Facts(images=12, classes=3000)
     trainer = build(cfg, data, one_rank, Method, PartialFC)
@@ -74,7 +74,7 @@ def test_memory_without_data_is_what_a_real_step_allocates(tmp_path):
         assert cost.step_bytes(model(), images) == pytest.approx(real, rel=0.02)
 
 
-def test_what_a_rank_holds():
+def test_class_vectors_are_sharded_and_images_are_not():
     cfg = load_config(CONFIG, [*SMALL, "network=r18"])
     parts = {}
     for ranks in (1, 8):
@@ -82,12 +82,12 @@ def test_what_a_rank_holds():
             parts[ranks] = cost.gpu_bytes(cfg, 8000, ranks, PartialFC, None)
     assert parts[1]["classes"] == 2 * 4 * 8000 * 128 == 8 * parts[8]["classes"]
     assert parts[1]["images"] == parts[8]["images"]
-    rows, classes = 4, 8000             # one rank: logits of its own rows, in float32 at least cosine, logit and gradient
+    rows, classes = 4, 8000             # one rank: cosine, logit and gradient of its rows, at least, in float32
     assert parts[1]["logits"] > 3 * 4 * rows * classes
 
 
-def test_a_sampled_head_and_the_softmax_head():
-    """A tenth of the classes in a step: at most a fifth of the logits of all of them."""
+def test_memory_of_a_sampled_head_and_of_a_softmax_head():
+    """Against a margin head on all classes: a tenth of the classes needs less than a fifth, softmax more than half."""
     whole, sampled = load_config(CONFIG, SMALL), load_config(CONFIG, [*SMALL, "sample_rate=0.1"])
     with cost.pretended_ranks(1):
         all_classes, tenth = (cost.head_step_bytes(cfg, 8000, 1, PartialFC) for cfg in (whole, sampled))

@@ -1,4 +1,4 @@
-"""Steps that are not finite under a real GradScaler: skipped, counted, and part of what a checkpoint keeps."""
+"""Steps that are not finite under a real GradScaler: they are skipped and counted, and a checkpoint keeps the scale."""
 
 import itertools
 import re
@@ -10,9 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
-from test_checkpoint import Killed, killed_at, newest
-from test_loop import COUNTS, train
-from toy import write_records
+from toy_loop import Killed, kill_after, newest, train, write_data
 from trainings import differences
 
 from engine import trainer
@@ -29,14 +27,12 @@ SETTINGS = ["network=mbf", "num_epoch=5", "save_every=4", "lr_power=0"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_records(folder / "train_part_30_class", COUNTS)
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def scaled(monkeypatch) -> list:
-    """Trainings here have the scaler that they have on CUDA, from a scale that overflows float32; (scale, weights) by step."""
+    """Give trainings CUDA's loss scaler with a first scale that overflows float32; [(scale, weights)] after each step."""
     whole, steps = trainer.Trainer.step, []
 
     def step(self, *args):
@@ -55,14 +51,14 @@ def on_the_cpu(*_, enabled: bool, **more) -> trainer.SharedScaler:
 
 @pytest.mark.long
 def test_overflows_are_skipped_and_counted(scaled, data, tmp_path):
-    code, said = train(data, tmp_path, *SETTINGS, head=PartialFC)
-    assert code == 0, said
+    code, log = train(data, tmp_path, *SETTINGS, head=PartialFC)
+    assert code == 0, log
     skipped = [i for i in range(1, len(scaled)) if scaled[i][0] < scaled[i - 1][0]]
-    assert len(skipped) >= 2                            # at the start, and each time the scale has grown too far
+    assert len(skipped) >= 2                            # at the start, and whenever the scale has grown too far
     for i in range(1, len(scaled)):
         same = all(torch.equal(one, two) for one, two in zip(scaled[i][1], scaled[i - 1][1], strict=True))
         assert same == (i in skipped)
-    counted = [int(n) for n in re.findall(r"(\d+) updates skipped: not finite", said)]
+    counted = [int(n) for n in re.findall(r"(\d+) updates skipped: not finite", log)]
     assert sum(counted) == len(skipped) + (scaled[0][0] < 2.0**126)
 
 
@@ -70,48 +66,36 @@ def test_overflows_are_skipped_and_counted(scaled, data, tmp_path):
 def test_the_scale_is_part_of_a_checkpoint(scaled, data, tmp_path, monkeypatch):
     assert train(data, tmp_path / "whole", *SETTINGS, head=PartialFC)[0] == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_at(patch, 15)
+        kill_after(patch, 15)
         train(data, tmp_path / "half", *SETTINGS, head=PartialFC)
     torch.distributed.destroy_process_group()
-    code, said = train(data, tmp_path / "half", *SETTINGS, "resume=True", head=PartialFC)
-    assert code == 0 and "resumed from" in said
+    code, log = train(data, tmp_path / "half", *SETTINGS, "resume=True", head=PartialFC)
+    assert code == 0 and "resumed from" in log
     one, two = newest(tmp_path / "half"), newest(tmp_path / "whole")
     assert two["scaler"]["scale"] < 2.0**126 and differences(one, two) == []
 
 
 @pytest.mark.long
-def test_twenty_in_a_row_end_the_run(scaled, data, tmp_path, monkeypatch):
+def test_twenty_skipped_updates_in_a_row_end_the_run(scaled, data, tmp_path, monkeypatch):
     good = Method.forward
 
     def poisoned(self, head, new, labels, index, clock):
         return {name: term * (torch.nan if clock.step >= 8 else 1) for name, term in
                 good(self, head, new, labels, index, clock).items()}
     monkeypatch.setattr(Method, "forward", poisoned)
-    code, said = train(data, tmp_path, *SETTINGS, "num_epoch=8", head=PartialFC)
-    last = said.splitlines()[-1]
+    code, log = train(data, tmp_path, *SETTINGS, "num_epoch=8", head=PartialFC)
+    last = log.splitlines()[-1]
     assert code == 1 and "the loss is not finite (cls = nan) since step 9, whose 8 images the line before names" in last
     assert len(scaled) == 8 + MAX_SKIPPED_IN_A_ROW
     assert f"{tmp_path}/checkpoints/" in last and "is the last good checkpoint" in last
     assert torch.isfinite(newest(tmp_path)["tensors"]["head/weight"]).all()
 
 
-@pytest.mark.long
-def test_a_forward_pass_that_overflows_does_not_ruin_the_statistics(scaled, data, tmp_path, monkeypatch):
-    """Its update is skipped, but BatchNorm has seen it."""
-    whole, calls = trainer.to_input, []
-
-    def poisoned(*args):
-        calls.append(1)
-        return whole(*args) * (torch.inf if len(calls) == 11 else 1)
-    monkeypatch.setattr(trainer, "to_input", poisoned)
-    code, said = train(data, tmp_path, *SETTINGS, "frequent=4", "save_every=3", head=PartialFC)
-    assert code == 0 and said.count("BatchNorm's statistics were not finite") == 1
-    state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert all(value.isfinite().all() for value in state.values())
-
-
 def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, list[str], int]:
-    """(skipped without a trace, what differs from a trainer that never met that step, skipped updates) of this rank."""
+    """Overflow the first of three steps of a trainer, and compare it with one that only does the other two, on this rank.
+
+    Returns (whether nothing changed in the first step, names of what differs in the end, number of skipped updates).
+    """
     cfg = SimpleNamespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01, fp16=False, clip=5.0, gradient_acc=1)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     trainer.SharedScaler = partial(on_the_cpu, growth_interval=1000)
@@ -139,7 +123,7 @@ def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, l
         one.scaler.unscale_ = whole
 
     junk = [torch.full((64,), 7.7) for _ in range(1000)]
-    del junk                                            # for a buffer that is not set to anything
+    del junk                                            # an uninitialised buffer would hold these numbers
     before = {name: value.clone() for name, value in rank_state(broken)["tensors"].items()}
     step(broken, 0, torch.inf)
     after = rank_state(broken)["tensors"]
@@ -157,7 +141,7 @@ def skip_all() -> dict[str, tuple]:
 
 
 def test_the_ranks_skip_an_update_together_and_without_a_trace():
-    """Also the first update, of which a fused optimiser has no state yet; also where all ranks find an overflow."""
+    """Also at the first update, when a fused optimiser has no state yet, and also if all ranks overflow."""
     for found in on_ranks(2, skip_all):
         assert found == dict.fromkeys(found, (True, [], 1))
 

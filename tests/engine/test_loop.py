@@ -1,48 +1,23 @@
-"""The loop on a toy set: it learns, repeats itself bit for bit, resumes exactly, and refuses what cannot work."""
+"""A training on a toy set: its loss falls, it repeats and resumes bit for bit, and mistakes end with one sentence."""
 
-import io
 import re
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from toy import write_records
+from toy_loop import COUNTS, train, write_data
 
-from engine.loop import main
-from losses import PartialFC, SoftmaxHead
+from losses import PartialFC
 from records.recordio import RecordReader
-
-ROOT = Path(__file__).resolve().parents[2]
-COUNTS = [9, 12, 7, 10, 11]
-SMALL = ["image_size=16", "batch_size=8", "num_epoch=2", "lr=0.02", "val_targets=[]", "frequent=1", "workers=0"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_records(folder / "train_part_30_class", COUNTS)
-    return folder
-
-
-def train(data: Path, output: Path, *settings: str, head: type[PartialFC] = SoftmaxHead) -> tuple[int, str]:
-    """(exit code, stderr) of the training script with these settings, run in this process."""
-    config = str(ROOT / "configs/f128_r18_softmax_class30.py")
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
-        patch.setattr("sys.argv", ["train.py", config, f"dataset={data}", f"output={output}", *SMALL, *settings])
-        try:
-            main(head=head)
-            code = 0
-        except SystemExit as end:
-            code = end.code
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return code, said.getvalue()
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def losses(done: tuple[int, str]) -> list[float]:
+    """The loss of each step of a training that succeeded."""
     assert done[0] == 0, done[1]
     return [float(x) for x in re.findall(r"  loss ([\d.]+)", done[1])]
 
@@ -58,7 +33,7 @@ def straight(data, tmp_path_factory) -> tuple[Path, list[float]]:
 
 
 @pytest.mark.long
-def test_it_learns_and_leaves_its_files(straight):
+def test_the_loss_falls_and_the_files_are_written(straight):
     output, loss = straight
     assert len(loss) == 4 * (sum(COUNTS) // 8)
     assert sum(loss[-6:]) < 0.6 * sum(loss[:6])
@@ -78,8 +53,8 @@ def test_any_number_of_workers_gives_the_same_bits(straight, data, tmp_path):
 
 
 @pytest.mark.long
-def test_resume_equals_the_straight_run(data, tmp_path):
-    """Two epochs and two more after a stop; a constant learning rate, so that both runs have the same schedule."""
+def test_a_resumed_run_equals_the_straight_one(data, tmp_path):
+    """Two epochs and, after a stop, two more; with a constant learning rate both runs have the same schedule."""
     losses(train(data, tmp_path / "half", "num_epoch=2", "lr_power=0"))
     losses(train(data, tmp_path / "half", "num_epoch=4", "lr_power=0", "resume=True"))
     losses(train(data, tmp_path / "whole", "num_epoch=4", "lr_power=0"))
@@ -89,17 +64,17 @@ def test_resume_equals_the_straight_run(data, tmp_path):
 
 @pytest.mark.long
 def test_a_run_that_skips_bad_records(straight, data, tmp_path):
-    """Every epoch has its batches, any number of workers gives the same bits, and the log counts."""
+    """Every epoch has all its batches, any number of workers gives the same bits, and the log counts replaced images."""
     for end in (".idx", ".rec"):
         content = bytearray((data / f"train_part_30_class{end}").read_bytes())
         if end == ".rec":
             reader = RecordReader(data / "train_part_30_class")
             for key in (3, 30):
-                at = int(reader.offsets[reader.row(key)])
-                content[at + 40:at + 60] = bytes(20)
+                offset = int(reader.offsets[reader.row(key)])
+                content[offset + 40:offset + 60] = bytes(20)
         (tmp_path / f"train_part_30_class{end}").write_bytes(content)
-    code, said = train(tmp_path, tmp_path / "stop")
-    assert code == 1 and re.search("record (3|30) at byte", said.splitlines()[-1])
+    code, log = train(tmp_path, tmp_path / "stop")
+    assert code == 1 and re.search("record (3|30) at byte", log.splitlines()[-1])
     for workers in (0, 2):
         loss = losses(train(tmp_path, tmp_path / str(workers), "bad_records=skip", f"workers={workers}"))
         assert len(loss) == 2 * (sum(COUNTS) // 8)
@@ -132,17 +107,17 @@ def test_gradient_accumulation_and_sampling_run(data, tmp_path):
     (["save_every=0.5"], "config.save_every = 0.5 in the command line: expected a whole number from 0 up"),
 ])
 def test_mistakes_end_with_one_sentence(data, tmp_path, settings, words):
-    code, said = train(data, tmp_path, *settings)
-    last = said.strip().splitlines()[-1]
-    assert code == 1 and last.startswith("error: ") and words in last and "Traceback" not in said
+    code, log = train(data, tmp_path, *settings)
+    last = log.strip().splitlines()[-1]
+    assert code == 1 and last.startswith("error: ") and words in last and "Traceback" not in log
 
 
-def test_declared_classes_win_with_a_warning(data, tmp_path):
-    code, said = train(data, tmp_path, "num_classes=9", "num_epoch=1")
-    assert code == 0 and "config.num_classes = 9" in said
+def test_config_num_classes_counts_with_a_warning_if_it_differs(data, tmp_path):
+    code, log = train(data, tmp_path, "num_classes=9", "num_epoch=1")
+    assert code == 0 and "config.num_classes = 9" in log
     assert torch.load(tmp_path / "softmax_fc_gpu_0.pt", weights_only=True)["weight"].shape == (9, 128)
 
 
-def test_too_few_classes_name_the_record(data, tmp_path):
-    code, said = train(data, tmp_path, "num_classes=3", "num_epoch=1")
-    assert code == 1 and "record" in said.splitlines()[-1] and "label" in said.splitlines()[-1]
+def test_a_label_beyond_config_num_classes_names_its_record(data, tmp_path):
+    code, log = train(data, tmp_path, "num_classes=3", "num_epoch=1")
+    assert code == 1 and "record" in log.splitlines()[-1] and "label" in log.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""A checkpoint of two ranks on one, and of one on two: every tensor, the steps after it, and the exported classifier."""
+"""A checkpoint of two ranks resumed on one, and of one on two: every tensor, the steps after it, the exported classifier."""
 
 import shutil
 import sys
@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from method_steps import make_method_for_ranks, train
+from method_toys import BATCH, CLASSES, DIM, make_backbone, make_head, write_old_side
 from ranks import on_ranks
-from test_methods import BATCH, CLASSES, CLOCK, DIM, MORE, batches, make_head, make_method, old_side, settings  # noqa: F401
 from trainings import differences
 
 from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import Position
 from engine.distributed import Ranks
-from engine.method import Clock
-from engine.model_files import whole_classifier
+from engine.model_files import classifier_in_checkpoint, whole_classifier
 from engine.signals import StopSignal
 from engine.state import own_shard, rank_state
 from engine.trainer import Trainer
 from losses import ArcFace, PartialFC, SoftmaxHead
 from records.facts import Facts
-from tools.export_classifier.export_classifier import main, of_checkpoint
+from tools.export_classifier.export_classifier import main
 from utils.errors import UserError
 
+LR = 0.01
 # kind: (method, settings, head)
 KINDS = {"BCT": ("BCT", {}, make_head), "NCCL": ("NCCL", {}, make_head), "UniBCT": ("UniBCT", {}, make_head),
          "AdvBCT": ("AdvBCT", {}, make_head), "AdamW": ("BCT", {"optimizer": "adamw"}, make_head),
@@ -38,50 +39,45 @@ SHARDED = {"head/weight": 0, "head/bias": 0, "method/influence.prototypes": 0, "
            **{f"head/sampler.{moment}": 0 for moment in ("momentum_buffer", "exp_avg", "exp_avg_sq")}}
 
 
+@pytest.fixture(scope="module")
+def old_side(tmp_path_factory) -> Path:
+    return write_old_side(tmp_path_factory.mktemp("feature_save"))
+
+
 def make(kind: str, features: Path, output: Path) -> Checkpoints:
+    """A training of this kind before its first step; the ranks' random states differ."""
     name, more, head = KINDS[kind]
-    more = MORE.get(name, {}) | more
-    torch.manual_seed(dist.get_rank())
-    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM))        # no BatchNorm: ranks would differ
-    cfg = settings(name, features, output=str(output / kind), resume=True, **more)
+    method, cfg = make_method_for_ranks(name, features, output=str(output / kind), resume=True, **more)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    trainer = Trainer(cfg, ranks, backbone, make_method(name, features, more), head())
+    trainer = Trainer(cfg, ranks, make_backbone(), method, head())       # without BatchNorm: each rank has its own statistics
+    torch.manual_seed(dist.get_rank())
     log = SimpleNamespace(info=lambda *_: None)
     return Checkpoints(cfg, Facts(100, 5), ranks, trainer, {}, StopSignal(), log)
-
-
-def two_steps(trainer: Trainer, name: str, first: int) -> None:
-    draw = torch.Generator().manual_seed(first)
-    ranks = trainer.ranks
-    own = slice(*(BATCH * (ranks.rank + k) // ranks.world_size for k in (0, 1)))
-    for step in (first, first + 1):
-        _, labels, index = batches()[step % 2]
-        images = torch.randint(256, (BATCH, 4, 4, 3), dtype=torch.uint8, generator=draw)
-        trainer.step(images[own], labels[own], index[own], torch.zeros(BATCH, dtype=torch.bool)[own],
-                     Clock(CLOCK.get(name, 0), step, 0.1 * step), 0.01)
 
 
 def save_all(features: Path, output: Path) -> dict[str, dict]:
     """Two steps, a save, and then two more: {kind: rank_state at the end}."""
     out = {}
-    for kind, (name, _, _) in KINDS.items():
+    for kind in KINDS:
         checkpoints = make(kind, features, output)
-        two_steps(checkpoints.trainer, name, 0)
+        train(checkpoints.trainer, range(2), LR)
         checkpoints.save(Position(0, 2 * BATCH))
-        two_steps(checkpoints.trainer, name, 2)
+        train(checkpoints.trainer, range(2, 4), LR)
         out[kind] = rank_state(checkpoints.trainer)
     return out
 
 
 def resume_all(features: Path, output: Path) -> dict[str, tuple[dict, dict]]:
-    """{kind: (rank_state as it was resumed, the same two steps later)}"""
+    """{kind: (rank_state after the resumption, rank_state two steps later)}"""
     out = {}
-    for kind, (name, _, _) in KINDS.items():
+    for kind in KINDS:
         checkpoints = make(kind, features, output)
+        for value in checkpoints.trainer.method.state_dict().values():
+            value.zero_()                   # prototypes that a start computes must come from the checkpoint, too
         assert checkpoints.resume() == Position(0, 2 * BATCH)
         state = rank_state(checkpoints.trainer)
         before = state | {"tensors": {key: value.clone() for key, value in state["tensors"].items()}}
-        two_steps(checkpoints.trainer, name, 2)
+        train(checkpoints.trainer, range(2, 4), LR)
         out[kind] = before, rank_state(checkpoints.trainer)
     return out
 
@@ -95,26 +91,26 @@ def save_and_resume(features: Path, output: Path) -> tuple[dict, dict]:
 
 
 @pytest.fixture(scope="module")
-def saved(old_side, tmp_path_factory) -> tuple[Path, list[tuple[dict, dict]]]:  # noqa: F811
-    """Of two ranks: where, and (how they went on, how they did after a resumption) of each."""
+def saved(old_side, tmp_path_factory) -> tuple[Path, list[tuple[dict, dict]]]:
+    """(output folder, [(save_all, resume_all) of rank 0, of rank 1])."""
     output = tmp_path_factory.mktemp("two")
     return output, on_ranks(2, save_and_resume, old_side, output)
 
 
 def divide(tensors: dict, ranks: int) -> list[dict]:
-    """The same tensors as each of ``ranks`` has them: the first 11 % ranks hold one class more."""
+    """The same tensors as each of ``ranks`` has them: the first 7 % ranks hold one class more."""
     return [{key: np.array_split(value.numpy(), ranks, SHARDED[key])[r] if key in SHARDED else value.numpy()
              for key, value in tensors.items()} for r in range(ranks)]
 
 
-def check(found: dict, expected: dict) -> None:
+def equal(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     for key, value in found.items():
         np.testing.assert_array_equal(value.numpy(), expected[key], key)
 
 
 def close(found: dict, expected: dict, kind: str) -> None:
-    """The weights after two more steps; a sampled head draws other rows on other ranks."""
+    """Compare the weights after two more steps, except those of a sampled head: its sample depends on the number of ranks."""
     for key, value in expected.items():
         if not kind.startswith("sampled") and not key.startswith("optimizer"):
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
@@ -125,33 +121,33 @@ def together(ranks: list[dict]) -> dict:
             for key, value in ranks[0].items()}
 
 
-def test_two_ranks_on_one(saved, old_side, one_rank):  # noqa: F811
-    output, later = saved
+def test_two_ranks_on_one(saved, old_side, one_rank):
+    output, ranks = saved
     for kind, (before, after) in resume_all(old_side, output).items():
         files = [rank_file(output, kind, rank)["tensors"] for rank in range(2)]
-        assert files[0]["head/weight"].shape == (6, DIM) and files[1]["head/weight"].shape == (5, DIM)
-        check(before["tensors"], {key: value.numpy() for key, value in together(files).items()})
-        close(after["tensors"], together([went_on[kind]["tensors"] for went_on, _ in later]), kind)
+        assert files[0]["head/weight"].shape == (4, DIM) and files[1]["head/weight"].shape == (3, DIM)
+        equal(before["tensors"], {key: value.numpy() for key, value in together(files).items()})
+        close(after["tensors"], together([straight[kind]["tensors"] for straight, _ in ranks]), kind)
 
 
-def test_one_rank_on_two(old_side, one_rank, tmp_path):  # noqa: F811
+def test_one_rank_on_two(old_side, one_rank, tmp_path):
     later = save_all(old_side, tmp_path)
     resumed = on_ranks(2, resume_all, old_side, tmp_path)
     for kind in KINDS:
         whole = rank_file(tmp_path, kind, 0)
         for rank, expected in enumerate(divide(whole["tensors"], 2)):
             before = resumed[rank][kind][0]
-            check(before["tensors"], expected)
+            equal(before["tensors"], expected)
             assert torch.equal(before["random"]["cpu"], whole["random"]["cpu"])
         close(together([rank[kind][1]["tensors"] for rank in resumed]), later[kind]["tensors"], kind)
 
 
 def test_the_same_number_of_ranks_gives_the_same_bits(saved):
     output, ranks = saved
-    for rank, (went_on, resumed) in enumerate(ranks):
+    for rank, (straight, resumed) in enumerate(ranks):
         for kind, (before, after) in resumed.items():
             assert differences(before, rank_file(output, kind, rank)) == [], kind
-            assert differences(after, went_on[kind]) == [], kind
+            assert differences(after, straight[kind]) == [], kind
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -172,7 +168,7 @@ def test_any_number_of_shards(dim, monkeypatch):
 def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     folder = saved[0] / "softmax/checkpoints" / str(2 * BATCH)
     parts = [rank_file(saved[0], "softmax", rank)["tensors"] for rank in range(2)]
-    whole = of_checkpoint(folder)
+    whole = classifier_in_checkpoint(folder)
     assert torch.equal(whole["weight"], torch.cat([part["head/weight"] for part in parts])) and len(whole["bias"]) == CLASSES
     for rank, part in enumerate(parts):
         torch.save({"weight": part["head/weight"], "num_classes": CLASSES}, tmp_path / f"softmax_fc_gpu_{rank}.pt")
@@ -181,19 +177,30 @@ def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):
     assert np.array_equal(np.load(tmp_path / "classes.npy"), whole["weight"].numpy())
     assert f"{CLASSES} classes of {DIM} dimensions" in capsys.readouterr().out
     shutil.copytree(folder, tmp_path / "best")              # under another name
-    assert torch.equal(of_checkpoint(tmp_path / "best")["bias"], whole["bias"])
-    (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"somebody's")
+    assert torch.equal(classifier_in_checkpoint(tmp_path / "best")["bias"], whole["bias"])
+    (tmp_path / "softmax_fc_gpu_0_old.pt").write_bytes(b"of a user")
     assert len(whole_classifier(tmp_path)["weight"]) == CLASSES
-    for wrong in ({"class_start": 0}, {"num_classes": 99}, {"weight": torch.ones(5, DIM + 1)}):
-        torch.save({"weight": parts[1]["head/weight"], "class_start": 6, "num_classes": CLASSES} | wrong,
+    for wrong in ({"class_start": 0}, {"num_classes": 99}, {"weight": torch.ones(3, DIM + 1)}):
+        torch.save({"weight": parts[1]["head/weight"], "class_start": 4, "num_classes": CLASSES} | wrong,
                    tmp_path / "softmax_fc_gpu_1.pt")
         with pytest.raises(UserError, match="softmax_fc_gpu_1.pt is a shard of another training"):
             main()
     (tmp_path / "softmax_fc_gpu_1.pt").unlink()
-    with pytest.raises(UserError, match="1 shards in .* hold 6 classes, expected 11; copy all shards"):
+    with pytest.raises(UserError, match="1 shards in .* hold 4 classes, expected 7; copy all shards"):
         main()
-    (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"torn")
+    (tmp_path / "softmax_fc_gpu_0.pt").write_bytes(b"corrupt")
     with pytest.raises(UserError, match="is not a classifier shard"):
         main()
     with pytest.raises(UserError, match="no softmax_fc_gpu"):
         whole_classifier(tmp_path / "nowhere")
+
+
+def test_the_classifier_of_a_corrupt_checkpoint_is_refused(saved, tmp_path):
+    shutil.copytree(saved[0] / "softmax/checkpoints" / str(2 * BATCH), tmp_path / "copy")
+    file = tmp_path / "copy/rank_1.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="rank_1.pt is not the file that was written .*; export another checkpoint"):
+        classifier_in_checkpoint(tmp_path / "copy")
+    (tmp_path / "copy/complete.json").unlink()
+    with pytest.raises(UserError, match="complete.json is corrupt or was not written by this project; export another checkpoint"):
+        classifier_in_checkpoint(tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Every setting of configs/base.py, at a value that is not its default, has its effect on a training."""
+"""Each setting of configs/base.py has its effect on a training, at a value that is not its default."""
 
 import json
 import math
@@ -33,7 +33,7 @@ FIRST = ["rec=other", "num_classes=7", "num_image=30", "workers=1", "image_size=
          "keep_checkpoints=3", "timeout=12"]
 OLD = ["scenario=OPclass", "old_model={old}/model.pt", "old_feature=EX/a_feature.npy", "credible=EX/a_mask.npy",
        "prototypes=EX/a_mean.npy", "old_classifier={old}", "feature_save={old}/saved"]
-# 49 images, one of them damaged; a run that was killed before its tenth step is resumed.
+# 49 images, one of them corrupt; a run that was killed before its tenth step is resumed.
 SECOND = ["optimizer=adamw", "sample_rate=0.6", "decay_epoch=[1]", "deterministic=True", "bad_records=skip", "save_every=2",
           "num_classes=40"]
 THIRD = ["rec=synthetic", "num_image=32", "num_classes=4", "num_epoch=1", "momentum=0", "weight_decay=0", "lr_power=0",
@@ -42,7 +42,7 @@ THIRD = ["rec=synthetic", "num_image=32", "num_classes=4", "num_epoch=1", "momen
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> SimpleNamespace:
-    """first, second, third: what they recorded; data, folder (outputs first, second ...), old (the old model's files)."""
+    """The recorded runs first, second and third; data; folder, which holds their outputs; old, the old model's files."""
     folder = tmp_path_factory.mktemp("settings")
     data, old = write_data(folder / "data"), folder / "old"
     write_records(data / "other", [9, 12, 10, 7, 4])
@@ -52,26 +52,26 @@ def runs(tmp_path_factory) -> SimpleNamespace:
     (old / "softmax_fc_gpu_0.pt").write_bytes(b"class vectors")
     torch.save({"fc.weight": torch.ones(3, 512), "features.weight": torch.ones(3)}, old / "model.pt")
     first = record(data, folder / "first", *FIRST, *(text.format(old=old) for text in OLD))
-    assert first.code == 0, first.said
-    damaged = folder / "damaged"
-    damage(write_data(damaged))
+    assert first.code == 0, first.log
+    corrupt = folder / "corrupt"
+    corrupt_image_20(write_data(corrupt))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUBLAS_WORKSPACE_CONFIG", "")         # restored afterwards
         del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-        assert record(damaged, folder / "second", *SECOND, before_step=kill).code == 9
-        second = record(damaged, folder / "second", *SECOND, "resume=True")
+        assert record(corrupt, folder / "second", *SECOND, before_step=kill).code == 9
+        second = record(corrupt, folder / "second", *SECOND, "resume=True")
         workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     third = record(data, folder / "third", *THIRD)          # deterministic=False again
-    assert (second.code, third.code) == (0, 0), second.said + third.said
+    assert (second.code, third.code) == (0, 0), second.log + third.log
     return SimpleNamespace(first=first, second=second, third=third, data=data, folder=folder, old=old, workspace=workspace)
 
 
-def damage(data: Path) -> None:
-    """Overwrite the pixels of image 20, which is in the second half of the second epoch, too."""
+def corrupt_image_20(data: Path) -> None:
+    """Overwrite a part of its JPEG; image 20 is also in the second half of the second epoch."""
     reader = RecordReader(data / "train")
     content = bytearray(reader.path.read_bytes())
-    at = int(reader.offsets[reader.row(21)])
-    content[at + 40:at + 60] = bytes(20)
+    offset = int(reader.offsets[reader.row(21)])
+    content[offset + 40:offset + 60] = bytes(20)
     reader.path.write_bytes(content)
 
 
@@ -85,7 +85,7 @@ def dataset(run: Run):
 
 
 def kept(r, name: str) -> str:
-    """What the first run's checkpoint keeps of the contents of a file."""
+    """Checksum of a file's contents that the first run's checkpoint keeps."""
     about = json.loads((r.folder / "first/checkpoints/126/complete.json").read_text())
     return about["settings"][f"{name} (contents)"]
 
@@ -110,7 +110,7 @@ def first_loss(r) -> float:
 
 
 def initial() -> dict[str, torch.Tensor]:
-    """Weights of backbone and head as seed 7 gives them."""
+    """First weights of backbone and head by seed 7."""
     start_ranks()
     rows = PartialFC(None, 12, 7, seed=7).weight.detach()
     dist.destroy_process_group()
@@ -123,7 +123,7 @@ def group(run: Run, name: str) -> set:
 
 
 def distances(run: Run) -> list[float]:
-    """How far each step but the last moved the backbone's learnt weights."""
+    """Length of the move of the backbone's learnt weights in each step but the last."""
     learnt = [f"backbone.{name}" for name, _ in run.trainer.plain_backbone.named_parameters()]
     flat = [torch.cat([step["before"][name].flatten() for name in learnt]) for step in run.steps]
     return [float((after - before).norm()) for before, after in zip(flat, flat[1:], strict=False)]
@@ -135,17 +135,17 @@ def refusal(function, *args) -> str:
     return str(error.value)
 
 
-# setting: (what a training shows, what it must show)
+# setting: a function of the runs that returns (what a training showed, what it must show)
 CHECKS = {
     "dataset": lambda r: (dataset(r.first).path, r.data / "other.rec"),
     "rec": lambda r: (len(dataset(r.first)), 42),
     "num_classes": lambda r: (len(r.first.trainer.head.weight), 7),
-    "num_image": lambda r: ((len(dataset(r.third)), "num_image = 30, but other holds 42 images" in r.first.said), (32, True)),
+    "num_image": lambda r: ((len(dataset(r.third)), "num_image = 30, but other holds 42 images" in r.first.log), (32, True)),
     "workers": lambda r: ({len(call.children - r.first.children) for call in r.first.trainer.plain_method.calls}, {1}),
-    "bad_records": lambda r: (" images had a corrupt record and were replaced" in r.second.said, True),
+    "bad_records": lambda r: (" images had a corrupt record and were replaced" in r.second.log, True),
     "image_size": lambda r: ({x.shape[1:] for _, x in r.first.trainer.plain_backbone.inputs}, {(3, 32, 32)}),
     "val_targets": lambda r: (({name for name, *_ in r.first.scalars if name.startswith("verification")},
-                               "no verification set " + str(r.data / "missing.bin") in r.first.said),
+                               "no verification set " + str(r.data / "missing.bin") in r.first.log),
                               ({"verification/pairs"}, True)),
     "network": lambda r: (r.first.networks[0]["name"], "mbf"),
     "embedding_size": lambda r: (r.first.trainer.head.weight.shape[1], 12),
@@ -182,7 +182,7 @@ CHECKS = {
                              [(0, 24), (0, 36), (1, 6), (1, 18), (1, 30), (2, 0), (2, 12), (2, 24), (3, 0)]),
     "keep_checkpoints": lambda r: (len(list((r.folder / "first/checkpoints").iterdir())), 3),
     "timeout": lambda r: (r.first.timeouts, [12]),
-    "dali": lambda r: ("config.dali = True is not supported" in record(r.data, r.folder / "dali", "dali=True").said, True),
+    "dali": lambda r: ("config.dali = True is not supported" in record(r.data, r.folder / "dali", "dali=True").log, True),
     "feature_save": lambda r: (kept_side(r)["path"], r.old / "saved/EX/a_feature.npy"),
     "scenario": lambda r: ("found OPclass; set it to None" in refusal(
         old_prototypes, r.first.trainer.cfg, r.first.trainer.plain_method.data, slice(7)), True),
@@ -203,5 +203,5 @@ def test_every_setting_has_a_check_at_a_value_that_is_not_its_default(runs):
 
 @pytest.mark.parametrize("key", CHECKS)
 def test_a_setting_has_its_effect(key, runs):
-    found, expected = CHECKS[key](runs)
-    assert found == expected
+    shown, expected = CHECKS[key](runs)
+    assert shown == expected

@@ -1,4 +1,4 @@
-"""Updates of the trainer against the same updates by hand in float64: terms, mirror images, accumulation, clip, SGD, AdamW."""
+"""Updates of the trainer against the same updates by hand in float64: terms, mirroring, accumulation, clip, SGD, AdamW."""
 
 import math
 from types import SimpleNamespace
@@ -16,19 +16,19 @@ from losses import ArcFace, PartialFC, SoftmaxHead
 from records.facts import Facts
 
 DIM, CLASSES, IMAGES, BATCH, SIDE, SCALE, MARGIN = 6, 7, 20, 5, 4, 8.0, 0.5
-WANTED = torch.randn(IMAGES, DIM, generator=torch.Generator().manual_seed(1))
-RATES = (0.1, 0.03, 0.07, 0.02, 0.05, 0.08)         # of each step; the one of an update's last step counts
+TARGET = torch.randn(IMAGES, DIM, generator=torch.Generator().manual_seed(1))
+RATES = (0.1, 0.03, 0.07, 0.02, 0.05, 0.08)         # learning rate of each step; an update uses that of its last step
 
 
 class Pull(Method):
-    """The head's term, and one with a parameter of the method's own that depends on the index and the clock."""
+    """The head's term, and one that has a parameter of its own and depends on the index and the clock."""
 
     def __init__(self, cfg):
         super().__init__(cfg, Facts(IMAGES, CLASSES))
         self.turn = nn.Parameter(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(2)))
 
     def forward(self, head, new, labels, index, clock):
-        return {"cls": head(new, labels), "pull": (0.3 + clock.progress) * (new @ self.turn - WANTED[index]).square().mean()}
+        return {"cls": head(new, labels), "pull": (0.3 + clock.progress) * (new @ self.turn - TARGET[index]).square().mean()}
 
 
 def settings(**more) -> SimpleNamespace:
@@ -52,7 +52,7 @@ def weights_of(made: Trainer) -> dict[str, torch.Tensor]:
 
 
 def batch(step: int) -> tuple[torch.Tensor, ...]:
-    """(images, labels, index, flip) of a step; the labels are those of no particular image."""
+    """(images, labels, index, flip) of a step, all random."""
     draw = torch.Generator().manual_seed(100 + step)
     return (torch.randint(256, (BATCH, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw),
             torch.randint(CLASSES, (BATCH,), generator=draw), torch.randperm(IMAGES, generator=draw)[:BATCH],
@@ -76,7 +76,7 @@ def terms_by_hand(w: dict, step: int, head: str, progress: float) -> dict[str, t
             target = torch.cos(angle + MARGIN) if angle + MARGIN <= math.pi else cos[y] - MARGIN * math.sin(MARGIN)
             logits = [SCALE * (target if c == y else cos[c]) for c in range(CLASSES)]
         cls = cls + torch.stack(logits).logsumexp(0) - logits[y]
-        pull = pull + (new @ w["method.turn"] - WANTED[i].double()).square().sum()
+        pull = pull + (new @ w["method.turn"] - TARGET[i].double()).square().sum()
     return {"cls": cls / BATCH, "pull": (0.3 + progress) * pull / (BATCH * DIM)}
 
 
@@ -129,7 +129,7 @@ CASES = {"sgd": ({}, "arc"), "softmax head": ({}, "softmax"), "no momentum": (di
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "GradScaler"])
 @pytest.mark.parametrize("case", CASES)
 def test_updates_equal_those_by_hand(case, scaled, one_rank, monkeypatch):
-    """Six steps: all named terms, and every weight of backbone, method and head after each; with a GradScaler, too."""
+    """Six steps: all named terms, and every weight of backbone, method and head after each; also with a GradScaler."""
     more, head = CASES[case]
     cfg = settings(**more)
     if scaled:
@@ -149,7 +149,7 @@ def test_updates_equal_those_by_hand(case, scaled, one_rank, monkeypatch):
 
 
 def test_clip_is_an_upper_bound(one_rank):
-    """A gradient below config.clip is left as it is, one above it is scaled to that norm: by hand, the two cases differ."""
+    """A gradient whose norm is below config.clip is not changed, one above it is scaled to that norm."""
     found = {}
     for clip in (0.2, 1e3, 1e9):
         made = make(settings(clip=clip), "arc")

@@ -1,4 +1,4 @@
-"""What the loop passes to method, backbone, trainer, checkpoints and verification, step by step, against a hand calculation."""
+"""What the loop passes to method, backbone, trainer, checkpoints and verification, step by step, against hand calculations."""
 
 import re
 import runpy
@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> Path:
 def plain(data, tmp_path_factory) -> Run:
     """Two epochs of six steps, with a verification after every fourth step."""
     run = record(data, tmp_path_factory.mktemp("plain"), "val_targets=['pairs']", "verbose=4")
-    assert run.code == 0, run.said
+    assert run.code == 0, run.log
     return run
 
 
@@ -46,11 +46,11 @@ def steps(*numbers: int) -> list[tuple]:
     (1, [("start", 0), *steps(0, 1, 2), ("save", 0, 24), *steps(3), ("verify", 4), *steps(4, 5), ("model",), ("save", 1, 0),
          ("verify", 6), ("start", 1), *steps(6, 7), ("verify", 8), *steps(8), ("save", 1, 24), *steps(9, 10, 11), ("model",),
          ("save", 2, 0), ("verify", 12)]),
-    # A checkpoint that is due waits for the update after steps 4, 8 and 12 (counted from 1).
+    # A checkpoint that is due is written at the next update: after steps 4, 8 and 12 (from 1).
     (4, [("start", 0), *steps(0, 1, 2, 3), ("save", 0, 32), ("verify", 4), *steps(4, 5), ("model",), ("verify", 6),
          ("start", 1), *steps(6, 7), ("save", 1, 16), ("verify", 8), *steps(8, 9, 10, 11), ("model",), ("save", 2, 0),
          ("verify", 12)]),
-    # After steps 5 and 10; the run's end is saved without an update.
+    # Updates after steps 5 and 10; the end of the run is saved without an update.
     (5, [("start", 0), *steps(0, 1, 2, 3), ("verify", 4), *steps(4), ("save", 0, 40), *steps(5), ("model",), ("verify", 6),
          ("start", 1), *steps(6, 7), ("verify", 8), *steps(8, 9), ("save", 1, 32), *steps(10, 11), ("model",), ("save", 2, 0),
          ("verify", 12)])])
@@ -61,8 +61,8 @@ def test_the_order_of_a_run(acc, expected, data, tmp_path):
     assert [step["update"] for step in run.steps] == [(n + 1) % acc == 0 for n in range(12)]
 
 
-def test_a_method_is_told_of_each_epoch(plain, data, tmp_path):
-    """Its number, the plain backbone, the training images; and random numbers that depend on the epoch and the seed."""
+def test_start_epoch_gets_number_backbone_and_images(plain, data, tmp_path):
+    """The epoch's number, the plain backbone, the training images; torch's generator depends on the epoch and the seed."""
     epochs, backbones, datasets, seeds = zip(*plain.trainer.plain_method.starts, strict=True)
     assert epochs == (0, 1) and isinstance(plain.trainer.backbone, Wrapped)
     assert all(backbone is plain.trainer.backbone.module for backbone in backbones)
@@ -72,7 +72,7 @@ def test_a_method_is_told_of_each_epoch(plain, data, tmp_path):
     assert len({*seeds, *(start[3] for start in other.trainer.plain_method.starts)}) == 4
 
 
-def test_a_method_is_told_the_time(plain):
+def test_a_method_gets_epoch_step_and_progress(plain):
     clocks = [call.clock for call in calls(plain)]
     assert [(clock.epoch, clock.step) for clock in clocks] == [(n // 6, n) for n in range(12)]
     assert [clock.progress for clock in clocks] == pytest.approx([n / 12 for n in range(12)])
@@ -87,7 +87,7 @@ def test_a_method_knows_the_records_and_gets_the_head(plain, data):
 
 
 def test_backbone_modes(plain):
-    """Training mode in every step, though start_epoch and verifications leave it in eval mode; eval mode in verifications."""
+    """Training mode in every step, although start_epoch and verification set eval mode; eval mode in verification."""
     net = plain.trainer.plain_backbone
     assert [len(x) for training, x in net.inputs if training] == [BATCH] * 12
     # Four verifications (after steps 4, 6, 8, 12): twenty images and their mirror images, in batches of eight.
@@ -97,7 +97,7 @@ def test_backbone_modes(plain):
 
 
 def test_images_labels_and_index_belong_together(plain):
-    """The network sees image i of the record file, mirrored where the step's flip says so; the method its class and i."""
+    """The network gets image i of the record file, mirrored if the step's flip is set; the method gets its class and i."""
     inputs = [x for training, x in plain.trainer.plain_backbone.inputs if training]
     for x, step, call in zip(inputs, plain.steps, calls(plain), strict=True):
         assert torch.equal(call.index, step["index"]) and torch.equal(call.labels, step["labels"])
@@ -109,7 +109,7 @@ def test_images_labels_and_index_belong_together(plain):
 
 
 def test_each_epoch_is_a_new_permutation(plain):
-    """48 of 49 images, each once; the last incomplete batch is left out."""
+    """48 of 49 images, each once; the incomplete last batch is left out."""
     epochs = [torch.cat([step["index"] for step in plain.steps[first:first + PER_EPOCH]]).tolist() for first in (0, 6)]
     assert [len(set(epoch)) for epoch in epochs] == [48, 48] and {*epochs[0], *epochs[1]} == set(range(49))
     places = [sum(a == b for a, b in zip(order, other, strict=True)) for order, other in
@@ -142,7 +142,7 @@ def falling(n: int, total: int, warmup: int = 0, power: float = 1.0) -> float:
     (["gradient_acc=3", "warmup_epoch=1", "lr_power=2"], [falling(n // 3, 4, 2, 2) for n in range(12)]),
     (["gradient_acc=2", "num_epoch=3", "decay_epoch=[1,2]"], [0.02] * 6 + [0.002] * 6 + [0.0002] * 6)])
 def test_learning_rates(settings, expected, data, tmp_path):
-    """The rate of each step, as it is in the optimiser's groups (backbone, method, head) after an update."""
+    """The rate of each step; after an update the optimiser's groups (backbone, method, head) have it."""
     run = record(data, tmp_path, *settings)
     assert [step["lr"] for step in run.steps] == pytest.approx(expected, abs=1e-12)
     rates = [step["rates"] for step in run.steps if step["update"]]
@@ -151,9 +151,9 @@ def test_learning_rates(settings, expected, data, tmp_path):
 
 
 def test_log_lines_and_curves(data, tmp_path):
-    """Every fifth step and the last: means of the terms since the line before, the rate of the step itself."""
+    """After every fifth step and the last: mean of each term since the line before, learning rate of the step."""
     run = record(data, tmp_path, "frequent=5", "val_targets=['pairs']")
-    assert re.findall(r"epoch (\d)/2  step (\d+)/12  loss", run.said) == [("1", "5"), ("2", "10"), ("2", "12")]
+    assert re.findall(r"epoch (\d)/2  step (\d+)/12  loss", run.log) == [("1", "5"), ("2", "10"), ("2", "12")]
     parts = [run.steps[:5], run.steps[5:10], run.steps[10:]]
     means = {name: [float(torch.stack([step["terms"][name] for step in part]).double().mean()) for part in parts]
              for name in ("cls", "pull")}
@@ -162,16 +162,16 @@ def test_log_lines_and_curves(data, tmp_path):
     for name, expected in curves.items():
         assert [step for step, _ in run.values(name)] == [5, 10, 12]
         assert [value for _, value in run.values(name)] == pytest.approx(list(expected), rel=1e-5)
-    line = re.search(r"step 5/12  loss ([\d.]+)  cls ([\d.]+)  pull ([\d.]+)  lr ([\d.]+)", run.said)
+    line = re.search(r"step 5/12  loss ([\d.]+)  cls ([\d.]+)  pull ([\d.]+)  lr ([\d.]+)", run.log)
     assert [float(text) for text in line.groups()] == pytest.approx([run.values(name)[0][1] for name in (
         "loss", "terms/cls", "terms/pull", "lr")], abs=6e-5)
     assert [step for step, _ in run.values("verification/pairs")] == [6, 12]
     for _, accuracy in run.values("verification/pairs"):
-        assert 0 < accuracy <= 1 and f"pairs accuracy {100 * accuracy:.2f} +- " in run.said
+        assert 0 < accuracy <= 1 and f"pairs accuracy {100 * accuracy:.2f} +- " in run.log
 
 
 def test_a_resumed_run_is_the_rest_of_the_straight_one(data, tmp_path):
-    """Killed before step 10 (of 18), which is inside the second epoch; the last checkpoint is that of step 8."""
+    """Killed before step 10 of 18, inside the second epoch; the last checkpoint is that of step 8."""
     settings = ["num_epoch=3", "save_every=4", "frequent=1"]
     straight = record(data, tmp_path / "straight", *settings)
 
@@ -196,15 +196,29 @@ def test_a_resumed_run_is_the_rest_of_the_straight_one(data, tmp_path):
 
 
 class Poisoned(Noted):
-    """Its second term is not finite from step 9 (counted from 0) on; the gradients are."""
+    """Its second term is not finite from step 9 (from 0) on; its gradients are finite."""
 
     def forward(self, head, new, labels, index, clock):
         terms = super().forward(head, new, labels, index, clock)
         return terms | {"pull": terms["pull"] + (torch.nan if clock.step >= 9 else 0)}
 
 
+def test_an_epoch_that_ends_inside_an_accumulation_is_saved_after_the_next_update(data, tmp_path):
+    """16 images of the second epoch were seen in steps of eight; five steps of six are left, of which the last is no update."""
+    def kill(step):
+        if step == 8:
+            raise SystemExit(9)
+    settings = ["num_epoch=3", "gradient_acc=2", "save_every=2"]
+    assert record(data, tmp_path, *settings, before_step=kill).code == 9
+    run = record(data, tmp_path, *settings, "resume=True", "batch_size=6", "save_every=0")
+    assert run.code == 0, run.log
+    assert [(step["clock"].step, step["update"]) for step in run.steps[:7]] == [
+        (10, False), (11, True), (12, False), (13, True), (14, False), (16, False), (17, True)]
+    assert [event for event in run.events if event[0] == "save"] == [("save", 2, 12), ("save", 3, 0)]
+
+
 def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
-    """The step of the update's first batch; also after a resumption inside the epoch, with as many images a step or half."""
+    """The step of the update's first batch; also after a resumption inside the epoch, with any number of images a step."""
     def kill(step):
         if step == 8:
             raise SystemExit(9)
@@ -212,18 +226,19 @@ def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
         settings = ["save_every=2", "frequent=1", f"gradient_acc={acc}"]
         runs = [(first, record(data, tmp_path / f"{acc} whole", *settings, method=Poisoned))]
         record(data, tmp_path / f"{acc} half", *settings, method=Poisoned, before_step=kill)
-        for batch, step in ((8, first), (4, 16)):       # 64 images were seen: 8 steps of eight, 16 of four
+        # 48 and 16 images were seen: 8 steps of eight, 16 of four, 8 + 2 of six (which leave out four images), 16 + 5 of three.
+        for batch, step in ((8, first), (4, 16), (6, 10), (3, 21)):
             runs.append((step, record(data, tmp_path / f"{acc} half", *settings, "resume=True", f"batch_size={batch}",
                                       method=Poisoned)))
         for number, run in runs:
             images = next(given["index"].tolist() for given in run.steps if given["clock"].step == number)
-            assert run.code == 1 and f"images of step {number + 1}: {images}\n" in run.said
-            assert f"the loss is not finite (pull = nan) since step {number + 1}, whose {len(images)} images" in run.said
+            assert run.code == 1 and f"images of step {number + 1}: {images}\n" in run.log
+            assert f"the loss is not finite (pull = nan) since step {number + 1}, whose {len(images)} images" in run.log
 
 
 @pytest.mark.parametrize("script, head", [("train_old_arc.py", PartialFC), ("train_old_softmax.py", SoftmaxHead)])
 def test_the_old_models_scripts(script, head, data, tmp_path):
-    """The plain method; an ArcFace head or a softmax head, alone."""
+    """They train with the plain method: the term of an ArcFace head, or of a softmax head, only."""
     run = record(data, tmp_path, "num_epoch=1", start=lambda *_: runpy.run_path(str(ROOT / script), run_name="__main__"))
     assert run.code == 0 and type(run.trainer.head) is head and type(run.trainer.plain_method) is Method
     assert all(step["terms"].keys() == {"cls"} for step in run.steps)

@@ -1,4 +1,4 @@
-"""The parts that the loop builds and asks: settings, data set, network and heads, loader, verification, speed, signals."""
+"""The parts that the loop builds and calls: settings, data set, network, heads, loader, verification, speed, signals."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from torch import nn
 
 from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
-from engine import distributed, progress
+from engine import checkpoint, distributed, progress
 from engine.distributed import Ranks
 from engine.loop import flips
 from engine.method import Clock, Method
@@ -30,6 +30,7 @@ from records.facts import Facts
 from records.loader import ShuffledBatches
 from utils.config import load_config, read_schema
 from utils.errors import UserError
+from utils.locks import hold_folder
 from utils.paths import ROOT
 from utils.settings import Settings
 
@@ -47,7 +48,7 @@ def settings(**more):
 
 
 class Log(list):
-    """What is logged, as sentences."""
+    """The log lines."""
 
     def info(self, text, *values):
         self.append(text % values)
@@ -78,31 +79,40 @@ def test_the_least_values_are_accepted():
         check_settings(settings(sample_rate=0.5, gradient_acc=2))
 
 
-# what a run is
+# what a checkpoint keeps of the settings
 
-def test_a_run_is_its_settings_and_the_contents_of_its_files():
-    """Not where its files are, nor how many processes decode: these differ from machine to machine."""
+def test_a_checkpoint_keeps_the_settings_and_the_contents_of_files():
+    """Not the places of its files or the number of workers: these differ from machine to machine."""
     cfg = settings(lr=0.25, workers=9, dataset="/data", output="/out", feature_save="/old")
     found = settings_of(cfg, Facts(49, 7, "abc"), Noted, SoftmaxHead)
     expected = settings().keys() | {"records", "method", "head"}
     assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
-    assert (found["lr"], found["records"], found["method"], found["head"]) == ("0.25", "'abc'", "Noted", "SoftmaxHead")
+    assert (found["lr"], found["method"], found["head"]) == ("0.25", "Noted", "SoftmaxHead")
+    assert (found["num_image"], found["num_classes"], found["records"]) == ("49", "7", "'abc'")     # of the data, not the config
 
 
 def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
-    """Another method or head is refused, the same data elsewhere is not."""
+    """Another method or head is refused; the same data in another folder is accepted."""
     assert record(data, tmp_path / "run", "num_epoch=1").code == 0
     other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", method=Method)
-    assert other.code == 1 and "is of another training (method was Noted, is Method)" in other.said
+    assert other.code == 1 and "is of another training (method was Noted, is Method)" in other.log
     other = record(data, tmp_path / "run", "num_epoch=2", "resume=True", head=SoftmaxHead)
-    assert other.code == 1 and "is of another training (head was PartialFC, is SoftmaxHead)" in other.said
+    assert other.code == 1 and "is of another training (head was PartialFC, is SoftmaxHead)" in other.log
     shutil.copytree(data, tmp_path / "elsewhere")
     again = record(tmp_path / "elsewhere", tmp_path / "run", "num_epoch=2", "resume=True", "workers=1")
     assert again.code == 0 and again.events[:2] == [("start", 1), ("step", 6)]
-    assert "resumed from" in again.said and "config.num_epoch was 1, is 2" in again.said and "dataset was" not in again.said
+    assert "resumed from" in again.log and "config.num_epoch was 1, is 2" in again.log and "dataset was" not in again.log
 
 
-def test_the_data_set_tells_its_numbers(data):
+def test_a_folder_is_refused_before_anything_is_written_to_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SECONDS_FOR_LOCK", 0.1)
+    with hold_folder(tmp_path, "held", 0):
+        run = record(data, tmp_path)
+    assert run.code == 1 and run.log.startswith("error: another training, or a process of a killed one, still writes to")
+    assert run.networks == [] and {path.name for path in tmp_path.iterdir()} == {"lock"}
+
+
+def test_the_data_set_reports_its_images_and_classes(data):
     cfg = settings(dataset=str(data), rec="train", image_size=8, num_classes=None, num_image=None, bad_records="skip")
     faces, facts = open_dataset(cfg, log := Log())
     assert (len(faces), faces.image_size, faces.bad_records, log) == (49, 8, "skip", [])
@@ -112,6 +122,7 @@ def test_the_data_set_tells_its_numbers(data):
     faces, facts = open_dataset(cfg, log)
     assert isinstance(faces, SyntheticFaces) and (len(faces), faces.num_classes, faces.image_size) == (100_000, 10_000, 16)
     assert facts == Facts(100_000, 10_000, None)
+    assert open_dataset(cfg.replace(num_image=32, num_classes=4), log)[1] == Facts(32, 4, None)
 
 
 # network and heads
@@ -119,7 +130,7 @@ def test_the_data_set_tells_its_numbers(data):
 @pytest.mark.parametrize("network, kind", [("mbf", MobileFaceNet), ("vit_t_dp005_mask0", VisionTransformer)])
 def test_the_network_is_that_of_the_settings(network, kind, one_rank):
     cfg = settings(network=network, dropout=0.25, embedding_size=24, image_size=16, fp16=torch.bfloat16)
-    made = build(cfg, Facts(49, 7), one_rank, Noted, PartialFC)
+    made = build(cfg, Facts(49, 7), Ranks(0, 1, torch.device("cpu")), Noted, PartialFC)
     net = made.plain_backbone
     assert type(net) is kind and net.fp16 == torch.bfloat16 and net(torch.zeros(2, 3, 16, 16)).shape == (2, 24)
     assert 0.25 in {module.p for module in net.modules() if isinstance(module, nn.Dropout)}
@@ -132,7 +143,7 @@ def head_of(kind: type, **more):
 
 @pytest.mark.parametrize("kind", [PartialFC, SoftmaxHead])
 def test_a_heads_seed_and_precision(kind, one_rank):
-    """Class vectors are a function of the seed; half precision is used, and near."""
+    """Class vectors are a function of the seed; half precision is used and is close to float32."""
     draw = torch.Generator().manual_seed(0)
     new, labels = torch.randn(6, 16, generator=draw), torch.randint(40, (6,), generator=draw)
     assert torch.equal(head_of(kind, seed=3).weight, head_of(kind, seed=3).weight)
@@ -155,7 +166,7 @@ def test_sampled_classes_depend_on_seed_and_step(one_rank):
 
 @pytest.mark.parametrize("kind", [PartialFC, SoftmaxHead])
 def test_a_loss_is_cut_at_the_smallest_probability(kind, one_rank):
-    """A probability below 1e-30 counts as 1e-30: 69.08 for the row that is sure of another class, 0 for the other."""
+    """A probability below 1e-30 counts as 1e-30: a loss of 69.08 for the row of the wrong class, 0 for the other."""
     head = kind(ArcFace(100.0, 0.0), 2, 2)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[100.0, 0.0], [-100.0, 0.0]]))
@@ -166,7 +177,7 @@ def test_a_loss_is_cut_at_the_smallest_probability(kind, one_rank):
 # loader and mirror images
 
 def test_the_rest_of_an_epoch_on_other_ranks_and_batches():
-    """After 16 images of 49, seen by one rank in batches of eight, three ranks take the next ones in batches of two."""
+    """One rank has seen 16 of 49 images in batches of eight; three ranks continue in batches of two."""
     whole, ranks = ShuffledBatches(49, 8, 0, 1, 3), [ShuffledBatches(49, 2, rank, 3, 3) for rank in range(3)]
     whole.epoch = 5
     order = [int(i) for rows in whole for i in rows]
@@ -177,7 +188,7 @@ def test_the_rest_of_an_epoch_on_other_ranks_and_batches():
     assert [i for step in zip(*rest, strict=True) for rows in step for i in rows][:30] == order[16:46]
 
 
-def test_mirror_marks_are_one_draw_for_all_ranks():
+def test_mirror_marks_of_a_global_batch_do_not_depend_on_the_number_of_ranks():
     cfg = settings(batch_size=200, seed=3)
     one, two = (flips(cfg, Ranks(rank, 2, torch.device("cpu")), 9) for rank in range(2))
     assert torch.equal(torch.cat([one, two]), flips(settings(batch_size=400, seed=3), Ranks(0, 1, torch.device("cpu")), 9))
@@ -187,7 +198,7 @@ def test_mirror_marks_are_one_draw_for_all_ranks():
 # verification
 
 class Colour(nn.Module):
-    """Features that tell classes by their colour, or the same feature for all, in eval mode; batches: their sizes."""
+    """A backbone: features by colour, or one feature for all if ``knows`` is False.  batches: their sizes so far."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +212,7 @@ class Colour(nn.Module):
 
 
 def test_verification_sets(data, one_rank, tmp_path):
-    """Each set that is there is verified under its name, with the run's batch size; the best figure is remembered."""
+    """Each set that exists is verified, in batches of the run's size; the report names the best accuracy so far."""
     shutil.copy(data / "pairs.bin", tmp_path / "more.bin"), shutil.copy(data / "pairs.bin", tmp_path / "pairs.bin")
     cfg = settings(val_targets=["pairs", "none", "more"], dataset=str(tmp_path), batch_size=6, image_size=16)
     verify, net = Verifier(cfg, one_rank, log := Log()), Colour()
@@ -219,7 +230,7 @@ def test_verification_sets(data, one_rank, tmp_path):
 # time
 
 def test_images_per_second_without_pauses(one_rank, tmp_path, monkeypatch):
-    """Five steps of two seconds and four images, and a pause of 100 seconds that does not count, in two log intervals."""
+    """Six steps of two seconds and four images in two log intervals; a pause of 100 seconds does not count."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     cfg = SimpleNamespace(output=str(tmp_path), frequent=3, batch_size=4, num_epoch=1, fp16=False)
@@ -250,11 +261,11 @@ def test_the_ranks_wait_for_config_timeout(monkeypatch):
 
 @pytest.mark.parametrize("acc, last, position", [(1, 8, (1, 24)), (4, 11, (2, 0)), (5, 9, (1, 32))])
 def test_a_signal_ends_the_run_at_the_next_update(acc, last, position, data, tmp_path):
-    """A SIGTERM during step 8 (from 0): a checkpoint after the update of that step or a later one, exit code 75."""
-    def tell(step):
+    """A SIGTERM during step 8 (from 0): a checkpoint at the next update, exit code 75."""
+    def send_signal(step):
         if step == 8:
             os.kill(os.getpid(), signal.SIGTERM)
     before = signal.getsignal(signal.SIGTERM)
-    run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=tell)
+    run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=send_signal)
     assert run.code == 75 and run.steps[-1]["clock"].step == last and run.events[-1] == ("save", *position)
-    assert "stopped by SIGTERM" in run.said and signal.getsignal(signal.SIGTERM) == before
+    assert "stopped by SIGTERM" in run.log and signal.getsignal(signal.SIGTERM) == before

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from folders import golden_folder
-from test_golden import golden
+from golden_arrays import golden
 
 from evaluation.align import similarity, warp
 from evaluation.embed import AlignedFaces, embeddings

@@ -1,4 +1,4 @@
-"""From the config to the head: every number of it reaches its place in the loss."""
+"""Each setting of the head reaches its place in the loss."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def head_of(monkeypatch, kind: type = PartialFC, **more) -> PartialFC:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows that lie near classes other than their own, so that the filter finds something."""
+    """(embeddings, labels): some rows are near other classes than their own, so that the filter has an effect."""
     draw = torch.Generator().manual_seed(3)
     return 3 * torch.randn(12, DIM, generator=draw), torch.randint(CLASSES, (12,), generator=draw)
 
@@ -43,14 +43,14 @@ def test_margin_list_is_m1_m2_in_radians_and_m3_as_a_cosine(margins, one_rank, m
     assert abs(slow / swapped - 1) > 1e-3
 
 
-def test_m1_is_the_first(one_rank, monkeypatch):
+def test_the_first_number_of_margin_list_is_m1(one_rank, monkeypatch):
     with pytest.raises(ValueError, match="m1 must be 1"):
         head_of(monkeypatch, margin_list=(0.5, 1.0, 0.0))
 
 
 @pytest.mark.parametrize("above", [0.0, 0.2, 0.5])
-def test_the_filter_takes_other_classes_above_its_cosine_out(above, one_rank, monkeypatch):
-    """In the loss and, with no gradient from those cosines, in every gradient."""
+def test_the_filter_leaves_out_other_classes_above_its_cosine(above, one_rank, monkeypatch):
+    """In the loss, and in all gradients, to which those cosines contribute nothing."""
     head = head_of(monkeypatch, margin_list=(1.0, 0.3, 0.1), scale=10.0, interclass_filtering_threshold=above)
     new, labels = batch()
     new = new.requires_grad_()
@@ -65,7 +65,7 @@ def test_the_filter_takes_other_classes_above_its_cosine_out(above, one_rank, mo
 
 
 def test_sample_rate_and_seed_reach_the_head(one_rank, monkeypatch):
-    """Int of the share of the classes takes part; another seed, other class vectors and another sample."""
+    """int(sample_rate * classes) classes take part; another seed gives other class vectors and another sample."""
     assert head_of(monkeypatch).sampler is None
     heads = [head_of(monkeypatch, sample_rate=0.6, seed=seed) for seed in (1, 1, 2)]
     rows = []
@@ -82,8 +82,8 @@ def test_fp16_reaches_the_head(one_rank, monkeypatch):
     assert 1e-5 < abs(half / exact - 1) < 2e-2
 
 
-def test_the_softmax_head_knows_no_margin_and_no_scale(one_rank, monkeypatch):
-    """Logits are f . w + b of raw features, whatever the config says; the bias gets its gradient, and starts at 0."""
+def test_the_softmax_head_has_no_margin_and_no_scale(one_rank, monkeypatch):
+    """Logits are f . w + b of raw features for any margin and scale; the bias starts at 0 and gets its gradient."""
     head = head_of(monkeypatch, SoftmaxHead, margin_list=(1.0, 0.5, 0.3), scale=64.0)
     assert head.bias.shape == (CLASSES,) and not head.bias.any()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A sample's loss is cut at -ln(1e-30), so that one wrong label cannot make a number of the mean; its gradient is not."""
+"""A sample's loss is cut at -ln(1e-30), so that one wrong label cannot dominate the mean; its gradient is not cut."""
 
 import math
 
@@ -16,7 +16,7 @@ def rows() -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["head", "prototypes"])
 def test_the_value_is_cut_and_the_gradient_is_not(kind, one_rank):
-    """Row 0 lies on class 1 but is of class 0: its loss would be 200 and more; row 1 is right, its loss is 0."""
+    """Row 0 is at class 1 but is labelled 0: its loss would be about 200; row 1 is labelled 1, its loss is 0."""
     if kind == "head":
         loss = PartialFC(CombinedMarginLoss(200.0, m2=0.0), 3, 3)
         with torch.no_grad():

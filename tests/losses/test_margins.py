@@ -1,4 +1,4 @@
-"""Margins against the definition, written again in plain Python on known angles."""
+"""Margins against their definition in plain Python, on known angles."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_gradient_is_finite_at_plus_and_minus_one():
     assert cos.grad.isfinite().all()
 
 
-def test_target_falls_with_the_angle_all_the_way():
+def test_the_target_logit_falls_over_all_angles():
     theta = torch.linspace(0, math.pi, 1000, dtype=torch.float64)
     logits = ArcFace()(theta.cos()[:, None], torch.zeros(1000, dtype=torch.long))[:, 0]
     assert (logits.diff() < 1e-9).all()

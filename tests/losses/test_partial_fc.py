@@ -1,4 +1,4 @@
-"""PartialFC and the softmax head: 1 rank = 2 ranks = dense, in loss and gradients, with uneven classes."""
+"""Loss and gradients of PartialFC and the softmax head: one rank and two ranks equal a dense layer; uneven shards."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def make(kind: str, **more) -> PartialFC:
 
 
 def near(found: torch.Tensor, exact: torch.Tensor) -> None:
-    """The float32 gradient ``found`` is the float64 one but for rounding."""
+    """Assert that a float32 gradient equals the float64 one but for rounding."""
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=ROUNDING * exact.abs().max().item())
 
 
@@ -49,7 +49,7 @@ def all_kinds() -> dict:
 
 
 def dense(kind: str, weight: torch.Tensor) -> dict:
-    """The same by one float64 matrix of all classes and torch's own cross-entropy."""
+    """Loss and gradients from one float64 matrix of all classes and torch's cross-entropy."""
     embeddings, labels = batch()
     new, weight = embeddings.double().requires_grad_(), weight.double().requires_grad_()
     bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
@@ -109,7 +109,7 @@ def test_blocks_of_classes_change_nothing(classes_per_block, monkeypatch):
 
 
 @KINDS
-def test_scores_and_their_gradient_are_one_piece_of_memory(kind, one_rank):
+def test_scores_and_their_gradient_share_memory(kind, one_rank):
     head, (embeddings, labels) = make(kind), batch()
     scores, local = head.scores(embeddings.requires_grad_(), labels)
     seen = []
@@ -123,7 +123,7 @@ def test_initial_rows_do_not_depend_on_the_number_of_ranks(one_rank, two_ranks):
         assert torch.equal(make(kind).weight.detach(), torch.cat([rank[kind]["rows"] for rank in two_ranks]))
 
 
-def test_half_precision_is_near(one_rank, monkeypatch):
+def test_half_precision_is_close_to_float32(one_rank, monkeypatch):
     exact = step_of_this_rank("arc")
     monkeypatch.setitem(losses.partial_fc.CLASSES_PER_BLOCK, "cpu", 4)
     half = step_of_this_rank("arc", fp16=torch.bfloat16)
@@ -134,8 +134,8 @@ def test_half_precision_is_near(one_rank, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", [lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=5e-4, fused=True),
                                        lambda p: torch.optim.AdamW(p, 0.01, fused=True)])
-def test_sampled_rows_learn_and_the_others_rest(optimizer, one_rank):
-    """Five steps at rate 0.4 against a dense copy on which only the sampled rows are stepped."""
+def test_sampled_rows_change_and_the_others_do_not(optimizer, one_rank):
+    """Five steps at rate 0.4; every row that was sampled has a momentum, the others have none."""
     head = make("arc", sample_rate=0.4)
     steps = optimizer(head.parameters())
     head.bind(steps)
@@ -159,7 +159,7 @@ def test_sampled_rows_learn_and_the_others_rest(optimizer, one_rank):
 
 
 def test_sampled_sgd_equals_a_slow_copy(one_rank):
-    """Momentum and decay of each row as if it had an optimiser of its own that sleeps when it is not sampled."""
+    """Momentum and decay of a row change only in the steps in which it is sampled."""
     head = make("arc", sample_rate=0.4)
     steps = torch.optim.SGD(head.parameters(), 0.1, 0.9, weight_decay=5e-4)
     head.bind(steps)

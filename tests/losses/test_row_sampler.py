@@ -1,4 +1,4 @@
-"""The sampled head: which classes take part in a step, how labels are renumbered, what is lent and taken back."""
+"""The sampled head: which classes take part in a step, how labels are renumbered, how rows and momenta are copied."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CLASSES, DIM, COUNT = 20, 4, 8          # 8 of 20 classes take part in a step
 
 
 def sampled(seed: int = 7) -> tuple[PartialFC, torch.optim.Optimizer]:
-    head = PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.44, seed=seed)       # 8.8: cut
+    head = PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.44, seed=seed)       # 8.8, not rounded
     other = torch.nn.Parameter(torch.ones(1))           # a group of its own, before the head's, as a backbone has
     optimizer = torch.optim.SGD([{"params": [other]}, {"params": head.parameters()}], 0.1, momentum=0.9)
     head.bind(optimizer)
@@ -19,7 +19,7 @@ def sampled(seed: int = 7) -> tuple[PartialFC, torch.optim.Optimizer]:
 
 
 def step(head: PartialFC, optimizer, labels: list[int], seed: int = 1) -> torch.Tensor:
-    """One update on random rows of these labels; the sampled classes."""
+    """One update on random embeddings with these labels; returns the sampled classes."""
     new = torch.randn(len(labels), DIM, generator=torch.Generator().manual_seed(seed))
     head(new, torch.tensor(labels)).backward()
     optimizer.step()
@@ -28,7 +28,7 @@ def step(head: PartialFC, optimizer, labels: list[int], seed: int = 1) -> torch.
 
 
 def test_the_batchs_classes_are_always_among_the_sampled_ones_and_the_others_equally_often(one_rank):
-    """300 steps: classes 3 and 11 are given, 6 of 18 others are drawn, 100 times each, with a standard deviation of 8."""
+    """300 steps with classes 3 and 11: 6 of 18 others are sampled, 100 times each, with a standard deviation of 8."""
     head, _ = sampled()
     count = np.zeros(CLASSES, int)
     for _ in range(300):
@@ -69,8 +69,8 @@ def test_the_sample_is_a_function_of_seed_rank_and_step(one_rank, monkeypatch):
     assert len(set(first + rows(seed=8) + rows(rank=1) + rows(rank=2))) == 12
 
 
-def test_rows_and_their_momentum_go_out_and_come_home(one_rank):
-    """The optimiser works on copies: after its step the weight has the new rows, and each row's momentum waits for it."""
+def test_updated_rows_and_their_momentum_are_written_back(one_rank):
+    """The optimiser works on copies: after its step the weight has the new rows, and each row's momentum is kept."""
     head, optimizer = sampled()
     momentum = torch.zeros(CLASSES, DIM)
     for turn in range(6):
@@ -85,11 +85,11 @@ def test_rows_and_their_momentum_go_out_and_come_home(one_rank):
         expected[rows] -= 0.1 * momentum[rows]
         torch.testing.assert_close(head.weight, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(head.sampler.state["momentum_buffer"], momentum, rtol=1e-6, atol=1e-6)
-        assert len(optimizer.state) == 1 and len(rows) == COUNT         # nothing of earlier steps stays in memory
+        assert len(optimizer.state) == 1 and len(rows) == COUNT         # no state of earlier steps is kept
         optimizer.zero_grad()
 
 
-def test_a_later_learning_rate_and_decay_of_the_group_count(one_rank):
+def test_changes_of_the_groups_learning_rate_and_decay_have_an_effect(one_rank):
     head, optimizer = sampled()
     optimizer.param_groups[1].update(lr=0.0)
     before = head.weight.clone()
@@ -99,12 +99,12 @@ def test_a_later_learning_rate_and_decay_of_the_group_count(one_rank):
     rows = step(head, optimizer, [3, 3], seed=2)
     others = torch.ones(CLASSES, dtype=torch.bool)
     others[rows] = False
-    assert torch.equal(head.weight[others], before[others])             # a class that takes no part does not decay either
+    assert torch.equal(head.weight[others], before[others])             # a class that is not sampled does not decay either
     assert (head.weight[rows].norm(dim=1) != before[rows].norm(dim=1)).all()
 
 
 def test_the_step_is_in_the_checkpoint(one_rank):
-    """A head that is loaded samples what the first would have sampled next, with the same momentum."""
+    """A head that loads the state samples the same classes next, with the same momentum."""
     head, optimizer = sampled()
     for turn in range(3):
         step(head, optimizer, [turn])

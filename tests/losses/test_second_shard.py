@@ -1,59 +1,29 @@
-"""What only a second rank shows: its classes, its labels, its rows, its draws.  7 classes are 4 and 3."""
-
-from pathlib import Path
+"""What only a second rank shows of the heads: its classes, labels and rows.  7 classes are 4 and 3."""
 
 import pytest
 import torch
 import torch.distributed as dist
-from method_loops import ball, bct_rows, influence_loss, is_credible, margin_loss, old_unit, refined_rows, slow_terms
-from method_toys import (
-    CLASSES,
-    DATA,
-    DIM,
-    IMAGES,
-    METHODS,
-    START,
-    Pictures,
-    batches,
-    credible_marks,
-    embedded,
-    make_backbone,
-    make_head,
-    make_method,
-    pictures,
-    settings,
-    write_old_side,
-)
+from method_loops import margin_loss
+from method_steps import slice_of_this_rank
+from method_toys import CLASSES, DIM, batches, make_head
 from ranks import on_ranks
 
-from BCT_Methods.AdvBCT.train import AdvBCT
-from BCT_Methods.BCT.train import BCT
-from BCT_Methods.MixBCT.train import MixBCT
-from BCT_Methods.NCCL.train import NCCL
-from BCT_Methods.UniBCT.train import UniBCT
-from engine.method import Clock
 from losses import SoftmaxHead
 from losses.shards import all_rows, local_labels
 
 HALF = 5                # rows of each rank
-CLOCK = Clock(3, 17, 0.22)
-MORE = {"NCCL": {"beta": 0.5, "credible_only": True, "scale": 8.0}, "AdvBCT": {"threshold": 0.9}}
-NEW, LABELS, INDEX = batches()[0]
+NEW, LABELS, _ = batches()[0]
 
 
-def own(rows: torch.Tensor) -> torch.Tensor:
-    return rows[dist.get_rank() * HALF:][:HALF]
-
-
-def with_gradients(loss, *variables) -> tuple:
-    return loss.detach(), *torch.autograd.grad(loss, variables)
+def own_rows(rows: torch.Tensor) -> torch.Tensor:
+    return rows[slice_of_this_rank()]
 
 
 def sampled_step() -> dict:
     head = make_head(sample_rate=0.7)           # 2 of 4 and of 3 classes; but all of the batch
     optimizer = torch.optim.SGD(head.parameters(), 0.1)
     head.bind(optimizer)
-    new, labels, before = own(NEW).clone().requires_grad_(), own(torch.tensor([0, 5] * HALF)), head.weight.clone()
+    new, labels, before = own_rows(NEW).clone().requires_grad_(), own_rows(torch.tensor([0, 5] * HALF)), head.weight.clone()
     loss = head(new, labels)
     loss.backward()
     rows, gradient = head.sampler.rows, head.sampler.active.grad
@@ -62,81 +32,25 @@ def sampled_step() -> dict:
             "moved": (head.weight != before).any(1)}
 
 
-def step_of(name: str, folder: Path) -> dict:
-    """A method's terms of the global batch, and the gradients of this rank's rows and of its class vectors."""
-    method, _ = make_method(name, folder, **MORE.get(name, {}))
-    new, head = own(NEW).clone().requires_grad_(), make_head()
-    terms = method(head, new, own(LABELS), own(INDEX), CLOCK)
-    to_new, to_weight = torch.autograd.grad(sum(terms.values()), [new, head.weight])
-    return {"terms": {key: value.detach() for key, value in terms.items()}, "new": to_new, "to_weight": to_weight,
-            "weight": head.weight.detach(), "parameters": {key: p.detach() for key, p in method.named_parameters()}}
-
-
-def of_this_rank(folder: Path) -> dict:
-    clock, rank = Clock(0, 4, 0.1), dist.get_rank()
-    new = own(NEW).clone().requires_grad_()
-    bct = BCT(settings("BCT", folder, old_classifier=str(folder / "old"), scenario="EXdata", bct_scale=9.0), DATA)
-    head = SoftmaxHead(None, DIM, CLASSES, seed=3)
-    mix, adv = MixBCT(settings("MixBCT", folder, mix_ratio=0.4), DATA), AdvBCT(settings("AdvBCT", folder, threshold=0.9), DATA)
-    dataset, uni = Pictures(), UniBCT(settings("UniBCT", folder, refine_epoch=[0]), DATA)
-    uni.start_epoch(0, make_backbone(), dataset)
-    credible = NCCL(settings("NCCL", folder, credible_only=True, scale=8.0), DATA).credible
-    return {"gathered": all_rows(own(LABELS)), "local": local_labels(LABELS, *((0, 4), (4, 3))[rank]),
-            "prototypes": bct.influence.prototypes, "classes": bct.influence.classes,
-            "bct": with_gradients(bct.influence(new, own(LABELS)), new),
+def all_of_this_rank() -> dict:
+    new, head = own_rows(NEW).clone().requires_grad_(), SoftmaxHead(None, DIM, CLASSES, seed=3)
+    loss = head(new / 10, own_rows(LABELS))
+    return {"gathered": all_rows(own_rows(LABELS)), "local": local_labels(LABELS, *((0, 4), (4, 3))[dist.get_rank()]),
             "start": head.class_start, "weight": head.weight.detach(),
-            "softmax": with_gradients(head(new / 10, own(LABELS)), head.weight, head.bias),
-            "credible": credible(old_unit(range(IMAGES)).float()),
-            "mix": mix.replaced(torch.arange(IMAGES), clock), "adv": (adv.elastic.detach(), adv.centres, adv.radii, adv.is_ball),
-            "read": sorted(sum(dataset.asked, [])), "sampled": sampled_step(),
-            "refined": uni.influence.prototypes, "steps": {name: step_of(name, folder) for name in METHODS}}
+            "softmax": (loss.detach(), *torch.autograd.grad(loss, [head.weight, head.bias])), "sampled": sampled_step()}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
-    return on_ranks(2, of_this_rank, write_old_side(tmp_path_factory.mktemp("feature_save")))
+def ranks() -> list[dict]:
+    return on_ranks(2, all_of_this_rank)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_on_two_ranks_is_its_equation_on_the_global_batch(name, ranks, tmp_path):
-    """DDP takes the mean over two ranks: a rank's own rows carry twice the gradient, its class vectors the whole one.
-
-    A term may be that of the rank's own rows (L2): the mean over the ranks counts.
-    """
-    found = [rank["steps"][name] for rank in ranks]
-    cfg = settings(name, tmp_path, **START.get(name, {}), **MORE.get(name, {}))
-    new, weight = NEW.double().requires_grad_(), torch.cat([rank["weight"] for rank in found]).double().requires_grad_()
-    to_new = torch.cat([rank["new"] for rank in found]).double() / 2
-    parameters = {key: value.double() for key, value in found[1]["parameters"].items()}
-    terms = slow_terms(name, cfg, CLOCK, (new, LABELS, INDEX), weight, parameters, [], ~to_new.any(1))
-    slow = torch.autograd.grad(sum(terms.values()), [new, weight])
-    for key, value in terms.items():
-        mean = sum(rank["terms"][key].double() for rank in found) / 2
-        torch.testing.assert_close(mean, value.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(to_new, slow[0], rtol=1e-3, atol=2e-6)
-    torch.testing.assert_close(torch.cat([rank["to_weight"] for rank in found]).double(), slow[1], rtol=1e-3, atol=2e-6)
-
-
-def test_rows_come_in_the_order_of_the_ranks_and_labels_are_counted_from_the_shards_first_class(ranks):
+def test_gathered_rows_are_in_the_order_of_the_ranks_and_local_labels_start_at_the_shards_first_class(ranks):
     for rank in ranks:
         assert torch.equal(rank["gathered"], LABELS)
     assert LABELS.tolist() == [4, 4, 5, 0, 6, 3, 3, 2, 4, 0]
     assert ranks[0]["local"].tolist() == [-1, -1, -1, 0, -1, 3, 3, 2, -1, 0]
     assert ranks[1]["local"].tolist() == [0, 0, 1, -1, 2, -1, -1, -1, 0, -1]
-
-
-def test_the_second_rank_holds_the_prototypes_of_the_last_classes(ranks):
-    """Five old classes: the fifth is the second rank's first, from the old classifier; the others are means of the file."""
-    rows = bct_rows(True)
-    for rank, classes in zip(ranks, (slice(0, 4), slice(4, 7)), strict=True):
-        assert rank["classes"] == classes
-        torch.testing.assert_close(rank["prototypes"].double(), rows[classes], rtol=0, atol=1e-6)
-    new = NEW.double().requires_grad_()
-    slow = influence_loss(new, LABELS, rows, 9.0)
-    expected = 2 * torch.autograd.grad(slow, new)[0]            # DDP takes the mean over two ranks
-    for number, rank in enumerate(ranks):
-        torch.testing.assert_close(rank["bct"][0].double(), slow.detach(), rtol=1e-5, atol=0)
-        torch.testing.assert_close(rank["bct"][1].double(), expected[number * HALF:][:HALF], rtol=1e-4, atol=1e-6)
 
 
 def test_the_softmax_heads_bias_is_sharded_as_its_weight(ranks):
@@ -163,37 +77,3 @@ def test_a_sample_of_each_shard_is_one_softmax_over_both(ranks):
         torch.testing.assert_close(rank["new"].double(), 2 * to_new[rows], rtol=1e-4, atol=1e-6)
         assert rank["moved"].nonzero()[:, 0].tolist() == rank["rows"].tolist()
     torch.testing.assert_close(torch.cat([first["gradient"], second["gradient"]]).double(), to_weight, rtol=1e-4, atol=1e-6)
-
-
-def test_the_entropy_of_nccls_filter_is_over_the_classes_of_both_ranks(ranks):
-    expected = [is_credible(row, 8.0) for row in old_unit(range(IMAGES))]
-    assert 10 < sum(expected) < IMAGES - 10
-    for rank in ranks:
-        assert rank["credible"].tolist() == expected
-
-
-def test_each_rank_draws_for_itself_in_mixbct(ranks):
-    """On one and the same batch: both draw 40 % of its rows, all credible, but other ones."""
-    first, second = (set(rank["mix"].tolist()) for rank in ranks)
-    assert len(first) == len(second) == 19 and first != second
-    assert first | second <= set(credible_marks().nonzero()[0].tolist())
-
-
-def test_advbct_has_the_balls_of_all_classes_and_the_same_radii_on_both_ranks(ranks):
-    """Each rank has read half of the classes only."""
-    balls = [ball(c) for c in range(CLASSES)]
-    for one, other in zip(ranks[0]["adv"], ranks[1]["adv"], strict=True):
-        assert torch.equal(one, other) and len(one) == CLASSES
-    _, centres, radii, is_ball = ranks[1]["adv"]
-    torch.testing.assert_close(centres.double(), torch.stack([centre for centre, _ in balls]), rtol=0, atol=1e-6)
-    torch.testing.assert_close(radii.double(), torch.tensor([kept[-1] for _, kept in balls]).double(), rtol=0, atol=1e-6)
-    assert is_ball.tolist() == [len(kept) > 1 for _, kept in balls]
-
-
-def test_each_rank_reads_the_images_of_its_own_classes_for_unibct_and_refines_these(ranks):
-    weight, bias = (value.detach().double() for value in make_backbone()[1].parameters())
-    rows = refined_rows(embedded(pictures(range(IMAGES)), weight, bias).numpy(), 0.9, 0.05, False)
-    torch.testing.assert_close(torch.cat([rank["refined"] for rank in ranks]).double(), rows, rtol=0, atol=1e-5)
-    labels = Pictures().labels()
-    for rank, classes in zip(ranks, (range(4), range(4, 7)), strict=True):
-        assert rank["read"] == [i for i in range(IMAGES) if labels[i] in classes]

@@ -158,6 +158,7 @@ def test_a_checkpoint_is_exported_as_a_checkpoint(tmp_path, monkeypatch):
     """The folder says what it is: complete.json belongs to a checkpoint."""
     (tmp_path / "complete.json").write_text("{}")
     asked = []
-    monkeypatch.setattr(export_classifier, "of_checkpoint", lambda folder: asked.append(folder) or {"weight": torch.ones(4, 2)})
+    monkeypatch.setattr(export_classifier, "classifier_in_checkpoint",
+                        lambda folder: asked.append(folder) or {"weight": torch.ones(4, 2)})
     run(monkeypatch, export_classifier, "-f", tmp_path, "-o", tmp_path / "c.npy")
     assert asked == [tmp_path] and np.load(tmp_path / "c.npy").shape == (4, 2)

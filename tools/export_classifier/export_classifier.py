@@ -12,24 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from engine.checkpoint_files import about_checkpoint, problem_of
-from engine.model_files import whole_classifier
+from engine.model_files import classifier_in_checkpoint, whole_classifier
 from utils.errors import UserError, run
 from utils.files import written_beside
-
-
-def of_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """{"weight": [C, d]} and, with a softmax head, "bias" [C], from a checkpoint; UserError if it is corrupt."""
-    about = about_checkpoint(folder)
-    problem = problem_of(folder, about)
-    if problem or isinstance(about, str):
-        raise UserError(f"{problem}; export another checkpoint")
-    ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
-    return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
-            if f"head/{name}" in ranks[0]}
 
 
 def main() -> None:
@@ -40,7 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.output.suffix not in (".npy", ".pt"):
         raise UserError(f"-o {args.output} must end in .npy or .pt")
-    whole = of_checkpoint(args.folder) if (args.folder / "complete.json").is_file() else whole_classifier(args.folder)
+    is_checkpoint = (args.folder / "complete.json").is_file()
+    whole = classifier_in_checkpoint(args.folder) if is_checkpoint else whole_classifier(args.folder)
     with written_beside(args.output) as part, open(part, "wb") as file:
         if args.output.suffix == ".pt":
             torch.save(whole, file)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from folders import golden_folder
-from test_golden import golden, near, ruled
+from golden_arrays import golden, near, ruled
 
 from backbones import get_model
 from backbones.weights import load_model, load_state

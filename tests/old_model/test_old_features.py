@@ -11,6 +11,7 @@ from backbones.weights import fingerprint
 from engine.model_files import load_classifier, whole_classifier
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes, old_side
 from old_model.names import artefact, credible_kind, part_of, sd_of
+from records.facts import Facts
 from utils import files
 from utils.errors import UserError
 from utils.origin import save_array
@@ -58,7 +59,7 @@ def test_a_foreign_array_is_refused(saved, kind):
     file = artefact(str(saved), SD, kind)
     array = np.load(file)
     np.save(file, array[::-1])
-    with pytest.raises(UserError, match=f"{file.name} is damaged, or not the file that {file.stem}.json"):
+    with pytest.raises(UserError, match=f"{file.name} is corrupt, or not the file that {file.stem}.json"):
         reader(saved, kind)
 
 
@@ -85,7 +86,7 @@ def test_every_byte_counts_where_it_is_said(saved, monkeypatch):
         path = artefact(str(saved), SD, kind)
         good = path.read_bytes()
         path.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
-        with pytest.raises(UserError, match=f"{kind}.npy is damaged"):
+        with pytest.raises(UserError, match=f"{kind}.npy is corrupt"):
             load_features(str(saved), SD)
         if kind == "feature":
             reader(saved, kind)                 # the quick checksum alone does not see it
@@ -109,17 +110,18 @@ def test_a_methods_settings_say_what_its_artefact_must_belong_to(saved, tmp_path
     """Path below feature_save, the training set's images and records, and the very model that config.old_model is now."""
     state = {"weight": torch.arange(3.0)}
     torch.save(state, tmp_path / "model.pt")
-    cfg = edict(credible=f"OPclass/{SD}_credible_ratio_90_feature.npy", feature_save=str(saved), num_image=6,
-                records="records a", old_model=str(tmp_path / "model.pt"))
-    found = old_side(cfg, "credible")
+    cfg = edict(credible=f"OPclass/{SD}_credible_ratio_90_feature.npy", feature_save=str(saved),
+                old_model=str(tmp_path / "model.pt"))
+    data = Facts(6, 3, "records a")
+    found = old_side(cfg, data, "credible")
     assert found == {"path": saved / "OPclass" / f"{SD}_credible_ratio_90_feature.npy", "images": 6, "records": "records a",
                      "model": fingerprint(state)}
     with pytest.raises(UserError, match="different model"):
         load_credible(**found)
     for absent in (None, str(tmp_path / "none.pt")):
         cfg.old_model = absent
-        assert old_side(cfg, "credible")["model"] is None
-    assert load_credible(**old_side(cfg, "credible")).sum() == 4
+        assert old_side(cfg, data, "credible")["model"] is None
+    assert load_credible(**old_side(cfg, data, "credible")).sum() == 4
 
 
 def write_shards(folder: Path, sizes: list[int], bias: bool = True, start: bool = True) -> torch.Tensor:

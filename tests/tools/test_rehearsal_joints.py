@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from records.faces import FaceRecords
-from tools.rehearsal import identity, make_rehearsal, render
+from tools.rehearsal import make_rehearsal
+from tools.rehearsal.identity import identity
 from tools.rehearsal.layouts import EVALUATE, TRAIN, VERIFY, encode, write_bin, write_ijb, write_training_set
 from tools.rehearsal.regression import Regression
-from tools.rehearsal.render import Difficulty, Picture
+from tools.rehearsal.render import Difficulty, Picture, render
+from utils.errors import UserError
 
 SETTINGS = dict(seed=3, size=16, difficulty=Difficulty().scaled(0.5), workers=1)
 
@@ -101,8 +103,9 @@ def test_every_option_of_the_command_reaches_the_drawing(tmp_path, monkeypatch):
 def test_a_foreign_set_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "ms1m-retinaface-t1").mkdir()
     (tmp_path / "ms1m-retinaface-t1/train.rec").write_bytes(b"somebody's")
-    monkeypatch.setattr(sys, "argv", ["make_rehearsal.py", "--out", str(tmp_path)])
-    with pytest.raises(Exception, match="was not drawn"):
+    monkeypatch.setattr(sys, "argv", ["make_rehearsal.py", "--out", str(tmp_path), "--size", "16", "--identities", "2",
+                                      "--images", "2", "--pairs", "2", "--eval-identities", "6", "--workers", "1"])
+    with pytest.raises(UserError, match="is not a rehearsal set"):
         make_rehearsal.main()
     assert (tmp_path / "ms1m-retinaface-t1/train.rec").read_bytes() == b"somebody's"
 

@@ -245,5 +245,5 @@ def test_a_foreign_array_is_not_computed_with(saved, monkeypatch, tool, kind):
     array = np.load(file)
     np.save(file, array[::-1])
     monkeypatch.setattr(sys, "argv", ["tool.py", "--SD", "f3_r18_arc_data70", "--feature-save", str(folder)])
-    with pytest.raises(UserError, match=f"_{kind}.npy is damaged, or not the file"):
+    with pytest.raises(UserError, match=f"_{kind}.npy is corrupt, or not the file"):
         tool.main()
