@@ -51,7 +51,9 @@ def test_replicas_take_turns_and_never_two_batches_at_once():
 
     def replica(which: int):
         def embed(faces):
-            assert not busy[which], "a replica was given a second batch before its first was done"
+            if busy[which]:
+                started.abort()
+                raise AssertionError("a replica was given a second batch before its first was done")
             busy[which] = True
             if int(faces[0]) < 2:
                 started.wait()              # the first two batches are in work at once, or this times out

@@ -23,6 +23,13 @@ def test_a_file_is_opened_by_its_kind_with_precision_and_scale(monkeypatch, file
     assert models.open_model(file, "r50", ["cpu"], True, 128.0) == (kind, file, *more, ["cpu"], True, 128.0)
 
 
+def test_a_network_is_given_the_images_in_its_scale_and_then_their_mirror_images():
+    pixels = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)          # rows, columns, red green blue
+    for scale, expected in ((100.0, (pixels - 127.5) / 100), (None, pixels)):
+        found = models.both_views(torch.from_numpy(pixels), torch.device("cpu"), scale).numpy().transpose(0, 2, 3, 1)
+        assert found[0] == pytest.approx(expected[0], rel=1e-6) and found[1] == pytest.approx(expected[0, :, ::-1], rel=1e-6)
+
+
 @pytest.mark.parametrize("fp16", [True, False])
 def test_half_precision_reaches_the_network(tmp_path, fp16):
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")

@@ -142,7 +142,7 @@ def test_other_settings_are_refused_if_an_epoch_would_be_lost(shell):
 
 
 def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monkeypatch):
-    step = shell.step("old", then=f"echo $$ > {shell.journal}.pid; test -e fixed || exec sleep 60")
+    step = shell.step("old", then=f"echo $$ > {shell.journal}.pid; test -e fixed || exec sleep 20")
     reproduction = multiprocessing.get_context("fork").Process(target=shell.run, args=(step,))
     reproduction.start()
     pid = Path(f"{shell.journal}.pid")
