@@ -22,9 +22,9 @@ END_OF_IMAGE, START_OF_SCAN = 0xd9, 0xda
 def decode(encoded, colours: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     """Pixels uint8 [H, W, 3], RGB, of the bytes of a JPEG, PNG, BMP or WebP; ``colours``: a flag of cv2.imdecode.
 
-    Raises ValueError, in words that follow "is not an image that OpenCV can decode", for anything else.  utils.opencv limits
-    the pixels.  Two things that OpenCV 5.0 does not limit are looked at here, before it decodes: the scans of a JPEG, and
-    the length of a PNG's chunks.
+    The EXIF orientation is applied, here and everywhere in this project.  Raises ValueError, in words that follow "is not an
+    image that OpenCV can decode", for anything else.  utils.opencv limits the pixels.  Two things that OpenCV 5.0 does not limit
+    are looked at here, before it decodes: the scans of a JPEG, and the length of a PNG's chunks.
     """
     data = bytes(encoded)
     array = np.frombuffer(data, np.uint8)

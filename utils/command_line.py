@@ -17,6 +17,10 @@ def at_least(minimum, kind) -> Callable:
     return number
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a docstring with its line breaks, and the default of each option."""
+
+
 def make_folder(folder: Path, options: str) -> None:
     """Make the folder and its parents; UserError, which names the ``options`` for another folder, if that fails."""
     try:

@@ -15,6 +15,7 @@ if "cv2" in sys.modules and LIMIT not in os.environ:
     raise ImportError("cv2 was imported before utils.opencv, which limits the pixels of an image; "
                       "write `from utils.opencv import cv2`")
 os.environ.setdefault(LIMIT, str(MAX_PIXELS))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")        # what cannot be decoded is reported by its name, once, by this project
 import cv2
 
 __all__ = ["LIMIT", "MAX_PIXELS", "cv2"]

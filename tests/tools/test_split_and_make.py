@@ -100,8 +100,8 @@ def people(folder: Path, size: int = 16) -> None:
 
 def test_folder_to_records(tmp_path):
     people(tmp_path / "in")
-    done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16)
-    assert done.returncode == 0 and "nobody has no image" in done.stderr
+    done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--albums")
+    assert done.returncode == 0 and "nobody (has no image)" in done.stderr
     made = FaceRecords(tmp_path / "out")
     assert (len(made), made.num_classes, made.labels().tolist()) == (5, 2, [0, 0, 0, 1, 1])
     assert made.jpeg(0) == (tmp_path / "in/ann/0.jpg").read_bytes()
@@ -118,14 +118,15 @@ def test_folder_mistakes(tmp_path):
                         ([tmp_path / "in/bob/deep"], "no folders with images")):
         done = run("make_rec/make_rec.py", *args, "--out", tmp_path / "out", "--size", 16)
         assert done.returncode == 1 and words in done.stderr and not (tmp_path / "out/train.rec").exists()
-    done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
-    assert done.returncode == 0
+    resize = ["make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize", "--albums", "--force"]
+    assert run(*resize).returncode == 0
     assert FaceRecords(tmp_path / "out").image_size == 16
     for shape in ((24, 30, 3), (8, 8, 3)):                  # resizing would distort or blow up
         cv2.imwrite(str(tmp_path / "in/bob/y.png"), np.zeros(shape, np.uint8))
-        done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
-        assert done.returncode == 1 and "y.png has" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5
+        done = run(*resize)
+        assert done.returncode == 1 and "y.png" in done.stderr and f"{shape[1]}x{shape[0]} pixels" in done.stderr
+        assert len(FaceRecords(tmp_path / "out")) == 5
     (tmp_path / "in/bob/y.png").unlink()
     (tmp_path / "in/bob/x.jpg").write_bytes(b"no image")
-    done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--resize")
-    assert done.returncode == 1 and "x.jpg is not an image" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5
+    done = run(*resize)
+    assert done.returncode == 1 and "x.jpg: is not an image" in done.stderr and len(FaceRecords(tmp_path / "out")) == 5

@@ -1,9 +1,13 @@
-"""Write a training set from a folder of people: FOLDER/identity/*.jpg -> train.rec, train.idx, property.
+"""Write a training set from a folder of people: FOLDER/person/*.jpg -> train.rec, train.idx, property.
 
-    python tools/make_rec/make_rec.py FOLDER --out dataset/mine [--size 112] [--resize]
+    python tools/make_rec/make_rec.py FOLDER --out dataset/mine                                     aligned faces of 112 x 112
+    python tools/make_rec/make_rec.py FOLDER --out dataset/mine --resize                            larger aligned faces
+    python tools/make_rec/make_rec.py FOLDER --out dataset/mine --align --detector yunet.onnx       photographs
 
-Identities become labels 0, 1, ... in sorted order; identities.txt lists them.  Images must be aligned faces of
---size x --size pixels; --resize shrinks larger square ones.  JPEGs of the right size are copied byte for byte.
+People become labels 0, 1, ... in the order of their names, or with --shuffle in a random order.  It also writes identities.txt
+(label, person), images.txt (row, label, person, path of each picture) and, if something is not used, left_out.txt (path, reason).
+The whole folder is looked at first; everything that cannot be used is named at once.  What the content of a file is decides, not
+its ending.  EXIF orientation is applied.  JPEGs of the right size that are upright are copied byte for byte.
 The layout is insightface's: header, images, identity records.
 """
 
@@ -11,88 +15,79 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from records.images import decode
+from evaluation.detect import aligned
+from evaluation.photos import add_options, check_options, read_people
+from records.folders import Picture, Tree
+from records.left_out import write_list
+from records.pictures import encode, pixels, upright_jpeg
 from records.recordio import RecordWriter, pack
-from utils.command_line import make_folder
+from utils.command_line import Help, at_least, make_folder
 from utils.errors import UserError, run
 from utils.files import write_text
-from utils.opencv import cv2
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-JPEG_QUALITY = 95       # of images that are encoded again
 
 
-def people_of(folder: Path) -> dict[str, list[Path]]:
-    """{identity: its images, sorted}; a folder without images is left out, with a warning.
-
-    UserError if there is no folder with images.
-    """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected a folder with one folder of images for each person")
-    people = {}
-    for person in sorted(p for p in folder.iterdir() if p.is_dir()):
-        images = sorted(p for p in person.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if images:
-            people[person.name] = images
-        else:
-            print(f"warning: {person} has no image: left out", file=sys.stderr)
-    if not people:
-        raise UserError(f"{folder} has no folders with images; expected {folder}/identity/*.jpg")
-    return people
+def shuffled(people: dict[str, list[Picture]], seed: int) -> dict[str, list[Picture]]:
+    """The people in a random order that depends on ``seed`` and their number alone."""
+    names = list(people)
+    return {names[k]: people[names[k]] for k in np.random.default_rng(seed).permutation(len(names))}
 
 
-def jpeg_of(path: Path, size: int, resize: bool) -> bytes:
-    """The image as a JPEG of size x size pixels; UserError if it is not one or has another size."""
-    data = path.read_bytes()
+def face_of(picture: Picture, size: int, align: bool) -> bytes:
+    """The JPEG of size x size pixels of a picture; UserError if the file has changed since it was looked at."""
     try:
-        image = decode(data, cv2.IMREAD_COLOR_BGR)
-    except ValueError as error:
-        raise UserError(f"{path} is not an image that OpenCV can decode ({error}); remove or replace it") from error
-    right_size = image.shape[:2] == (size, size)
-    if right_size and data[:3] == b"\xff\xd8\xff":
-        return data
-    height, width = image.shape[:2]
-    if not right_size and not (resize and height == width > size):
-        raise UserError(f"{path} has {width}x{height} pixels, expected an aligned face of {size}x{size}; align it "
-                        f"first, or give --resize, which shrinks square images")
-    if not right_size:
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        data = picture.path.read_bytes()
+        image = pixels(data)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{picture.path} could be read a moment ago and cannot now ({error}); start again") from error
+    return encode(aligned(image, picture.found.landmarks, size)) if align else upright_jpeg(data, image, size)
 
 
-def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> None:
-    """Write train.{rec,idx}, property and identities.txt into the folder ``out``."""
+def write(tree: Tree, people: dict[str, list[Picture]], out: Path, size: int, align: bool) -> None:
+    """Write train.{rec,idx}, property and the lists into the folder ``out``; the record file gets its name last."""
     make_folder(out, "--out")
-    total = sum(map(len, people.values()))
-    with RecordWriter(out / "train") as writer, tqdm(total=total, unit=" images", disable=None) as bar:
+    total, rows = len(tree), []
+    with RecordWriter(out / "train") as writer, tqdm(total=total, desc="writing", unit=" images", disable=None) as bar:
         writer.write(0, pack([total + 1, total + 1 + len(people)], b"", 0, 0))
         key, ranges = 1, []
-        for label, images in enumerate(people.values()):
-            ranges.append((key, key + len(images)))
-            for path in images:
-                writer.write(key, pack([label, key], jpeg_of(path, size, resize), key, 0))
+        for label, (name, pictures) in enumerate(people.items()):
+            ranges.append((key, key + len(pictures)))
+            for picture in pictures:
+                writer.write(key, pack([label, key], face_of(picture, size, align), key, 0))
+                rows.append(f"{key - 1}\t{label}\t{name}\t{picture.path.relative_to(tree.folder)}\n")
                 key += 1
                 bar.update()
         for span in ranges:
             writer.write(key, pack(span, b"", key, 0))
             key += 1
-    write_text(out / "property", f"{len(people)},{size},{size}\n")
-    write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
+        write_text(out / "property", f"{len(people)},{size},{size}\n")
+        write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
+        write_text(out / "images.txt", "row\tlabel\tperson\tpath\n" + "".join(rows))
     print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
 
 
+def from_folder(args: argparse.Namespace) -> None:
+    """The training set of a folder of pictures."""
+    check_options(args)
+    if (out := args.out / "train.rec").exists() and not args.force:
+        raise UserError(f"{out} exists; give another --out, or --force to replace it (its parts and old features must then be "
+                        f"made again)")
+    tree = read_people(args)
+    people = tree.people if args.shuffle is None else shuffled(tree.people, args.shuffle)
+    write(tree, people, args.out, args.size, args.align)
+    if (listed := write_list(tree, args.out)) is not None:
+        print(f"{listed}: {len(tree.left_out)} files and folders that are not used", file=sys.stderr)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with one folder of images for each person")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the record files")
-    parser.add_argument("--size", type=int, default=112, help="side of an image, in pixels")
-    parser.add_argument("--resize", action="store_true", help="shrink larger square images (they must be aligned)")
-    args = parser.parse_args()
-    write(people_of(args.folder), args.out, args.size, args.resize)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    add_options(parser)
+    parser.add_argument("--shuffle", type=at_least(0, int), metavar="SEED",
+                        help="number the people in a random order: a split by identity is then not a split by name")
+    from_folder(parser.parse_args())
 
 
 if __name__ == "__main__":

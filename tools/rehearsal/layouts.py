@@ -1,8 +1,6 @@
 """The rehearsal set as files: MS1MV3's layout for training and verification, IJB-C's for evaluation."""
 
-import os
 import pickle
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import Pool
@@ -11,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from evaluation.ijb_files import Protocol, new_subset, write_meta
 from records.recordio import RecordWriter, pack
 from tools.rehearsal.identity import LAYOUT, draws, identity
 from tools.rehearsal.render import Difficulty, Picture, render
 from utils.errors import UserError
-from utils.files import disk_errors, write_text, written_beside
+from utils.files import write_text, written_beside
 from utils.opencv import cv2
 
 # Identity numbers of the three sets never meet.
@@ -99,12 +98,6 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
     impostors: number of impostor pairs, drawn at random; all genuine pairs are listed.
     """
     rng = draws(settings["seed"], LAYOUT, 1)
-    target, part = folder / "IJBC", folder / "IJBC.part"
-    shutil.rmtree(part, ignore_errors=True)
-    crops, meta = part / "loose_crop", part / "meta"
-    with disk_errors(target):
-        crops.mkdir(parents=True)
-        meta.mkdir()
     jobs, rows, owner, medium = [], [], [], 0
     for person in range(people):
         pictures, image = [], 0
@@ -118,40 +111,27 @@ def write_ijb(folder: Path, people: int, impostors: int, **settings) -> int:
                     image += 1
         jobs.append((EVALUATE + person, pictures))
 
-    lines, number = [], 0
-    try:
-        with disk_errors(target):
-            for person_pictures in draw_all(jobs, "evaluation set", loose=True, **settings):
-                for jpeg, picture in person_pictures:
-                    number += 1
-                    (crops / f"{number}.jpg").write_bytes(jpeg)
-                    points = " ".join(f"{v:.3f}" for v in picture.landmarks.ravel())
-                    lines.append(f"{number}.jpg {points} {np.clip(picture.quality, 0.05, 0.999):.3f}")
-            write_meta(meta, rows, lines, np.array(owner), impostors, rng)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return number
+    protocol = lists_of(np.array(owner), impostors, rng)
+    with new_subset(folder, "IJBC") as part:
+        drawn = (one for pictures in draw_all(jobs, "evaluation set", loose=True, **settings) for one in pictures)
+        for (jpeg, picture), (template, scene) in zip(drawn, rows, strict=True):
+            name = protocol.add_image(template, scene, picture.landmarks, float(np.clip(picture.quality, 0.05, 0.999)))
+            (part / "loose_crop" / name).write_bytes(jpeg)
+        write_meta(part / "meta", "IJBC", protocol)
+    return len(rows)
 
 
-def write_meta(meta: Path, rows: list, lines: list[str], owner: np.ndarray, impostors: int,
-               rng: np.random.Generator) -> None:
-    """Write the six text files of the protocol.  Template t belongs to person owner[t - 1].
-
-    rows: (template, medium) of each image.  lines: name, landmarks and quality of each image.
-    """
+def lists_of(owner: np.ndarray, impostors: int, rng: np.random.Generator) -> Protocol:
+    """Pairs, galleries and probes.  Template t belongs to person owner[t - 1]."""
     a, b = np.triu_indices(len(owner), 1)
     same = owner[a] == owner[b]
     chosen = np.flatnonzero(~same)
     chosen = np.sort(rng.choice(chosen, min(impostors, len(chosen)), replace=False))
-    pairs = [f"{x + 1} {y + 1} 1" for x, y in zip(a[same], b[same], strict=True)]
-    pairs += [f"{a[i] + 1} {b[i] + 1} 0" for i in chosen]
-    tids = [f"{i}.jpg {template} {medium}" for i, (template, medium) in enumerate(rows, 1)]
+    pairs = [(x + 1, y + 1, 1) for x, y in zip(a[same], b[same], strict=True)] + [(a[i] + 1, b[i] + 1, 0) for i in chosen]
     first = np.arange(len(owner)) % 3 == 0
-    csv = {"gallery_G1": first & (owner % 3 == 0), "gallery_G2": first & (owner % 3 == 1), "probe_mixed": ~first}
-    for name, text in (("face_tid_mid", tids), ("name_5pts_score", lines), ("template_pair_label", pairs)):
-        (meta / f"ijbc_{name}.txt").write_text("\n".join(text) + "\n")
-    for name, members in csv.items():
-        body = "".join(f"{t + 1},{owner[t]}\n" for t in np.flatnonzero(members))
-        (meta / f"ijbc_1N_{name}.csv").write_text("TEMPLATE_ID,SUBJECT_ID\n" + body)
+
+    def listed(members: np.ndarray) -> list[tuple[int, int]]:
+        return [(t + 1, owner[t]) for t in np.flatnonzero(members)]
+
+    return Protocol(pairs=pairs, galleries=(listed(first & (owner % 3 == 0)), listed(first & (owner % 3 == 1))),
+                    probes=listed(~first))
