@@ -7,8 +7,9 @@ import numpy as np
 
 from evaluation.align import target
 from evaluation.detect import CHOICES, Detector, Face
-from records.folders import ALBUM, Check, Rejected, Tree, read_tree, shown
+from records.folders import ALBUM, Check, Picture, Rejected, Tree, checksum, read_tree, shown
 from records.left_out import refuse_bad
+from records.pictures import pixels
 from utils.command_line import at_least
 from utils.errors import UserError
 
@@ -58,6 +59,18 @@ def read_people(args: argparse.Namespace) -> Tree:
         ALBUM: f"give --albums if all pictures below a person's folder are of that person, or give such a folder as FOLDER "
                f"({shown(first)}) if the folders in it are people"})
     return tree
+
+
+def read_again(picture: Picture) -> tuple[bytes, np.ndarray]:
+    """(bytes, pixels BGR) of a picture; UserError if its file has changed since it was looked at."""
+    try:
+        data = picture.path.read_bytes()
+        if checksum(data) == picture.checksum:
+            return data, pixels(data)
+    except OSError as error:
+        raise UserError(f"{shown(picture.path)} could be read a moment ago, now it cannot ({error.strerror}); start "
+                        f"again") from error
+    raise UserError(f"{shown(picture.path)} has changed since it was looked at; start again")
 
 
 def aligned_check(size: int, resize: bool) -> Check:

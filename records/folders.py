@@ -48,10 +48,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be used; ``found``: what the check of its pixels gave."""
+    """A picture that can be used; ``checksum``: of its file; ``found``: what the check of its pixels gave."""
 
     path: Path
-    found: Any = None
+    checksum: bytes
+    found: Any
 
 
 @dataclass
@@ -96,8 +97,8 @@ def read_tree(folder: Path, check: Check, albums: bool = False, threads: int | N
                 if isinstance(result, LeftOut):
                     tree.left_out.append(result)
                 else:
-                    tree.people[name].append(Picture(path, result[1]))
-                    digests.setdefault(result[0], []).append((name, path))
+                    tree.people[name].append(result)
+                    digests.setdefault(result.checksum, []).append((name, path))
                 bar.update()
     leave_out_copies(tree, digests)
     for name in [name for name, pictures in tree.people.items() if not pictures]:
@@ -221,8 +222,13 @@ def head_of(path: Path) -> bytes:
         return b"\xff\xd8\xff"      # looked at again with the pictures
 
 
-def look(path: Path, check: Check) -> tuple[bytes, Any] | LeftOut:
-    """(checksum of the file, what ``check`` found), or why the file is left out."""
+def checksum(data: bytes) -> bytes:
+    """The first 16 bytes of sha256."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def look(path: Path, check: Check) -> Picture | LeftOut:
+    """The picture with what ``check`` found, or why the file is left out."""
     try:
         if path.stat().st_size > MAX_FILE:
             return LeftOut(path, "larger than a picture", f"{path.stat().st_size:,} bytes", bad=True)
@@ -236,7 +242,7 @@ def look(path: Path, check: Check) -> tuple[bytes, Any] | LeftOut:
             return LeftOut(path, "not a picture", path.suffix.lower())
         return LeftOut(path, "is not an image that OpenCV can decode", str(error), bad=True)
     try:
-        return hashlib.sha256(data).digest()[:16], check(data, image)
+        return Picture(path, checksum(data), check(data, image))
     except Rejected as reason:
         return LeftOut(path, *reason.args)
 

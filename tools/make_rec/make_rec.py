@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluation.detect import aligned
-from evaluation.photos import add_options, check_options, read_people
+from evaluation.photos import add_options, check_options, read_again, read_people
 from records.folders import Picture, Tree
 from records.left_out import write_list
-from records.pictures import encode, pixels, upright_jpeg
+from records.pictures import encode, upright_jpeg
 from records.recordio import RecordWriter, pack
 from utils.command_line import Help, at_least, make_folder
 from utils.errors import UserError, run
@@ -38,11 +38,7 @@ def shuffled(people: dict[str, list[Picture]], seed: int) -> dict[str, list[Pict
 
 def face_of(picture: Picture, size: int, align: bool) -> bytes:
     """The JPEG of size x size pixels of a picture; UserError if the file has changed since it was looked at."""
-    try:
-        data = picture.path.read_bytes()
-        image = pixels(data)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{picture.path} could be read a moment ago and cannot now ({error}); start again") from error
+    data, image = read_again(picture)
     return encode(aligned(image, picture.found.landmarks, size)) if align else upright_jpeg(data, image, size)
 
 

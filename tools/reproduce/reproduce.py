@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
 from old_model.names import artefact, credible_kind, part_of
+from tools.reproduce import small
 from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
 from utils.errors import UserError, run
@@ -38,17 +39,24 @@ def parse_arguments() -> argparse.Namespace:
     add("scenario", choices=list(SCENARIOS), help="what the old and the new model see, as in the README")
     add("settings", nargs="*", metavar="[NAME:]KEY=VALUE",
         help="settings of the configs: for all trainings; new:... for all but the old model's; NAME:... for one")
-    add("--family", default="arc_to_arc_f512", metavar="LOSS_to_arc_fDIM",
-        help="end of the configs' names: the old model's loss (arc, softmax) and the dimensions of the features")
-    add("--methods", default=",".join(METHODS), metavar="METHOD,...",
-        help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE")
+    add("--small", action="store_true", help="settings, methods and family for a few thousand images; prints what it sets")
+    add("--family", default=argparse.SUPPRESS, metavar="LOSS_to_arc_fDIM",
+        help="end of the configs' names: the old model's loss (arc, softmax) and the dimensions of the features "
+             f"(default: arc_to_arc_f512, with --small {small.FAMILIES['class']})")
+    add("--methods", default=argparse.SUPPRESS, metavar="METHOD,...",
+        help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE "
+             f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
     add("--ijb", type=Path, default=ROOT / "dataset", help="folder that holds IJBC/ or IJBB/")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
     add("--out", type=Path, help="folder of all results (default: reproduce_output/SCENARIO)")
     add("--title", help="heading of the page (default: scenario and family)")
     add("--dry-run", action="store_true", help="only check the inputs and print the cost and the commands")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    scenario = "class" if args.scenario.endswith("class") else "data"
+    given = {"family": small.FAMILIES[scenario], "methods": small.METHODS} if args.small else {
+        "family": "arc_to_arc_f512", "methods": ",".join(METHODS)}
+    return argparse.Namespace(**given | vars(args))
 
 
 class Recipe:
@@ -63,6 +71,7 @@ class Recipe:
         self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
         self.old_script = f"train_old_{old_loss}.py"
         self.features = self.out / "feature_save"
+        self.preset = small.settings_of(method_names(args.methods)) if args.small else []
         self.settings = [split_setting(text) for text in args.settings]
         self.trainings = [self.training("old", self.old_script, self.old_config),
                           self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
@@ -85,8 +94,9 @@ class Recipe:
         return found[0].relative_to(ROOT)
 
     def training(self, name: str, script: str, config: str, *own: str) -> Training:
-        scopes = ("", "old") if name == "old" else ("", "new", name)        # the value of a later scope replaces an earlier one
-        chosen = {text.partition("=")[0]: text for scope in scopes for prefix, text in self.settings if prefix == scope}
+        scopes = ("", "old") if name == "old" else ("", "new", name)
+        chosen = {text.partition("=")[0]: text          # a later value replaces an earlier one: of the preset, of a wider scope
+                  for settings in (self.preset, self.settings) for scope in scopes for prefix, text in settings if prefix == scope}
         return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
                                                f"output={self.out / name}", *own, *chosen.values()))
 
@@ -160,6 +170,8 @@ def compare_command(recipe: Recipe) -> list[str]:
 def main() -> None:
     args = parse_arguments()
     recipe = Recipe(args)
+    if args.small:
+        print(small.describe(args.family, args.methods, recipe.preset))
     gpus, cores = hardware()
     launcher = [sys.executable]
     if gpus:
