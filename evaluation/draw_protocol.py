@@ -96,5 +96,5 @@ def refuse_too_few(roles: Roles, pairs: list[tuple[int, int, int]], far: float, 
             problems.append(f"{name} {rate(value)} needs {round(1 / value):,} {what}, there are {found:,}")
     if problems:
         pictures = sum(map(len, roles.images))
-        raise UserError(f"{people} people with {pictures} pictures are too few: {'; '.join(problems)}; bring more people, or give "
-                        f"a larger --far or --fpir, a smaller --enrol, or another --non-mated")
+        raise UserError(f"{people} people with {pictures} pictures are too few: {'; '.join(problems)}; bring more people, or "
+                        f"give a larger --far or --fpir, a smaller --enrol, or another --non-mated")

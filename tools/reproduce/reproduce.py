@@ -95,8 +95,9 @@ class Recipe:
 
     def training(self, name: str, script: str, config: str, *own: str) -> Training:
         scopes = ("", "old") if name == "old" else ("", "new", name)
-        chosen = {text.partition("=")[0]: text          # a later value replaces an earlier one: of the preset, of a wider scope
-                  for settings in (self.preset, self.settings) for scope in scopes for prefix, text in settings if prefix == scope}
+        both = (self.preset, self.settings)             # a later value replaces an earlier one: of the preset, of a wider scope
+        chosen = {text.partition("=")[0]: text
+                  for settings in both for scope in scopes for prefix, text in settings if prefix == scope}
         return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
                                                f"output={self.out / name}", *own, *chosen.values()))
 
