@@ -1,5 +1,6 @@
 """Two parts of a training set, for the old model and for the new one: by identity and by image, in label order."""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError
+
+MAX_DIFFERENCE = 0.1        # between the shares of people and of images in a part, before a warning
 
 
 def checked_labels(faces: FaceRecords) -> np.ndarray:
@@ -44,6 +47,16 @@ def plan(labels: np.ndarray, ratio: float) -> dict[str, np.ndarray]:
             f"{100 - percent}_data": ~old_data | (counts[labels] == 1)}
 
 
+def warn_of_shares(parts: dict[str, np.ndarray], ratio: float) -> None:
+    """Print a warning if the old part of the split by identity has a share of the images that is far from ``ratio``."""
+    name = f"{round(100 * ratio)}_class"
+    share = parts[name].mean()
+    if abs(share - ratio) > MAX_DIFFERENCE:
+        print(f"warning: train_part_{name} has {100 * share:.0f} % of the images, but {100 * ratio:.0f} % of the people: people "
+              f"with many images are at one end of the order, so the two parts differ in more than their people; tools/make_rec "
+              f"--shuffle SEED numbers people in a random order", file=sys.stderr)
+
+
 def split(faces: FaceRecords, ratio: float, out: Path) -> None:
     """Write the four parts train_part_*.{rec,idx} of ``faces`` into the folder ``out``; images are copied byte for byte.
 
@@ -55,6 +68,7 @@ def split(faces: FaceRecords, ratio: float, out: Path) -> None:
         if not members.any():
             raise UserError(f"{faces.path}: with --ratio {ratio} train_part_{name} has no image; "
                             f"choose a ratio nearer to 0.5")
+    warn_of_shares(parts, ratio)
     make_folder(out, "--out")
     with ExitStack() as stack:
         writers, shift, written = {}, {}, dict.fromkeys(parts, 0)
