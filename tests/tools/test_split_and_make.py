@@ -89,6 +89,17 @@ def test_bad_ratios(tmp_path, args, words):
     assert done.returncode == 1 and words in done.stderr and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("counts, warned", [([9, 9, 9, *[2] * 7], True), ([*[2] * 7, 9, 9, 9], True), (COUNTS, False),
+                                            ([3] * 10, False)])
+def test_images_far_from_the_ratio(tmp_path, counts, warned):
+    """3 of 10 people: with 27 of 41 or 6 of 41 images the parts differ in more than their people; 14 of 46 are 30 %."""
+    write_records(tmp_path / "train", counts)
+    done = split("--data", tmp_path)
+    assert done.returncode == 0 and ("--shuffle SEED" in done.stderr) == warned
+    if warned:
+        assert f"has {100 * sum(counts[:3]) / 41:.0f} % of the images, but 30 % of the people" in done.stderr
+
+
 def people(folder: Path, size: int = 16) -> None:
     draw = np.random.default_rng(0)
     for name, count in (("bob", 2), ("ann", 3), ("nobody", 0)):

@@ -11,7 +11,7 @@ import pytest
 from toy import write_ijb, write_records
 
 from engine import cost
-from tools.reproduce import plan, reproduce
+from tools.reproduce import plan, reproduce, small
 from tools.reproduce.plan import parts_exist, print_plan
 from tools.reproduce.reproduce import METHODS, Recipe, parse_arguments, steps_of
 from tools.reproduce.steps import Step, run_steps
@@ -105,6 +105,44 @@ def test_all_seven_methods_are_trained_by_default(monkeypatch):
 def test_the_nearer_scope_of_a_setting_wins(monkeypatch, words, old, paragon, one, two):
     found = recipe(monkeypatch, "OPclass", "--methods", "one=L2,two=L2", *words)
     assert [training.load().lr for training in found.trainings] == [old, paragon, one, two]
+
+
+# --- --small -------------------------------------------------------------------------------------------------
+
+def settings_by_name(made: Recipe) -> dict[str, dict[str, str]]:
+    return {training.name: dict(text.split("=", 1) for text in training.settings) for training in made.trainings}
+
+
+def test_small_is_a_preset_below_the_command_line(monkeypatch, tmp_path):
+    """Each training has the preset of its scope, a method's under any name; whatever the user gives wins, of any scope."""
+    made = recipe(monkeypatch, "OPclass", "--small", "--methods", "MixBCT,BCT,soft=BCT,UniBCT", "--out", tmp_path, "lr=0.3",
+                  "batch_size=32", "soft:bct_scale=1")
+    found = settings_by_name(made)
+    assert all(one["network"] == "mbf" and one["image_size"] == "32" and one["batch_size"] == "32" for one in found.values())
+    assert {one["lr"] for one in found.values()} == {"0.3"}
+    assert "clip" not in found["old"] and {found[name]["clip"] for name in found if name != "old"} == {"100"}
+    assert found["BCT"]["bct_scale"] == found["UniBCT"]["bct_scale"] == "16" and found["soft"]["bct_scale"] == "1"
+    assert found["UniBCT"]["refine_epoch"] == "[5,10]"
+    assert "refine_epoch" not in found["BCT"] and "bct_scale" not in found["MixBCT"]
+    plain = settings_by_name(recipe(monkeypatch, "OPclass", "--small", "--out", tmp_path))
+    assert plain["old"]["lr"] == "0.1" and plain["MixBCT"]["lr"] == plain["paragon"]["lr"] == "0.2"
+    assert list(plain) == ["old", "paragon", "MixBCT", "L2", "BCT"]
+
+
+@pytest.mark.parametrize("scenario", ["OPclass", "EXclass", "OPdata", "EXdata"])
+def test_small_is_accepted_by_every_training(monkeypatch, tmp_path, scenario):
+    made = recipe(monkeypatch, scenario, "--small", "--methods", ",".join(METHODS), "--out", tmp_path)
+    for training in made.trainings:
+        cfg = training.load()
+        assert (cfg.network, cfg.num_epoch, cfg.scale, cfg.margin_list) == ("mbf", 16, 16, (1.0, 0.2, 0.0))
+
+
+def test_small_prints_what_it_sets_as_a_command_line(monkeypatch, tmp_path):
+    """The printed options, given instead of --small, are the same trainings."""
+    made = recipe(monkeypatch, "OPclass", "--small", "--out", tmp_path)
+    text = small.describe(made.args.family, made.args.methods, made.preset).splitlines()[0]
+    words = shlex.split(text.removeprefix("--small is short for: "))
+    assert settings_by_name(recipe(monkeypatch, "OPclass", "--out", tmp_path, *words)) == settings_by_name(made)
 
 
 # --- the start ---------------------------------------------------------------------------------------------

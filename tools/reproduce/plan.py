@@ -67,6 +67,16 @@ def check_protocol(ijb: Path, subset: str) -> None:
     images.sizes()                  # raises UserError for a missing image file
 
 
+def same_people(records: Path, ijb: Path) -> list[str]:
+    """Names of people who are in both sets, by the lists that make_rec and make_ijb leave; none if a list is missing."""
+    lists = records / "identities.txt", ijb / "images.txt"
+    if not all(file.is_file() for file in lists):
+        return []
+    train, evaluated = (file.read_text(encoding="utf-8", errors="replace").split("\n") for file in lists)
+    return sorted({line.split("\t")[1] for line in train if "\t" in line}
+                  & {line.split("\t")[3] for line in evaluated[1:] if line.count("\t") >= 4})
+
+
 def parts_exist(records: Path) -> bool:
     """Whether train.rec has been split."""
     names = {part_of(part)[1] for pair in SCENARIOS.values() for part in pair}

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
 from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
-from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan
+from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
 from utils.errors import UserError, run
 
@@ -182,6 +182,10 @@ def main() -> None:
         problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1))
     if problems:
         raise UserError("; and ".join(problems))
+    if both := same_people(args.records, args.ijb):
+        print(f"warning: {len(both)} people of {args.ijb} have the names of people of {args.records}: {', '.join(both[:5])}"
+              f"{', ...' if len(both) > 5 else ''}; if they are the same people, the figures are not those of people who are new "
+              f"to the models: make the evaluation set from others", file=sys.stderr)
     steps = steps_of(recipe, launcher)
     refuse_other_settings(steps, recipe.out)
     if args.dry_run:

@@ -1,5 +1,7 @@
 """--small: what a few thousand images need.  The shipped configs are for millions of images and 8 GPUs."""
 
+import shlex
+
 FAMILIES = {"class": "softmax_to_arc_f128", "data": "softmax_to_arc_f512"}     # by the end of the scenario's name
 METHODS = "MixBCT,L2,BCT"
 # (scope, KEY=VALUE).  Scopes are names before the colon of reproduce.sh's settings, or names of methods.
@@ -32,6 +34,6 @@ def settings_of(methods: dict[str, str]) -> list[tuple[str, str]]:
 
 def describe(family: str, methods: str, settings: list[tuple[str, str]]) -> str:
     """What the preset sets, in the syntax of the command line."""
-    words = " ".join(f"{scope}:{text}" if scope else text for scope, text in settings)
+    words = shlex.join(f"{scope}:{text}" if scope else text for scope, text in settings)
     return (f"--small is short for: --family {family} --methods {methods} {words}\n"
             f"(what the command line gives replaces it)")
