@@ -14,12 +14,6 @@ EXAMPLES = 3                # names of a kind in the table
 NAMED = 40                  # names in a refusal; if there are more, the list is written
 
 
-def line(tree: Tree, item: LeftOut) -> str:
-    """The path below the folder of photographs, and what is known about it."""
-    path = shown(item.path.relative_to(tree.folder)) if item.path != tree.folder else "."
-    return f"{path} ({shown(item.detail)})" if item.detail else path
-
-
 def table(tree: Tree, items: list[LeftOut]) -> str:
     """A row for each reason: how many, and the first names."""
     kinds: dict[str, list[LeftOut]] = {}
@@ -28,7 +22,7 @@ def table(tree: Tree, items: list[LeftOut]) -> str:
     made = PrettyTable(["left out", "number", "for example"], align="l")
     for kind, same in sorted(kinds.items()):
         more = ", ..." if len(same) > EXAMPLES else ""
-        made.add_row([kind, len(same), ", ".join(line(tree, item) for item in same[:EXAMPLES]) + more])
+        made.add_row([kind, len(same), ", ".join(shown(item.path.relative_to(tree.folder)) for item in same[:EXAMPLES]) + more])
     return made.get_string()
 
 

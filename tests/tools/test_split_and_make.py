@@ -112,7 +112,7 @@ def people(folder: Path, size: int = 16) -> None:
 def test_folder_to_records(tmp_path):
     people(tmp_path / "in")
     done = run("make_rec/make_rec.py", tmp_path / "in", "--out", tmp_path / "out", "--size", 16, "--albums")
-    assert done.returncode == 0 and "nobody (has no image)" in done.stderr
+    assert done.returncode == 0 and "nobody" in done.stderr
     made = FaceRecords(tmp_path / "out")
     assert (len(made), made.num_classes, made.labels().tolist()) == (5, 2, [0, 0, 0, 1, 1])
     assert made.jpeg(0) == (tmp_path / "in/ann/0.jpg").read_bytes()
