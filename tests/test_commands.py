@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from processes import run_script
-from toy import write_ijb, write_records
+from toy import jpeg, write_ijb, write_records
 from trainings import free_port
 
 pytestmark = pytest.mark.long
@@ -94,6 +94,33 @@ def test_the_comparison_and_the_reproduction(project):
     assert dry_run == f"{whole_run} --dry-run"
     done = shell(dry_run.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
     assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
+
+
+def test_from_photographs_to_the_comparison(project):
+    """The five commands for one's own data, without the last one's trainings (test_the_trainings_of_ones_own_data)."""
+    make_rec, split, make_ijb, dry_run, whole_run = commands("## Your own data", "## Adding a method")
+    for folder, people, each in (("PHOTOS", 10, 8), ("EVAL_PHOTOS", 16, 3)):
+        for person in range(people):
+            (project / folder / f"{folder[:2]}{person}").mkdir(parents=True)
+            for number in range(each):
+                picture = jpeg(person + 100 * (folder == "PHOTOS"), 1000 + number, 112)
+                (project / folder / f"{folder[:2]}{person}/{number}.jpg").write_bytes(picture)
+    for line in (make_rec, split, make_ijb):
+        done = run(line, project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert dry_run == f"{whole_run} --dry-run"
+    done = shell(dry_run.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
+    assert done.returncode == 0 and "all inputs are there" in done.stdout and "warning" not in done.stderr, done.stderr
+    assert "--small is short for: --family softmax_to_arc_f128 --methods MixBCT,L2,BCT network=mbf" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_trainings_of_ones_own_data(project):
+    """The last of the five commands, with one method and one epoch of 16 pixels; after the test before it."""
+    whole_run = commands("## Your own data", "## Adding a method")[-1]
+    tiny = "--methods L2 --out own batch_size=4 image_size=16 num_epoch=1 warmup_epoch=0 workers=0"
+    done = shell(f"{whole_run} {tiny}".replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'"), project)
+    assert done.returncode == 0 and (project / "own/compare/index.html").is_file(), done.stderr
 
 
 def test_every_script_starts_from_its_own_directory(project):
