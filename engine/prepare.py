@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from backbones import get_model
 from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import Position
 from engine.distributed import Ranks, check_same
 from engine.method import Method
+from engine.parts import new_backbone, new_head
 from engine.schedule import schedule_of
 from engine.settings import make_repeatable, settings_of
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
-from losses import CombinedMarginLoss, PartialFC
+from losses import PartialFC
 from records.faces import FaceRecords, Faces, SyntheticFaces
 from records.facts import Facts
 from records.loader import TrainLoader, train_loader
@@ -55,7 +55,11 @@ class Run:
         return schedule_of(self.cfg, len(self.loader))
 
     def steps_before(self, position: Position) -> int:
-        return position.epoch * len(self.loader) + position.images // self.batch
+        """Steps before ``position``, counted back from the end of its epoch.
+
+        So an epoch ends at a multiple of len(loader) whatever the batch size was when it began.
+        """
+        return (position.epoch + 1) * len(self.loader) - (self.data.images - position.images) // self.batch
 
 
 def prepare(cfg: Settings, ranks: Ranks, method_class: type[Method], head_class: type[PartialFC], stop: StopSignal) -> Run:
@@ -104,10 +108,7 @@ def check_updates(cfg: Settings, steps_per_epoch: int) -> None:
 
 def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], head_class: type[PartialFC]) -> Trainer:
     """Backbone, method and head with their optimiser, on the rank's device.  A collective: methods read files together."""
-    backbone = get_model(cfg.network, dropout=cfg.dropout, fp16=cfg.fp16, num_features=cfg.embedding_size,
-                         image_size=cfg.image_size)
+    backbone = new_backbone(cfg, cfg.fp16)
     backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stub lacks it
-    m1, m2, m3 = cfg.margin_list
-    margin = CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
-    head = head_class(margin, cfg.embedding_size, data.classes, sample_rate=cfg.sample_rate, fp16=cfg.fp16, seed=cfg.seed)
+    head = new_head(cfg, head_class, data.classes, cfg.sample_rate, cfg.fp16)
     return Trainer(cfg, ranks, backbone, method_class(cfg, data).to(ranks.device), head.to(ranks.device))

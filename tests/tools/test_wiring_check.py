@@ -48,7 +48,7 @@ def look(monkeypatch):
     monkeypatch.setattr(check, "look_at_disk", lambda cfg, data, ranks, method: (
         f"{ranks} {type(method).__name__} {data.classes}", "ok"))
     monkeypatch.setattr(record_rows, "look_at_images", lambda faces, every: (f"{len(faces)} {every}", "ok"))
-    monkeypatch.setattr(check, "new_backbone", lambda cfg: None)
+    monkeypatch.setattr(check, "new_backbone", lambda cfg, device: None)
 
     def call(folder: Path, method: str, *settings: str, ranks: int = 2, every: bool = False) -> Report:
         where = [f"dataset={folder / 'data'}", f"feature_save={folder / 'save'}", f"old_model={folder / 'old/model.pt'}",
@@ -163,7 +163,7 @@ def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, check_folder)
 def test_a_network_or_a_head_that_cannot_be_built_is_a_wrong_setting(look, check_folder, monkeypatch):
     assert wrong(look(check_folder, "old", "rec=train_part_70_class", "sample_rate=0.5")) == {"settings": "wrong"}      # softmax
 
-    def refuse(cfg):
+    def refuse(cfg, device):
         raise UserError("expected another network")
     monkeypatch.setattr(check, "new_backbone", refuse)
     assert wrong(look(check_folder, "L2")) == {"settings": "wrong"}

@@ -192,7 +192,7 @@ def test_records_are_split_unless_all_four_parts_are_there(data):
 
 
 def test_a_network_that_cannot_be_built_is_a_problem_before_the_start(data, monkeypatch):
-    def refuse(cfg):
+    def refuse(cfg, device):
         raise UserError("expected another network")
     monkeypatch.setattr(plan, "new_backbone", refuse)
     trainings = recipe(monkeypatch, *words(data)).trainings

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from toy import write_records
 
 from BCT_Methods.MixBCT.train import MixBCT
-from engine import loop, prepare
+from engine import loop, parts
 from engine.method import Method
 from utils.config import load_config, read_schema
 from utils.errors import UserError
@@ -127,7 +127,7 @@ def start(*arguments: str, method: type[Method] = Method, script: str = "train_o
         return network()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
         patch.setattr("sys.argv", [str(ROOT / script), *arguments])
-        patch.setattr(prepare, "get_model", built)
+        patch.setattr(parts, "get_model", built)
         try:
             loop.main(method)
             code = 0

@@ -7,7 +7,8 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from BCT_Methods.scenarios import SCENARIOS
-from engine.cost import disks, new_backbone, training_bytes
+from engine.cost import disks, training_bytes
+from engine.parts import new_backbone
 from engine.settings import check_settings
 from evaluation.protocol import read_images, read_pairs, read_search
 from old_model.names import part_of
@@ -56,7 +57,7 @@ def check_training(training: Training) -> None:
     """Refuse settings that are wrong, do not work together, or describe a network that cannot be built."""
     cfg = training.load()
     check_settings(cfg)
-    new_backbone(cfg)
+    new_backbone(cfg, device="meta")
 
 
 def check_protocol(ijb: Path, subset: str) -> None:
