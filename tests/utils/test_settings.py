@@ -217,6 +217,8 @@ def test_a_training_that_could_not_learn_ends_with_one_sentence(few, tmp_path):
     write_records(tmp_path / "one", [9])
     code, said = start(*few, "output=out", "rec=one")
     assert code == 1 and "Traceback" not in said and "one.rec holds one identity" in said.splitlines()[-1]
+    code, said = start(*few, "output=out", "rec=one", "num_classes=5")                      # whatever the settings say
+    assert code == 1 and "one.rec holds one identity" in said.splitlines()[-1]
     write_records(tmp_path / "two", [9, 9])
     with pytest.raises(Built):
         start(*few, "output=out", "rec=two")

@@ -1,6 +1,8 @@
 """Write a training set from a folder of people: FOLDER/identity/*.jpg -> train.rec, train.idx, property.
 
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine [--size 112] [--resize]
+    python tools/make_rec/make_rec.py --from-rec old/train.rec --out dataset/mine       sort and renumber a record file
+    python tools/make_rec/make_rec.py --index old/train.rec                             write its lost .idx again
 
 Identities become labels 0, 1, ... in sorted order; identities.txt lists them.  Images must be aligned faces of
 --size x --size pixels; --resize shrinks larger square ones.  JPEGs of the right size are copied byte for byte.
@@ -15,6 +17,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.images import decode
+from records.lost_index import write_index
+from records.ordered import write_ordered
 from records.recordio import RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError, run
@@ -87,11 +91,24 @@ def write(people: dict[str, list[Path]], out: Path, size: int, resize: bool) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with one folder of images for each person")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the record files")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("folder", type=Path, nargs="?", help="folder with one folder of images for each person")
+    source.add_argument("--from-rec", type=Path, metavar="FILE",
+                        help="record file in any order and with any labels: written again, sorted by label and numbered from 0")
+    source.add_argument("--index", type=Path, metavar="FILE", help="write the lost .idx of this .rec next to it")
+    parser.add_argument("--out", type=Path, help="folder for the record files")
+    parser.add_argument("--force", action="store_true", help="with --from-rec: replace a train.rec that is there already")
     parser.add_argument("--size", type=int, default=112, help="side of an image, in pixels")
     parser.add_argument("--resize", action="store_true", help="shrink larger square images (they must be aligned)")
     args = parser.parse_args()
+    if args.index:
+        write_index(args.index)
+        return
+    if args.out is None:
+        parser.error("the following arguments are required: --out")
+    if args.from_rec:
+        write_ordered(args.from_rec, args.out, args.force)
+        return
     write(people_of(args.folder), args.out, args.size, args.resize)
 
 
