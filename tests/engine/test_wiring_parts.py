@@ -21,7 +21,7 @@ from engine import checkpoint, distributed, progress
 from engine.distributed import Ranks
 from engine.loop import flips
 from engine.method import Clock, Method
-from engine.prepare import build, open_dataset
+from engine.prepare import build, check_classes, open_dataset
 from engine.progress import Progress
 from engine.settings import check_settings, settings_of
 from engine.verification import Verifier
@@ -138,6 +138,10 @@ def test_a_training_says_which_classes_have_no_image(data, tmp_path):
     assert f"python tools/make_rec/make_rec.py --from-rec {tmp_path / 'gaps.rec'} --out FOLDER" in line
     assert run.log.index("no image") < run.log.index("16 images, 31 classes")
     assert "no image" not in record(data, tmp_path / "other", "num_epoch=1").log
+    faces = FaceRecords(tmp_path / "gaps")
+    for rank, lines in ((0, 1), (1, 0)):
+        check_classes(faces, Ranks(rank, 2, torch.device("cpu")), log := Log())
+        assert len(log) == lines
 
 
 # network and heads

@@ -1,6 +1,8 @@
 """Record files in any order and with any labels become parts, and files, in label order, numbered without a gap."""
 
+import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +13,7 @@ from toy_labels import MIXED, SIX, runs, write
 from records import ordered
 from records.faces import FaceRecords
 from records.ordered import in_label_order, write_ordered
+from records.parts import refuse_other_parts
 from records.recordio import RecordReader, RecordWriter, pack
 from records.split import split
 from tools.make_rec import make_rec
@@ -158,6 +161,47 @@ def test_a_split_is_repeated_without_force_and_another_one_is_not_replaced(tmp_p
         assert before == {path: path.read_bytes() for path in tmp_path.glob("train_part*")}
     split(tmp_path / "train.rec", 0.304, tmp_path, force=True)
     assert len(FaceRecords(tmp_path / "train_part_30_class")) + len(FaceRecords(tmp_path / "train_part_70_class")) == 40
+
+
+def killed_at(rename: int, *args) -> None:
+    """A process that splits and is gone before its n-th rename."""
+    pid = os.fork()
+    if pid == 0:
+        left = [None] * rename
+
+        def replace(*names):
+            if not left:
+                os._exit(9)
+            left.pop()
+            return original(*names)
+        original, os.replace = os.replace, replace
+        try:
+            split(*args)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("force", [False, True])
+def test_a_split_killed_between_any_two_renames_is_finished_by_the_same_command(tmp_path, force):
+    """Four parts with four renames each: .json, the former .idx, .rec, .idx.  With --force over the parts of another set."""
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other/train", SIX[:40])
+    write(tmp_path / "train", MIXED)
+    split(tmp_path / "train.rec", 0.3, tmp_path / "whole")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("train_part*.*")}
+    for rename in (0, 1, 2, 3, 4, 6, 15):
+        out = tmp_path / f"out {rename}"
+        if force:
+            shutil.copytree(tmp_path / "other", out)
+            split(out / "train.rec", 0.3, out)
+        killed_at(rename, tmp_path / "train.rec", 0.3, out, force)
+        split(tmp_path / "train.rec", 0.3, out, force)
+        about = {path.name: json.loads(path.read_text()) for path in out.glob("*.json")}
+        assert {record["split_from"] for record in about.values()} == {"../train.rec"}
+        assert {path.name: path.read_bytes() for path in out.glob("train_part*.*")} == whole
+        refuse_other_parts(sorted(out.glob("train_part*.rec")))
 
 
 def test_a_part_with_far_more_images_than_the_ratio_is_named(tmp_path, capsys):
