@@ -32,7 +32,7 @@ from utils.errors import UserError
     (MIXED, [49, 49 + 40], 6, ["config.num_classes = 6, but .* has 40 classes: those from 6 up have no image and are left out"]),
     ([2 * label for label in SIX], [49, 11], 13, ["config.num_classes = 13, but .* has 11 classes: 2 classes", "6 people, 11 "
      "classes declared: 5 classes have no image"]),
-    ([2 * label for label in SIX], [49, 40], 12, ["config.num_classes = 12, but .* has 40 classes: those from 12 up have no image",
+    ([2 * label for label in SIX], [49, 40], 12, ["config.num_classes = 12, but .* has 40 classes: those from 12 up",
                                                   "6 people, 12 classes declared: 6 classes have no image"]),
     (SIX, [49, 3], 6, [])])
 def test_classes_without_an_image_are_named(tmp_path, labels, header, given, expected):
