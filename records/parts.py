@@ -39,10 +39,13 @@ def source_of(part: Path) -> dict:
 
 def split_again(part: Path, about: dict) -> str:
     """How to replace a part.  about: of :func:`source_of`."""
-    source = os.path.normpath(part.parent / about.get("split_from", "train.rec"))
-    ratio, folder = about.get("ratio", 0.3), Path(source).parent
-    options = f"{f' --ratio {ratio:g}' if ratio != 0.3 else ''}{f' --out {part.parent}' if folder != part.parent else ''} --force"
-    return f"split again with: python tools/split_dataset/split_dataset_ms1mv3.py --data {folder}{options}"
+    folder, ratio, options = part.parent, about.get("ratio", 0.3), ""
+    if ratio != 0.3:
+        options += f" --ratio {ratio:g}"
+    if "/" in (source := about.get("split_from", "")):
+        folder = Path(os.path.realpath(part.parent / source.rpartition("/")[0]))
+        options += f" --out {part.parent}"
+    return f"split again with: python tools/split_dataset/split_dataset_ms1mv3.py --data {folder}{options} --force"
 
 
 def refuse_other_parts(files: Iterable[Path]) -> None:
@@ -57,7 +60,7 @@ def refuse_other_parts(files: Iterable[Path]) -> None:
         if RecordReader(part).fingerprint() != about["records"]:
             raise UserError(f"{part} is not the file that {part.with_suffix('.json').name} describes; copy both again, or "
                             f"{split_again(part, about)}")
-        train = Path(os.path.realpath(part.parent)) / about["split_from"]
+        train = part.parent / about["split_from"]
         if train.is_file() and train not in today:
             faces = FaceRecords(train, image_size=1, num_classes=MAX_LABEL)
             today[train] = faces.fingerprint(), len(faces)
