@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from backbones import get_model
-from losses import CombinedMarginLoss, PartialFC
+from engine.parts import new_backbone, new_head
+from losses import PartialFC
 from utils.settings import Settings
 
 CUDA_BYTES = 10**9                              # of a process without any tensor: CUDA, its libraries and their work space
@@ -26,24 +26,6 @@ MOMENTS_PER_WEIGHT = {"sgd": 1, "adamw": 2}     # numbers that the optimiser kee
 HALF = torch.float16                            # what config.fp16 means on a GPU
 
 
-def new_backbone(cfg: Settings, fp16: bool | torch.dtype = False) -> nn.Module:
-    """The network of the settings, on the device "meta": its weights have shapes and take no memory."""
-    with torch.device("meta"):
-        return get_model(cfg.network, dropout=cfg.dropout, fp16=fp16, num_features=cfg.embedding_size, image_size=cfg.image_size)
-
-
-def new_margin(cfg: Settings) -> CombinedMarginLoss:
-    m1, m2, m3 = cfg.margin_list
-    return CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
-
-
-def new_head(cfg: Settings, head_class: type[PartialFC], classes: int, sample_rate: float = 1.0,
-             fp16: bool | torch.dtype = False) -> PartialFC:
-    """The head of the settings on the device "meta", with this rank's share of ``classes``; needs a process group."""
-    with torch.device("meta"):
-        return head_class(new_margin(cfg), cfg.embedding_size, classes, sample_rate=sample_rate, fp16=fp16)
-
-
 def training_bytes(cfg: Settings, classes: int, ranks: int, method_bytes: int = 0) -> tuple[int, int]:
     """(bytes that a training leaves in its folder, largest number of bytes at any time), both without the log.
 
@@ -51,7 +33,7 @@ def training_bytes(cfg: Settings, classes: int, ranks: int, method_bytes: int = 
     ranks; and on each rank the method's ``method_bytes``.  model.pt and softmax_fc_gpu_*.pt hold the weights once more.  The
     oldest checkpoint is removed after a new one is complete.
     """
-    backbone, rows = sum(p.numel() for p in new_backbone(cfg).parameters()), classes * cfg.embedding_size
+    backbone, rows = sum(p.numel() for p in new_backbone(cfg, device="meta").parameters()), classes * cfg.embedding_size
     each = BYTES_PER_WEIGHT * (1 + MOMENTS_PER_WEIGHT[cfg.optimizer])
     checkpoint = each * (ranks * backbone + rows) + ranks * method_bytes
     kept = cfg.keep_checkpoints if cfg.save_every else min(cfg.keep_checkpoints, cfg.num_epoch)
@@ -112,7 +94,7 @@ def step_bytes(module: nn.Module, *inputs: Tensor) -> int:
 
 def backbone_step_bytes(cfg: Settings) -> int:
     """Activations and gradients of the backbone in a step of batch_size images, when they are most."""
-    backbone = new_backbone(cfg, fp16=HALF if cfg.fp16 else False)
+    backbone = new_backbone(cfg, HALF if cfg.fp16 else False, "meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
         return step_bytes(backbone.to_empty(device="cpu"), torch.empty(cfg.batch_size, 3, cfg.image_size, cfg.image_size))
 
@@ -122,7 +104,8 @@ def head_step_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[Pa
 
     A sampled head chooses classes by the values of the labels, which do not exist here; a head of so many classes is counted.
     """
-    head = new_head(cfg, head_class, max(round(cfg.sample_rate * classes), ranks), fp16=HALF if cfg.fp16 else False)
+    sampled = max(round(cfg.sample_rate * classes), ranks)
+    head = new_head(cfg, head_class, sampled, fp16=HALF if cfg.fp16 else False, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
         rows = torch.empty(cfg.batch_size, cfg.embedding_size, requires_grad=True)
         return step_bytes(head.to_empty(device="cpu"), rows, torch.empty(cfg.batch_size, dtype=torch.int64))
@@ -144,6 +127,7 @@ def gpu_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialF
     copies = 1 + MOMENTS_PER_WEIGHT[cfg.optimizer]
     local_rows = -(-classes // ranks) * cfg.embedding_size
     learnt = 0 if method is None else sum(p.nbytes for p in method.parameters())
-    return {"backbone": copies * module_bytes(new_backbone(cfg)), "classes": BYTES_PER_WEIGHT * copies * local_rows,
+    return {"backbone": copies * module_bytes(new_backbone(cfg, device="meta")),
+            "classes": BYTES_PER_WEIGHT * copies * local_rows,
             "method": 0 if method is None else module_bytes(method) + copies * learnt,
             "images": backbone_step_bytes(cfg), "logits": head_step_bytes(cfg, classes, ranks, head_class), "CUDA": CUDA_BYTES}

@@ -99,7 +99,7 @@ def train_epoch(training: Run, progress: Progress, guard: Guard, position: Posit
                     checkpoints.save(position)
             if step % cfg.verbose == 0:
                 verify(training, progress, step)
-    return end_epoch(training, progress, guard, Position(position.epoch + 1), step)
+    return end_epoch(training, progress, guard, Position(position.epoch + 1))
 
 
 def begin_epoch(training: Run, progress: Progress, epoch: int) -> None:
@@ -110,12 +110,12 @@ def begin_epoch(training: Run, progress: Progress, epoch: int) -> None:
         training.trainer.plain_method.start_epoch(epoch, training.trainer.plain_backbone, training.dataset)
 
 
-def end_epoch(training: Run, progress: Progress, guard: Guard, position: Position, step: int) -> Position:
+def end_epoch(training: Run, progress: Progress, guard: Guard, position: Position) -> Position:
     """Save, then verify: a verification takes long, and changes nothing.  A collective.
 
-    position: the start of the next epoch.  step: steps done; fewer than before ``position`` if the epoch was resumed with
-    another batch size, and then perhaps inside an accumulation.
+    position: the start of the next epoch.
     """
+    step = training.steps_before(position)
     guard.check()
     report_corrupt_records(training, progress)
     with progress.pause():

@@ -16,11 +16,12 @@ from utils.errors import UserError
 WRONG_SIZE = "picture of another size"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a folder of photographs."""
+def add_options(parser: argparse.ArgumentParser, sources=None) -> None:
+    """The options of a folder of photographs.  sources: argparse's group of FOLDER and other sources, of which one is given."""
     add = parser.add_argument
-    add("folder", type=Path, help="folder with one folder of pictures for each person")
-    add("--out", type=Path, required=True, help="folder for the results, outside of the photographs")
+    (sources or parser).add_argument("folder", type=Path, nargs="?" if sources else None,
+                                     help="folder with one folder of pictures for each person")
+    add("--out", type=Path, required=sources is None, help="folder for the results, outside of the photographs")
     add("--size", type=at_least(16, int), default=112, help="side of an aligned face, in pixels")
     add("--resize", action="store_true", help="shrink larger square pictures (they must be aligned)")
     add("--align", action="store_true", help="the pictures are photographs: find the face in each and align it; needs --detector")

@@ -32,7 +32,7 @@ def class_counts(labels: np.ndarray, source) -> np.ndarray:
     if classes > len(present):
         raise UserError(f"{source}: class {np.argmax(present != np.arange(len(present)))} has no image "
                         f"({classes - len(present)} of {classes} classes are empty); expected labels from 0 to classes - 1 "
-                        f"without a gap: write the records again with tools/make_rec")
+                        f"without a gap: number the records' people with tools/make_rec/make_rec.py --from-rec")
     return np.bincount(labels)
 
 

@@ -1,6 +1,5 @@
 """Face records as a data set: (image, label, index); index i is the i-th image in record order."""
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -24,6 +23,11 @@ MAX_LABEL = 1 << 24         # labels are float32 in the file, which holds every 
 MAX_CLASSES = 1 << 20
 MAX_CLASSES_PER_IMAGE = 100
 MAX_BAD_IN_A_ROW = 100      # bad records that one replacement may step over
+
+
+def renumber_command(path) -> str:
+    """The command that writes a record file again with its people numbered from 0 without a gap."""
+    return f"python tools/make_rec/make_rec.py --from-rec {path} --out FOLDER"
 
 
 class Filled(NamedTuple):
@@ -63,7 +67,7 @@ class FaceRecords(Faces):
     """Images of a .rec file with insightface's header and identity records, with a header alone, or with neither.
 
     image_size: pixels; images of another size are resized (None: the size of the first image).
-    num_classes: wins over the file's own count, with a warning (None: by the header, or largest label + 1).
+    num_classes: replaces the file's own count, ``declared`` (None: by the header, or largest label + 1).
     bad_records: what to do about a record that cannot be read, whose image cannot be decoded, or whose label is not a class.
     "stop": UserError.  "skip": the next good image in record order takes its place (after the last image, the first); labels
     and index of a batch are those of the images in it.
@@ -75,26 +79,26 @@ class FaceRecords(Faces):
         self.path = self.records.path
         first = int(self.records.keys.min())
         header, image = self.records.unpack(first)
+        self.values: np.ndarray | None = None
         if header.flag > 0 and len(image) == 0:
-            images, classes = self.counts(header)
+            images, self.declared = self.counts(header)
             self.keys = np.arange(1, images + 1)
+            if num_classes is None and not 0 < self.declared <= images:
+                raise UserError(f"{self.path}: its header promises {self.declared} classes for {images} images; copy or make the "
+                                f"file again, or write one without empty classes with: {renumber_command(self.path)}")
         else:
             self.records.check_end()
             self.keys = self.records.keys
             self.num_classes = MAX_LABEL
-            classes = int(self.labels().max()) + 1
-            if num_classes is None and classes > max(MAX_CLASSES, MAX_CLASSES_PER_IMAGE * len(self)):
-                raise UserError(f"{self.path}: its largest label is {classes - 1}, but it has {len(self)} images; number the "
-                                f"classes from 0, with tools/make_rec")
-        if num_classes is not None and num_classes != classes:
-            words = "classes have no image and act as negatives" if num_classes > classes else "classes do not fit"
-            logging.getLogger("bct").warning("config.num_classes = %d, but %s has %d classes: %d %s", num_classes, self.path,
-                                             classes, abs(num_classes - classes), words)
-        self.num_classes = classes if num_classes is None else num_classes
+            self.declared = int(self.labels().max()) + 1
+            if num_classes is None and self.declared > max(MAX_CLASSES, MAX_CLASSES_PER_IMAGE * len(self)):
+                raise UserError(f"{self.path}: its largest label is {self.declared - 1}, but it has {len(self)} images; number "
+                                f"the classes from 0 with: {renumber_command(self.path)}")
+        self.num_classes = self.declared if num_classes is None else num_classes
         self.image_size = image_size or len(self.decode(0))
 
     def counts(self, header: Header) -> tuple[int, int]:
-        """(images, classes) that the header record promises; UserError if they fit neither each other nor the index.
+        """(images, classes) that the header record promises; UserError if the images are not those of the index.
 
         insightface: [images + 1, images + 1 + classes], and an identity record for each class after the images.
         The parts of a split: [images + 1, classes], and no such records.  Neither has more classes than images.
@@ -108,9 +112,6 @@ class FaceRecords(Faces):
         if present < max(images, 1):
             raise UserError(f"{self.path}: its header promises {images} images, the index has {present} of the keys "
                             f"1 to {images}; copy or make both files again")
-        if not 0 < classes <= images:
-            raise UserError(f"{self.path}: its header promises {classes} classes for {images} images; copy or make the "
-                            f"file again")
         return images, classes
 
     def __len__(self) -> int:
@@ -127,21 +128,35 @@ class FaceRecords(Faces):
                             f"to {self.num_classes} - 1; correct config.num_classes or the file")
         return int(value)
 
+    def label_values(self) -> np.ndarray:
+        """The label of each image as it is in the file, float32 [N]; NaN for a corrupt record with bad_records = "skip".
+
+        One pass over the record headers, in which no image is decoded; the result is kept.
+        """
+        if self.values is None:
+            values = np.empty(len(self), np.float32)
+            with tqdm(total=len(self), desc=f"labels of {self.path.name}", unit=" images", delay=3, disable=None) as bar:
+                for start in range(0, len(self), CHUNK):
+                    chunk = self.records.first_labels(self.keys[start:start + CHUNK], self.bad_records == "skip")
+                    values[start:start + CHUNK] = chunk
+                    bar.update(len(chunk))
+            self.values = values
+        return self.values
+
+    def right_labels(self) -> np.ndarray:
+        """bool [N]: the label of the image is a class of this data set."""
+        values = self.label_values()
+        return (values >= 0) & (values < self.num_classes) & (values == np.floor(values))
+
     def labels(self) -> np.ndarray:
-        """Labels of all images, int64 [N]: one pass over the record headers; no image is decoded.
+        """Classes of all images, int64 [N].  UserError for a label that is not a class.
 
         With bad_records = "skip" a bad header has the label of the next good one.
         """
-        labels = np.empty(len(self), np.int64)
-        with tqdm(total=len(self), desc=f"labels of {self.path.name}", unit=" images", delay=3, disable=None) as bar:
-            for start in range(0, len(self), CHUNK):
-                values = self.records.first_labels(self.keys[start:start + CHUNK], self.bad_records == "skip")
-                good = (values >= 0) & (values < self.num_classes) & (values == np.floor(values))
-                for row in np.flatnonzero(~good):
-                    i = start + int(row)
-                    values[row] = self.next_label(i) if self.bad_records == "skip" else self.checked(i, float(values[row]))
-                labels[start:start + CHUNK] = values
-                bar.update(len(values))
+        values, right = self.label_values(), self.right_labels()
+        labels = np.where(right, values, 0).astype(np.int64)
+        for i in np.flatnonzero(~right).tolist():
+            labels[i] = self.next_label(i) if self.bad_records == "skip" else self.checked(i, float(values[i]))
         return labels
 
     def next_label(self, i: int) -> int:

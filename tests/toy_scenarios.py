@@ -24,7 +24,7 @@ def config(name: str, scenario: str) -> str:
 def write_scenarios(folder: Path) -> Path:
     """folder/data with a training set and its four parts, folder/feature_save with old features of every part."""
     write_records(folder / "data/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 4])
-    split(FaceRecords(folder / "data/train"), 0.3, folder / "data")
+    split(folder / "data/train.rec", 0.3, folder / "data")
     for name in VARIANTS:
         for scenario in DIMS:
             cfg = load_config(config(name, scenario))

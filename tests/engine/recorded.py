@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from toy import jpeg, write_records
 
-from engine import loop, prepare, trainer
+from engine import loop, parts, trainer
 from engine.checkpoint import Checkpoints
 from engine.method import Clock, Method
 from engine.progress import Progress
@@ -206,7 +206,7 @@ class Recording:
     @contextmanager
     def in_place(self):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(prepare, "get_model", self.network)
+            patch.setattr(parts, "get_model", self.network)
             patch.setattr(loop, "start_ranks", partial(self.ranks, loop.start_ranks))
             if not dist.is_initialized():
                 patch.setattr(trainer, "replicate", Wrapped)

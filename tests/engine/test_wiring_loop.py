@@ -203,17 +203,37 @@ class Poisoned(Noted):
         return terms | {"pull": terms["pull"] + (torch.nan if clock.step >= 9 else 0)}
 
 
-def test_an_epoch_that_ends_inside_an_accumulation_is_saved_after_the_next_update(data, tmp_path):
-    """16 images of the second epoch were seen in steps of eight; five steps of six are left, of which the last is no update."""
+@pytest.mark.parametrize("batch, numbers", [
+    # 16 of 49 images of the second epoch were seen in steps of eight, 33 are left.
+    (8, [*range(8, 12), *range(12, 18)]),               # 33 // 8 = 4 steps of 6, before the 12 steps of two epochs
+    (6, [*range(11, 16), *range(16, 24)]),              # 33 // 6 = 5 steps of 8, before 16
+    (5, [*range(12, 18), *range(18, 27)]),              # 33 // 5 = 6 steps of 9, before 18
+    (20, [3, 4, 5]),                                    # 33 // 20 = 1 step of 2, before 4
+    (40, [2])])                                         # no step is left of the second epoch; the third has one
+def test_an_epoch_ends_at_a_multiple_of_its_steps_whatever_the_batch_size_was(batch, numbers, data, tmp_path):
     def kill(step):
         if step == 8:
             raise SystemExit(9)
-    settings = ["num_epoch=3", "gradient_acc=2", "save_every=2"]
+    settings = ["num_epoch=3", "save_every=2"]
     assert record(data, tmp_path, *settings, before_step=kill).code == 9
-    run = record(data, tmp_path, *settings, "resume=True", "batch_size=6", "save_every=0")
+    run = record(data, tmp_path, *settings, "resume=True", f"batch_size={batch}", "save_every=0")
+    assert run.code == 0, run.log
+    assert [step["clock"].step for step in run.steps] == numbers
+    assert [event for event in run.events if event[0] == "save"] == [("save", 2, 0), ("save", 3, 0)]
+    steps = 3 * (49 // batch)
+    assert numbers[-1] + 1 == steps and f"step {steps}/{steps}  loss" in run.log       # the last step has its line
+
+
+def test_an_epoch_that_ends_inside_an_accumulation_is_saved_after_the_next_update(data, tmp_path):
+    """Steps 11 to 15 end the second epoch (33 images are left, six a step); updates are after steps 11, 14, 17, 20 and 23."""
+    def kill(step):
+        if step == 8:
+            raise SystemExit(9)
+    assert record(data, tmp_path, "num_epoch=3", "save_every=2", before_step=kill).code == 9
+    run = record(data, tmp_path, "num_epoch=3", "resume=True", "batch_size=6", "gradient_acc=3")
     assert run.code == 0, run.log
     assert [(step["clock"].step, step["update"]) for step in run.steps[:7]] == [
-        (10, False), (11, True), (12, False), (13, True), (14, False), (16, False), (17, True)]
+        (11, True), (12, False), (13, False), (14, True), (15, False), (16, False), (17, True)]
     assert [event for event in run.events if event[0] == "save"] == [("save", 2, 12), ("save", 3, 0)]
 
 
@@ -226,8 +246,8 @@ def test_a_loss_that_is_not_finite_names_term_step_and_images(data, tmp_path):
         settings = ["save_every=2", "frequent=1", f"gradient_acc={acc}"]
         runs = [(first, record(data, tmp_path / f"{acc} whole", *settings, method=Poisoned))]
         record(data, tmp_path / f"{acc} half", *settings, method=Poisoned, before_step=kill)
-        # 48 and 16 images were seen: 8 steps of eight, 16 of four, 8 + 2 of six (which leave out four images), 16 + 5 of three.
-        for batch, step in ((8, first), (4, 16), (6, 10), (3, 21)):
+        # 48 and 16 images were seen: 8 steps of eight, 16 of four, 16 - 5 of six (33 images are left), 16 + 5 of three.
+        for batch, step in ((8, first), (4, 16), (6, 11), (3, 21)):
             runs.append((step, record(data, tmp_path / f"{acc} half", *settings, "resume=True", f"batch_size={batch}",
                                       method=Poisoned)))
         for number, run in runs:

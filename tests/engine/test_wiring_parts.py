@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from recorded import Noted, record, write_data
 from torch import nn
+from toy import jpeg
 
 from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
@@ -20,7 +21,7 @@ from engine import checkpoint, distributed, progress
 from engine.distributed import Ranks
 from engine.loop import flips
 from engine.method import Clock, Method
-from engine.prepare import build, open_dataset
+from engine.prepare import build, check_classes, open_dataset
 from engine.progress import Progress
 from engine.settings import check_settings, settings_of
 from engine.verification import Verifier
@@ -28,6 +29,7 @@ from losses import ArcFace, PartialFC, SoftmaxHead
 from records.faces import FaceRecords, SyntheticFaces
 from records.facts import Facts
 from records.loader import ShuffledBatches
+from records.recordio import RecordWriter, pack
 from utils.config import load_config, read_schema
 from utils.errors import UserError
 from utils.locks import hold_folder
@@ -123,6 +125,23 @@ def test_the_data_set_reports_its_images_and_classes(data):
     assert isinstance(faces, SyntheticFaces) and (len(faces), faces.num_classes, faces.image_size) == (100_000, 10_000, 16)
     assert facts == Facts(100_000, 10_000, None)
     assert open_dataset(cfg.replace(num_image=32, num_classes=4), log)[1] == Facts(32, 4, None)
+
+
+def test_a_training_says_which_classes_have_no_image(data, tmp_path):
+    """At the start, once, with the numbers and the remedy; one whose header is right says nothing."""
+    with RecordWriter(tmp_path / "gaps") as writer:
+        for key in range(16):
+            writer.write(key, pack(10 * (key % 4), jpeg(key % 4, key, 16), key, 0))
+    run = record(data, tmp_path / "run", f"rec={tmp_path / 'gaps'}", "num_epoch=1")
+    line, = [line for line in run.log.splitlines() if "no image" in line]
+    assert run.code == 0 and f"{tmp_path / 'gaps.rec'}: 4 people, 31 classes declared: 27 classes have no image" in line
+    assert f"python tools/make_rec/make_rec.py --from-rec {tmp_path / 'gaps.rec'} --out FOLDER" in line
+    assert run.log.index("no image") < run.log.index("16 images, 31 classes")
+    assert "no image" not in record(data, tmp_path / "other", "num_epoch=1").log
+    faces = FaceRecords(tmp_path / "gaps")
+    for rank, lines in ((0, 1), (1, 0)):
+        check_classes(faces, Ranks(rank, 2, torch.device("cpu")), log := Log())
+        assert len(log) == lines
 
 
 # network and heads

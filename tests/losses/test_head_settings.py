@@ -4,7 +4,7 @@ import pytest
 import torch
 from method_loops import margin_loss
 
-from engine import prepare
+from engine import parts, prepare
 from engine.distributed import Ranks
 from engine.method import Method
 from losses import PartialFC, SoftmaxHead
@@ -18,7 +18,7 @@ CPU = Ranks(0, 1, torch.device("cpu"))
 
 def head_of(monkeypatch, kind: type = PartialFC, **more) -> PartialFC:
     """The head that a run with these settings has."""
-    monkeypatch.setattr(prepare, "get_model", lambda *_, **__: torch.nn.Linear(4, DIM))
+    monkeypatch.setattr(parts, "get_model", lambda *_, **__: torch.nn.Linear(4, DIM))
     cfg = load_config(ROOT / "configs/f512_r18_arc_class30.py")
     cfg = cfg.replace(**{"embedding_size": DIM, "fp16": False} | more)
     head = prepare.build(cfg, Facts(100, CLASSES), CPU, Method, kind).head

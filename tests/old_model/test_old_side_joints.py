@@ -17,6 +17,7 @@ from backbones.weights import fingerprint
 from engine.distributed import Ranks
 from records.faces import FaceRecords
 from records.recordio import RecordWriter, pack
+from records.split import split
 from tools.get_feature import denoise_credible, get_avg_feature, get_feature
 from tools.get_feature.get_feature import PartialFile, extract
 from utils.errors import UserError
@@ -178,6 +179,18 @@ def test_options_of_the_extraction(command):
         left = (data[i][0].astype(np.float64)[:, :8].mean((0, 1)) - 127.5) / 127.5         # not mirrored
         np.testing.assert_allclose(features[i, 3:], left, atol=2e-3)        # the smaller image's pixels are whole numbers
     assert json.loads(Path(f"{start}_feature.json").read_text())["fp16"] is True
+
+
+def test_features_of_a_part_of_another_train_rec_are_refused(command):
+    call, folder, _ = command
+    write_records(folder / "data/train", [5, 4, 3, 6], size=8)
+    split(folder / "data/train.rec", 0.3, folder / "data")
+    call("class70")
+    write_records(folder / "data/train", [5, 4, 3, 7], size=8)
+    with pytest.raises(UserError, match=r"70_class.rec in .* was split from another train.rec \(18 images then, 19 now"):
+        call("class70")
+    dist.destroy_process_group()
+    call("class100")                                        # the whole set is not a part
 
 
 # credible marks and prototypes

@@ -18,7 +18,7 @@ def test_split(tmp_path):
     labels = np.stack([train.records.unpack(int(key))[0].label for key in train.keys])
     assert np.array_equal(labels, g["train_labels"])
     assert np.array_equal(np.bincount(train.labels()), g["counts"])
-    split(train, 0.3, tmp_path)
+    split(train.path, 0.3, tmp_path)
     for name in ("30_class", "70_class", "30_data", "70_data"):
         for end in (".rec", ".idx"):
             file = f"train_part_{name}{end}"

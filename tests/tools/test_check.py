@@ -29,7 +29,7 @@ def test_all_is_there(run_check, check_folder, method):
     assert asked == set(rows) & set(READERS)
     assert f"{method}, trained by" in rows["config"][0][1]
     assert "41 images, 5 classes" in rows["records"][0][1] and "41 of 41 decoded" in rows["images"][0][1]
-    assert "6 to 11, median 8" in rows["labels"][0][1] and "12 pairs" in rows["lfw"][0][1]
+    assert "6 to 11, median 8" in rows["classes"][0][1] and "12 pairs" in rows["lfw"][0][1]
     assert "2 x 4 images, 5 steps an epoch" in rows["step"][0][1]
     assert all(verdict == "ok" for said in rows.values() for verdict, _ in said)
 

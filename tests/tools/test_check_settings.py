@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from toy import write_records
 
-from engine import cost
 from engine.loop import main
+from engine.parts import new_backbone
 from losses import SoftmaxHead
 from records.facts import Facts
 from tools.check.report import Report
@@ -33,7 +33,7 @@ def test_every_config_that_comes_with_the_project():
         report = Report()
         method, head = classes_of(script_of(path))
         cfg = read_settings(path, [], report)
-        cost.new_backbone(cfg)
+        new_backbone(cfg, device="meta")
         old = path.parent == ROOT / "configs"
         assert report.rows == [] and method.__name__ == ("Method" if old else path.parents[1].name), path
         assert head.__name__ == ("SoftmaxHead" if old and "softmax" in path.stem else "PartialFC"), path

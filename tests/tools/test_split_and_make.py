@@ -68,19 +68,6 @@ def test_files_without_header(tmp_path):
     assert FaceRecords(tmp_path / "train_part_30_class").labels().tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("labels, classes, words", [
-    ([0, 0, 2, 2], 3, "label 2 of record 3 follows label 0"), ([0, 1, 0, 1], 2, "follows label 1"),
-    ([1, 1, 2, 2], 3, "is the first"), ([0, 0, 1, 1], 3, "promises 3 classes")])
-def test_labels_with_gaps_are_refused_before_anything_is_written(tmp_path, labels, classes, words):
-    with RecordWriter(tmp_path / "train") as writer:
-        writer.write(0, pack([len(labels) + 1, classes], b"", 0, 0))
-        for key, label in enumerate(labels, 1):
-            writer.write(key, pack([label, key], jpeg(label, key, 16), key, 0))
-    done = split("--data", tmp_path)
-    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.idx", "train.rec"]
-
-
 @pytest.mark.parametrize("args, words", [(["--ratio", "1.5"], "between 0 and 1"), (["--ratio", "0.5"], "the same name"),
                                         (["--ratio", "0.01"], "has no image")])
 def test_bad_ratios(tmp_path, args, words):

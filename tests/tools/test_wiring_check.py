@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from toy import jpeg
+from toy import jpeg, write_records
 
 from backbones.weights import fingerprint
 from engine import cost
 from records.faces import FaceRecords
 from records.facts import Facts
 from records.recordio import RecordWriter, pack
+from records.split import split
 from tools.check import check, record_rows, resource_rows
 from tools.check.report import Report
 from utils.config import load_config
@@ -48,7 +49,7 @@ def look(monkeypatch):
     monkeypatch.setattr(check, "look_at_disk", lambda cfg, data, ranks, method: (
         f"{ranks} {type(method).__name__} {data.classes}", "ok"))
     monkeypatch.setattr(record_rows, "look_at_images", lambda faces, every: (f"{len(faces)} {every}", "ok"))
-    monkeypatch.setattr(check, "new_backbone", lambda cfg: None)
+    monkeypatch.setattr(check, "new_backbone", lambda cfg, device: None)
 
     def call(folder: Path, method: str, *settings: str, ranks: int = 2, every: bool = False) -> Report:
         where = [f"dataset={folder / 'data'}", f"feature_save={folder / 'save'}", f"old_model={folder / 'old/model.pt'}",
@@ -121,12 +122,50 @@ def faces(folder: Path, labels: list, classes: int, images=None, **how) -> FaceR
 
 
 @pytest.mark.parametrize("labels, verdict, word", [
-    ([0, 1, 2, 2], "ok", "1 to 2, median 1"), ([0, 0, 2, 2], "warning", "1 classes have no image"),
-    ([0, 1, 2, 3], "wrong", "record 4 has 3"), ([0, 1, 2, -1], "wrong", "record 4 has -1"),
-    ([0, .5, 2, 1], "wrong", "record 2 has 0.5")])
+    ([0, 1, 2, 2], "ok", "all 4 are whole numbers from 0 to 3 - 1"), ([0, 1, 2, 3], "wrong", "record 4 has 3"),
+    ([0, 1, 2, -1], "wrong", "record 4 has -1"), ([0, .5, 2, 1], "wrong", "record 2 has 0.5")])
 def test_a_label_is_a_whole_number_below_the_number_of_classes(tmp_path, labels, verdict, word):
     found, how = record_rows.look_at_labels(faces(tmp_path, labels, 3))
     assert how == verdict and word in found
+
+
+@pytest.mark.parametrize("labels, how, expected", [
+    ([0, 1, 2, 2], {}, [("ok", "images per class: 1 to 2, median 1")]),
+    ([0, 0, 2, 2], {}, [("warning", "2 people, 3 classes declared: 1 classes have no image"), ("ok", "class: 0 to 2")]),
+    ([0, 1, 2, 2], {"num_classes": 5}, [("warning", "has 3 classes: 2 classes have no image"), ("ok", "class: 0 to 2")]),
+    ([2, 2, 2, 2], {}, [("wrong", "holds one identity (label 2)")]),
+    ([2, 2, 2, 7], {"bad_records": "skip"}, [("wrong", "holds one identity (label 2)")]),
+    ([0, 7, 2, 2], {"bad_records": "skip"}, [("warning", "2 people, 3 classes declared"), ("ok", "images per class: 0 to 3")]),
+    ([0, 7, 2, 2], {}, [])])
+def test_the_check_has_the_trainings_warnings_of_classes(tmp_path, monkeypatch, labels, how, expected):
+    """Rows "classes"; a label that is not a class has the row "labels" alone, unless the training replaces the record."""
+    monkeypatch.setattr(record_rows, "look_at_images", lambda *_: ("", "ok"))
+    faces(tmp_path, labels, 3)
+    cfg = load_config(ROOT / OLD, ["rec=some", f"dataset={tmp_path}", "batch_size=2", "image_size=16",
+                                   *(f"{key}={value}" for key, value in how.items())])
+    record_rows.look_at_records(cfg, 1, False, report := Report())
+    found = [(verdict, text) for what, text, verdict in report.rows if what == "classes"]
+    assert [verdict for verdict, _ in found] == [verdict for verdict, _ in expected]
+    assert all(words in text for (_, text), (_, words) in zip(found, expected, strict=True)), found
+    assert ("labels", "wrong") in {(what, verdict) for what, _, verdict in report.rows} or (
+        expected or how.get("bad_records") == "skip")
+
+
+def test_a_part_of_another_train_rec_is_wrong(tmp_path):
+    """A part says from what it was split; one that does not is a warning next to a train.rec, and fine without one."""
+    write_records(tmp_path / "train", [4, 6, 5, 3, 2, 7])
+    split(tmp_path / "train.rec", 0.3, tmp_path)
+    part = tmp_path / "train_part_70_class.rec"
+    assert record_rows.look_at_split(part) == ("from train.rec with 27 images, ratio 0.3", "ok")
+    write_records(tmp_path / "train", [4, 6, 5, 3, 2, 8])
+    with pytest.raises(UserError, match=r"70_class.rec in .* was split from another train.rec \(27 images then, 28 now"):
+        record_rows.look_at_split(part)
+    part.with_suffix(".json").unlink()
+    text, verdict = record_rows.look_at_split(part)
+    assert verdict == "warning" and f"split_dataset_ms1mv3.py --data {tmp_path} --force" in text
+    (tmp_path / "train.rec").unlink()
+    text, verdict = record_rows.look_at_split(part)
+    assert verdict == "ok" and "it is not known from which train.rec" in text
 
 
 def test_images_are_sampled_unless_all_are_asked_for(tmp_path, monkeypatch):
@@ -152,8 +191,8 @@ def test_a_corrupt_verification_set_and_records_smaller_than_a_step_are_wrong(lo
 
 def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, check_folder):
     rows = {what: found for what, found, _ in look(check_folder, "AdvBCT", ranks=3, every=True).rows}
-    assert set(rows) == {"config", "records", "step", "labels", "images", "output", "lfw", "old model", "old_feature", "disk",
-                         "GPU memory"}
+    assert set(rows) == {"config", "records", "step", "split", "labels", "classes", "images", "output", "lfw", "old model",
+                         "old_feature", "disk", "GPU memory"}
     assert (rows["disk"], rows["GPU memory"], rows["images"]) == ("3 AdvBCT 5", "3 of 3 PartialFC AdvBCT", "41 True")
     rows = {what: found for what, found, _ in look(check_folder, "old", "rec=train_part_70_class").rows}
     assert (rows["GPU memory"], rows["images"]) == ("2 of 2 SoftmaxHead Method", "41 False")
@@ -163,7 +202,7 @@ def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, check_folder)
 def test_a_network_or_a_head_that_cannot_be_built_is_a_wrong_setting(look, check_folder, monkeypatch):
     assert wrong(look(check_folder, "old", "rec=train_part_70_class", "sample_rate=0.5")) == {"settings": "wrong"}      # softmax
 
-    def refuse(cfg):
+    def refuse(cfg, device):
         raise UserError("expected another network")
     monkeypatch.setattr(check, "new_backbone", refuse)
     assert wrong(look(check_folder, "L2")) == {"settings": "wrong"}

@@ -11,6 +11,7 @@ import pytest
 from toy import write_ijb, write_records
 
 from engine import cost
+from records.split import split
 from tools.reproduce import plan, reproduce, small
 from tools.reproduce.plan import parts_exist, print_plan
 from tools.reproduce.reproduce import METHODS, Recipe, parse_arguments, steps_of
@@ -230,11 +231,21 @@ def test_records_are_split_unless_all_four_parts_are_there(data):
 
 
 def test_a_network_that_cannot_be_built_is_a_problem_before_the_start(data, monkeypatch):
-    def refuse(cfg):
+    def refuse(cfg, device):
         raise UserError("expected another network")
     monkeypatch.setattr(plan, "new_backbone", refuse)
     trainings = recipe(monkeypatch, *words(data)).trainings
     assert plan.check_inputs(trainings, data / "records", data / "ijb", "IJBC") == ["expected another network"]
+
+
+def test_parts_of_another_train_rec_are_a_problem_before_the_start(data, monkeypatch):
+    split(data / "records/train.rec", 0.3, data / "records")
+    trainings = recipe(monkeypatch, *words(data)).trainings
+    assert plan.check_inputs(trainings, data / "records", data / "ijb", "IJBC") == []
+    write_records(data / "records/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 5])
+    problem, = plan.check_inputs(trainings, data / "records", data / "ijb", "IJBC")
+    assert problem.count("train_part_") == 4 and "were split from another train.rec" in problem
+    assert "(40 images then, 41 now)" in problem
 
 
 def test_a_disk_needs_a_fifth_more_than_will_be_written(tmp_path, monkeypatch):

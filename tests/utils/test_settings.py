@@ -13,7 +13,7 @@ import torch.distributed as dist
 from toy import write_records
 
 from BCT_Methods.MixBCT.train import MixBCT
-from engine import loop, prepare
+from engine import loop, parts
 from engine.method import Method
 from utils.config import load_config, read_schema
 from utils.errors import UserError
@@ -127,7 +127,7 @@ def start(*arguments: str, method: type[Method] = Method, script: str = "train_o
         return network()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(said):
         patch.setattr("sys.argv", [str(ROOT / script), *arguments])
-        patch.setattr(prepare, "get_model", built)
+        patch.setattr(parts, "get_model", built)
         try:
             loop.main(method)
             code = 0
@@ -217,6 +217,8 @@ def test_a_training_that_could_not_learn_ends_with_one_sentence(few, tmp_path):
     write_records(tmp_path / "one", [9])
     code, said = start(*few, "output=out", "rec=one")
     assert code == 1 and "Traceback" not in said and "one.rec holds one identity" in said.splitlines()[-1]
+    code, said = start(*few, "output=out", "rec=one", "num_classes=5")                      # whatever the settings say
+    assert code == 1 and "one.rec holds one identity" in said.splitlines()[-1]
     write_records(tmp_path / "two", [9, 9])
     with pytest.raises(Built):
         start(*few, "output=out", "rec=two")

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from engine.cost import new_backbone, new_head, pretended_ranks
+from engine.cost import pretended_ranks
 from engine.method import Method
+from engine.parts import new_backbone, new_head
 from losses import PartialFC
 from tools.check.old_model_rows import look_at_old_model
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
@@ -39,7 +40,7 @@ def check(args: argparse.Namespace) -> Report:
     method_class, head_class = classes or (Method, PartialFC)
     if classes is not None:
         report.add("config", f"{args.config}: {method_class.__name__}, trained by {os.path.relpath(script)}")
-    report.attempt("settings", lambda: new_backbone(cfg))
+    report.attempt("settings", lambda: new_backbone(cfg, device="meta"))
     problems_of_settings = report.problems()
     opened = look_at_records(cfg, args.ranks, args.all, report)
     report.row("output", lambda: look_at_output(cfg, opened[1] if opened else None, classes))
@@ -50,7 +51,7 @@ def check(args: argparse.Namespace) -> Report:
         return report
     _, data = opened
     with pretended_ranks(args.ranks):
-        head = report.attempt("settings", lambda: new_head(cfg, head_class, data.classes, cfg.sample_rate))
+        head = report.attempt("settings", lambda: new_head(cfg, head_class, data.classes, cfg.sample_rate, device="meta"))
         method = look_at_old_model(cfg, data, method_class, args.all, report)
         if head is not None and not problems_of_settings:
             report.row("disk", lambda: look_at_disk(cfg, data, args.ranks, method))

@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from engine.prepare import check_updates, open_dataset
 from records.bins import load_bin
-from records.faces import CHUNK, MAX_BAD_IN_A_ROW, FaceRecords, Faces
+from records.classes import images_of_classes, remarks
+from records.faces import MAX_BAD_IN_A_ROW, FaceRecords, Faces
 from records.facts import Facts
 from records.loader import MAX_BAD_SHARE, ShuffledBatches
+from records.parts import is_part, refuse_other_parts, source_of, split_again
 from tools.check.report import OK, WARNING, WRONG, Report
 from utils.errors import UserError
 from utils.opencv import cv2
@@ -40,9 +42,25 @@ def look_at_records(cfg: Settings, ranks: int, every: bool, report: Report) -> t
     report.add("records", f"{path}: {data.images:,} images, {data.classes:,} classes")
     report.row("step", lambda: look_at_steps(cfg, data, ranks))
     if isinstance(faces, FaceRecords):
+        if is_part(faces.path):
+            report.row("split", lambda: look_at_split(faces.path))
         report.row("labels", lambda: look_at_labels(faces))
+        if faces.bad_records == "skip" or faces.right_labels().all():
+            look_at_classes(faces, report)
         report.row("images", lambda: look_at_images(faces, every))
     return faces, data
+
+
+def look_at_split(part: Path) -> tuple[str, str]:
+    """From which train.rec this part is; UserError if that is not today's."""
+    refuse_other_parts([part])
+    about = source_of(part)
+    if not about:
+        text = f"no file {part.with_suffix('.json').name}: it is not known from which train.rec this part is"
+        if not part.with_name("train.rec").is_file():
+            return text, OK
+        return f"{text}; if you have replaced train.rec since, {split_again(part, about)}", WARNING
+    return f"from {about['split_from']} with {about['source_images']:,} images, ratio {about['ratio']:g}", OK
 
 
 def look_at_steps(cfg: Settings, data: Facts, ranks: int) -> tuple[str, str]:
@@ -53,22 +71,24 @@ def look_at_steps(cfg: Settings, data: Facts, ranks: int) -> tuple[str, str]:
 
 
 def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
-    """Labels that are not a class, and images per class.  With bad_records = "skip" a corrupt record has the label NaN."""
-    labels = np.empty(len(faces), np.float32)
-    for start in tqdm(range(0, len(faces), CHUNK), desc="labels", delay=3, disable=None):
-        labels[start:start + CHUNK] = faces.records.first_labels(faces.keys[start:start + CHUNK],
-                                                                 forgive=faces.bad_records == "skip")
-    right = (labels >= 0) & (labels < faces.num_classes) & (labels == np.floor(labels))
+    """Labels that are not a class.  With bad_records = "skip" a corrupt record has the label NaN."""
+    labels, right = faces.label_values(), faces.right_labels()
     if not right.all():
         wrong = np.flatnonzero(~right)
         examples = ", ".join(f"record {faces.keys[i]} has {labels[i]:g}" if np.isfinite(labels[i]) else
                              f"record {faces.keys[i]} cannot be read" for i in wrong[:EXAMPLES])
         return (f"{right.sum():,} of {len(faces):,} are whole numbers from 0 to {faces.num_classes} - 1; {examples}: correct "
                 f"config.num_classes or make the file again", verdict_on_corrupt(faces, wrong, len(labels)))
-    counts = np.bincount(labels.astype(np.int64), minlength=faces.num_classes)
-    text = f"all in range; images per class: {counts.min()} to {counts.max()}, median {np.median(counts):g}"
-    empty = np.count_nonzero(counts == 0)
-    return (f"{text}; {empty} classes have no image", WARNING) if empty else (text, OK)
+    return f"all {len(labels):,} are whole numbers from 0 to {faces.num_classes} - 1", OK
+
+
+def look_at_classes(faces: FaceRecords, report: Report) -> None:
+    """Images per class, and a row for each warning of the training; a training on one identity is refused."""
+    counts = report.attempt("classes", lambda: images_of_classes(faces))
+    if counts is not None:
+        for sentence in remarks(faces, counts):
+            report.add("classes", sentence, WARNING)
+        report.add("classes", f"images per class: {counts.min()} to {counts.max()}, median {np.median(counts):g}")
 
 
 def verdict_on_corrupt(faces: FaceRecords, corrupt: np.ndarray, count: int) -> str:

@@ -21,6 +21,7 @@ from engine.distributed import start_ranks
 from old_model.extraction import PartialFile, extract
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
+from records.parts import refuse_other_parts
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.paths import locate
@@ -54,6 +55,7 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)         # type: ignore[call-overload]  # torch's stub lacks it
     records = locate(part_of(args.SD)[1], cfg.dataset)
     dataset = FaceRecords(records, model.image_size)
+    refuse_other_parts([dataset.path])
     origin = {"model": fingerprint(load_state(weights)), "records": dataset.fingerprint(), "images": len(dataset),
               "dim": cfg.embedding_size, "image_size": model.image_size, "fp16": args.fp16}
     target = artefact(cfg.feature_save, args.SD, "feature")

@@ -3,6 +3,8 @@
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine                                     aligned faces of 112 x 112
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine --resize                            larger aligned faces
     python tools/make_rec/make_rec.py FOLDER --out dataset/mine --align --detector yunet.onnx       photographs
+    python tools/make_rec/make_rec.py --from-rec old/train.rec --out dataset/mine                   a record file, sorted by label
+    python tools/make_rec/make_rec.py --index old/train.rec                                         write its lost .idx again
 
 People become labels 0, 1, ... in the order of their names, or with --shuffle in a random order.  It also writes identities.txt
 (label, person), images.txt (row, label, person, path of each picture) and, if something is not used, left_out.txt (path, reason).
@@ -23,10 +25,12 @@ from evaluation.detect import aligned
 from evaluation.photos import add_options, check_options, read_again, read_people
 from records.folders import Picture, Tree
 from records.left_out import write_list
+from records.lost_index import write_index
+from records.ordered import refuse_existing, write_ordered, writing_to
 from records.pictures import encode, upright_jpeg
 from records.recordio import RecordWriter, pack
-from utils.command_line import Help, at_least, make_folder
-from utils.errors import UserError, run
+from utils.command_line import Help, at_least
+from utils.errors import run
 from utils.files import write_text
 
 
@@ -44,7 +48,6 @@ def face_of(picture: Picture, size: int, align: bool) -> bytes:
 
 def write(tree: Tree, people: dict[str, list[Picture]], out: Path, size: int, align: bool) -> None:
     """Write train.{rec,idx}, property and the lists into the folder ``out``; the record file gets its name last."""
-    make_folder(out, "--out")
     total, rows = len(tree), []
     with RecordWriter(out / "train") as writer, tqdm(total=total, desc="writing", unit=" images", disable=None) as bar:
         writer.write(0, pack([total + 1, total + 1 + len(people)], b"", 0, 0))
@@ -68,22 +71,34 @@ def write(tree: Tree, people: dict[str, list[Picture]], out: Path, size: int, al
 def from_folder(args: argparse.Namespace) -> None:
     """The training set of a folder of pictures."""
     check_options(args)
-    if (out := args.out / "train.rec").exists() and not args.force:
-        raise UserError(f"{out} exists; give another --out, or --force to replace it (its parts and old features must then be "
-                        f"made again)")
+    refuse_existing(args.out / "train.rec", args.force)
     tree = read_people(args)
     people = tree.people if args.shuffle is None else shuffled(tree.people, args.shuffle)
-    write(tree, people, args.out, args.size, args.align)
+    with writing_to(args.out):
+        refuse_existing(args.out / "train.rec", args.force)         # another process may have written it meanwhile
+        write(tree, people, args.out, args.size, args.align)
     if (listed := write_list(tree, args.out)) is not None:
         print(f"{listed}: {len(tree.left_out)} files and folders that are not used", file=sys.stderr)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    add_options(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from-rec", type=Path, metavar="FILE",
+                        help="record file in any order and with any labels: written again, sorted by label and numbered from 0")
+    source.add_argument("--index", type=Path, metavar="FILE", help="write the lost .idx of this .rec next to it")
+    add_options(parser, source)
     parser.add_argument("--shuffle", type=at_least(0, int), metavar="SEED",
                         help="number the people in a random order: a split by identity is then not a split by name")
-    from_folder(parser.parse_args())
+    args = parser.parse_args()
+    if args.index:
+        write_index(args.index)
+    elif args.out is None:
+        parser.error("the following arguments are required: --out")
+    elif args.from_rec:
+        write_ordered(args.from_rec, args.out, args.force)
+    else:
+        from_folder(args)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from BCT_Methods.scenarios import SCENARIOS
-from engine.cost import disks, new_backbone, training_bytes
+from engine.cost import disks, training_bytes
+from engine.parts import new_backbone
 from engine.settings import check_settings
 from evaluation.protocol import read_images, read_pairs, read_search
 from old_model.names import part_of
 from records.faces import FaceRecords
+from records.parts import refuse_other_parts
 from utils.config import load_config
 from utils.errors import UserError
 from utils.paths import ROOT, locate
@@ -46,6 +48,7 @@ def check_inputs(trainings: list[Training], records: Path, ijb: Path, subset: st
             problems.append(str(error))
 
     attempt(lambda: FaceRecords(records / "train"))
+    attempt(lambda: refuse_other_parts(part for part in parts_of(records) if part.is_file()))
     for training in trainings:
         attempt(partial(check_training, training))
     attempt(lambda: check_protocol(ijb, subset))
@@ -56,7 +59,7 @@ def check_training(training: Training) -> None:
     """Refuse settings that are wrong, do not work together, or describe a network that cannot be built."""
     cfg = training.load()
     check_settings(cfg)
-    new_backbone(cfg)
+    new_backbone(cfg, device="meta")
 
 
 def check_protocol(ijb: Path, subset: str) -> None:
@@ -77,10 +80,14 @@ def same_people(records: Path, ijb: Path) -> list[str]:
                   & {line.split("\t")[3] for line in evaluated[1:] if line.count("\t") >= 4})
 
 
+def parts_of(records: Path) -> list[Path]:
+    """train.rec and its parts, as all scenarios together need them."""
+    return [records / f"{name}.rec" for name in sorted({part_of(part)[1] for pair in SCENARIOS.values() for part in pair})]
+
+
 def parts_exist(records: Path) -> bool:
     """Whether train.rec has been split."""
-    names = {part_of(part)[1] for pair in SCENARIOS.values() for part in pair}
-    return all((records / f"{name}.rec").is_file() for name in names)
+    return all(part.is_file() for part in parts_of(records))
 
 
 @cache

@@ -1,0 +1,23 @@
+"""Backbone and head of a training by its settings: to be trained, or (device "meta": shapes without memory) to be counted."""
+
+import torch
+from torch import nn
+
+from backbones import get_model
+from losses import CombinedMarginLoss, PartialFC
+from utils.settings import Settings
+
+
+def new_backbone(cfg: Settings, fp16: bool | torch.dtype = False, device: str = "cpu") -> nn.Module:
+    """The network of the settings.  fp16: half precision, with which kind of number."""
+    with torch.device(device):
+        return get_model(cfg.network, dropout=cfg.dropout, fp16=fp16, num_features=cfg.embedding_size, image_size=cfg.image_size)
+
+
+def new_head(cfg: Settings, head_class: type[PartialFC], classes: int, sample_rate: float = 1.0,
+             fp16: bool | torch.dtype = False, device: str = "cpu") -> PartialFC:
+    """The head of the settings with this rank's share of ``classes``; needs a process group."""
+    m1, m2, m3 = cfg.margin_list
+    margin = CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
+    with torch.device(device):
+        return head_class(margin, cfg.embedding_size, classes, sample_rate=sample_rate, fp16=fp16, seed=cfg.seed)
