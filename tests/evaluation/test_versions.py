@@ -9,6 +9,7 @@ from ijb_toys import two_galleries
 
 from evaluation import versions
 from evaluation.evaluation_set import read_evaluation
+from evaluation.inputs import RAW, InputOptions
 from evaluation.versions import Version, read_features
 
 
@@ -18,7 +19,7 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
 
     def open_model(*arguments):
         opened.append(arguments)
-        return Namespace(fingerprint="f", image_size=16, precision="float16")
+        return Namespace(fingerprint="f", dim=5, image_size=16, precision="float16", input=RAW, output="", notes=["note"])
 
     def embeddings(model, images, *more):
         embedded.append((len(images), *more))
@@ -28,9 +29,11 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
     monkeypatch.setattr(versions, "embeddings", embeddings)
     args = Namespace(devices=[torch.device("cpu")], fp16=True, pixel_scale=128.0, embeddings=Path("kept"), batch_size=7,
                      workers=3, force=True)
-    version = Version.parse("mine=some/model.pt:r34")
+    version = Version.parse("mine=some/model.pt:r34,bgr")
     features = read_features(version, read_evaluation(tmp_path, "IJBC"), args)
-    assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, 128.0)]
+    options = InputOptions(bgr=True, scale=128.0)
+    assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, options)]
     assert embedded == [(42, Path("kept"), 7, 3, True)]
-    assert features.about == {"fingerprint": "f", "image_size": 16, "precision": "float16"}
+    assert features.about == {"fingerprint": "f", "dim": 5, "image_size": 16, "input": "raw", "colours": "rgb", "output": "",
+                              "precision": "float16", "similarity": "cosine"}
     assert features.gallery[:4].round(5).tolist() == np.eye(5)[[1, 2, 3, 0]].tolist() and features.query is features.gallery

@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 from evaluation.embed import embeddings
 from evaluation.formats import tidy
 from evaluation.identification import one_to_many
-from evaluation.models import find_devices, open_model
+from evaluation.inputs import InputOptions
+from evaluation.models import describe, find_devices, open_model
 from evaluation.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
@@ -65,7 +66,10 @@ def parse_arguments() -> argparse.Namespace:
         help="TAR at FAR x. exact: the largest with a FAR <= x; public: the nearest point of scikit-learn's thinned curve, from "
              "float64 scores, as the public evaluators read it")
     add("--pixel-scale", type=at_least(1, float), default=127.5,
-        help="network input is (pixel - 127.5) / this; the public evaluators use 128")
+        help="input of a model that does not normalise itself is (pixel - 127.5) / this; the public evaluators use 128")
+    for flag, side in (("--input", "new"), ("--old-input", "old")):
+        add(flag, default="", metavar="WORDS", help=f"input of the {side} model, if what is found in its file is wrong: "
+            "input=raw or input=MEAN/STD (pixels from 0 to 255), rgb or bgr, output=NAME; for example input=127.5/128,bgr")
     add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1),
         help="processes that read and align images; 0: the main process reads them")
     add("--fp16", action="store_true", help="half precision for .pt files, if the device supports it")
@@ -159,14 +163,18 @@ def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     sides = [(args.model_file, args.network)]
     if args.old_model_file is not None:
         sides.append((args.old_model_file, args.old_network))
-    models = [open_model(file, network, devices, args.fp16, args.pixel_scale) for file, network in sides]
+    said = [InputOptions.parse(words, flag, args.pixel_scale)
+            for words, flag in ((args.input, "--input"), (args.old_input, "--old-input"))]
+    models = [open_model(file, network, devices, args.fp16, options)
+              for (file, network), options in zip(sides, said, strict=False)]
+    for model in models:
+        print("\n".join(model.notes), end="\n" * bool(model.notes))
     if models[0].dim != models[-1].dim:
         raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives {models[-1].dim}; a "
                         f"cross test needs two models with the same number of dimensions (tools/compare can map them)")
     per_model = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
                             args.force_reload) for model in models]
-    described = [{"file": file, "network": network, "fingerprint": model.fingerprint, "dim": model.dim,
-                  "image_size": model.image_size, "precision": model.precision}
+    described = [{"file": file, "network": network, "fingerprint": model.fingerprint} | describe(model)
                  for (file, network), model in zip(sides, models, strict=True)]
     settings = {"name": "_on_".join(model_name(file) for file, _ in sides), "new": described[0],
                 "old": described[1] if len(sides) == 2 else None, "pixel_scale": args.pixel_scale}
