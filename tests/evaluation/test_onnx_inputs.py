@@ -28,7 +28,8 @@ INSIDE = {
     "mul before sub": ([node("Mul", "input f", "a"), node("Sub", "a one", "x")], {"f": 1 / 127.5, "one": 1.0}),
     "div 255, then mean and std": ([node("Div", "input d", "a"), node("Sub", "a h", "c"), node("Div", "c h", "x")],
                                    {"d": 255.0, "h": np.full(COLUMN, 0.5)}),
-    "constant minus pixels": ([node("Sub", "m input", "a"), node("Neg", "a", "c"), node("Div", "c m", "x")], {"m": 127.5}),
+    "constant minus pixels": ([node("Sub", "full input", "a"), node("Sub", "a m", "c"), node("Neg", "c", "d"),
+                               node("Div", "d m", "x")], {"full": 255.0, "m": 127.5}),
     "constant plus pixels": ([node("Add", "m input", "a"), node("Mul", "f a", "x")], {"m": -127.5, "f": 1 / 127.5}),
     "pad and clip": ([node("Clip", "input low high", "k"), node("Sub", "k m", "a"), node("Div", "a m", "c"),
                       node("Pad", "c none", "x")],
@@ -77,6 +78,11 @@ def test_means_of_the_colours_tell_their_order(tmp_path):
     nodes = [node("Sub", "input m", "a"), node("Div", "a s", "x")]
     model = opened(write(tmp_path / "rgb.onnx", nodes, {"m": MEAN.reshape(COLUMN), "s": STD.reshape(COLUMN)}))
     assert str(model.input) == "raw pixels, RGB" and "(x - 123.7:116.3:103.5) / 58.4" in model.notes[0]
+    np.testing.assert_allclose(embedded(model), expected(MEAN, STD), atol=1e-5)
+    turned = [node("Transpose", "input", "y", perm=[0, 3, 1, 2]), node("Sub", "y m", "a"), node("Div", "a s", "x")]
+    model = opened(write(tmp_path / "turned.onnx", turned, {"m": MEAN.reshape(COLUMN), "s": STD.reshape(COLUMN)},
+                         inputs={"input": (np.float32, ["N", SIZE, SIZE, 3])}))
+    assert "the order of the colours is the default" not in model.notes[0]
     np.testing.assert_allclose(embedded(model), expected(MEAN, STD), atol=1e-5)
     flip = node("Gather", "y order", "x", axis=1)
     for file, pixels in (("caffe.onnx", 1), ("unit.onnx", 255)):
@@ -198,6 +204,13 @@ def test_types_and_layouts(tmp_path, name):
                          inputs={"input": (kind, shape)}))
     assert model.input.raw == raw and model.image_size == SIZE
     np.testing.assert_allclose(embedded(model), expected(), atol=1e-5 if kind != np.float16 else 2e-3)
+
+
+def test_a_file_for_uint8_without_normalisation_is_given_pixels(tmp_path):
+    model = opened(write(tmp_path / "a.onnx", [node("Cast", "input", "x", to=TensorProto.FLOAT)],
+                         inputs={"input": (np.uint8, ["N", 3, SIZE, SIZE])}))
+    assert model.input.raw and "raw pixels, RGB: it takes uint8" in model.notes[0]
+    np.testing.assert_allclose(embedded(model), expected(0, 1), rtol=1e-4)
 
 
 def test_a_file_in_half_precision(tmp_path):
