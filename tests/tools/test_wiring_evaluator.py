@@ -210,6 +210,13 @@ def test_defaults_are_those_of_the_documents(evaluate, three, opened):
     assert arrays["scores"][0] == pytest.approx([4 / 5, 4 / 5, 3 / 5, 3 / 5]) and found["settings"]["kind"] == "self"
 
 
+def test_a_model_that_guesses_is_doubted_and_its_input_is_printed(evaluate, three, opened, monkeypatch):
+    said = evaluate("-m", "new.pt", "--device", "cpu")
+    assert "new.pt is given something" in said and "hardly more than guessing" not in said
+    monkeypatch.setattr(ijbc_eval, "embeddings", lambda model, images, *more: np.ones((2, len(images), 3), np.float32))
+    assert "warning: the AUC is 50.00 %, hardly more than guessing: is the input" in evaluate("-m", "new.pt", "--device", "cpu")
+
+
 # --- tables and pictures -----------------------------------------------------------------------------------
 
 def test_a_row_of_the_table_has_each_rates_tar_and_then_the_area():

@@ -36,6 +36,8 @@ from utils.arrays import read_npz
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 
+AUC_OF_GUESSING = 0.6       # below it, a warning
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
@@ -141,6 +143,10 @@ def evaluate(args: argparse.Namespace) -> None:
         arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))
                    if kept is not None for k, view in enumerate(("", "_f"))}
     print_tables([report])
+    area = report[name].get("auc")
+    if area is not None and area < AUC_OF_GUESSING:
+        print(f"warning: the AUC is {100 * area:.2f} %, hardly more than guessing: is the input of each model right (--input), "
+              f"and do landmarks and templates belong to these images?")
     save_result(file, report, arrays)
     announce([file, file.with_suffix(".json"), *plot_results([(report, arrays)], file.with_suffix(""))])
 
