@@ -80,7 +80,10 @@ def records_work(part: str, args, images: int, folder: Path):
         return embed
     plan = {"images": images, "dim": 128, "batch_size": BATCH}
     file = PartialFile(folder / "f.npy", folder / "l.npy", plan | {"now": time.time()}, ranks)
-    return lambda: extract(model, faces, file, ranks, BATCH, workers=1)
+    def embed(batch):
+        with torch.inference_mode():
+            return model(to_input(batch, ranks.device)).float().cpu().numpy()
+    return lambda: extract(embed, faces, file, ranks, BATCH, workers=1)
 
 
 def ijb_work(part: str, args, images: int, folder: Path):

@@ -23,7 +23,9 @@ from evaluation.templates import norms, template_features
 from evaluation.verification import Rows
 from utils.arrays import read_npz
 from utils.errors import UserError
+from utils.origin import is_ours, load_origin, short
 
+COMPARED = ("dim", "image_size", "input", "colours", "output")     # of models.describe, where two descriptions meet
 ROWS_PER_BLOCK = 16_384         # feature rows in memory at a time
 
 
@@ -121,6 +123,8 @@ class Versions:
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
         self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
+        for name, file in [(self.old, args.old_features), *files.items()] if files else []:
+            check_same_model(file, name, self.features[name].about)
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
         self.add_maps(files, args.old_features)
@@ -203,6 +207,7 @@ def image_embeddings(version: Version, images: Images, args: argparse.Namespace)
     elif suffix == ".npy":
         array = load_npy(path)
         views = list(array if array.ndim == 3 else array[None])
+        about = description_of(path) if is_ours(path) else {}
     else:
         model = version.open(args)
         print("\n".join([f"{version.name}:", *model.notes]), flush=True)
@@ -213,6 +218,24 @@ def image_embeddings(version: Version, images: Images, args: argparse.Namespace)
                         f"the {len(images)} images in the order of the landmark file, [N, d] or [2, N, d]")
     with np.errstate(over="ignore"):
         return [np.asarray(view, np.float32) for view in views], about
+
+
+def description_of(file: Path) -> dict:
+    """What the .json next to an array says on the model that made it, as in Features.about; vectors of a service have none."""
+    origin = load_origin(file)
+    if "source" in origin:
+        return {}
+    return {"fingerprint" if key == "model" else key: origin[key] for key in ("model", *COMPARED) if key in origin}
+
+
+def check_same_model(file: Path, name: str, about: dict) -> None:
+    """UserError if the features in ``file`` come from another model than the version ``name``, or from another input of it."""
+    made = description_of(file)
+    for key in ("fingerprint", *COMPARED):
+        if key in made and key in about and made[key] != about[key]:
+            what = "model (fingerprint " if key == "fingerprint" else f"{key.replace('_', ' ')} ("
+            raise UserError(f"{file} was computed with another {what}{short(made[key])}) than {name} ({short(about[key])}); "
+                            f"expected features by the same model with the same input: make them again with tools/get_feature")
 
 
 def kept_views(path: Path) -> list[np.ndarray]:
