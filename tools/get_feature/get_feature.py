@@ -2,7 +2,7 @@
 
     python tools/get_feature/get_feature.py configs/f128_r18_softmax_class30.py --SD f128_r18_softmax_class70
     torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     (ranks share the work)
-    python tools/get_feature/get_feature.py configs/base.py --model old.onnx --SD f512_theirs_class70 dataset=dataset/mine
+    python tools/get_feature/get_feature.py configs/f512_r18_arc_class30.py --model old.onnx --SD f512_theirs_class70
 
 reads <config.output>/model.pt, or the model of --model, and the record file that the last part of --SD names (class100 data100
 class70 data70 class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
