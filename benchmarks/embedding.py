@@ -28,6 +28,7 @@ from benchmarks.measure import Peak, in_a_process
 from engine.distributed import start_ranks
 from evaluation.align import TEMPLATE
 from evaluation.embed import AlignedFaces, one_thread, write_embeddings
+from evaluation.inputs import InputOptions
 from evaluation.models import TorchModel, find_devices
 from evaluation.protocol import Images
 from old_model.extraction import PartialFile, extract
@@ -79,7 +80,10 @@ def records_work(part: str, args, images: int, folder: Path):
         return embed
     plan = {"images": images, "dim": 128, "batch_size": BATCH}
     file = PartialFile(folder / "f.npy", folder / "l.npy", plan | {"now": time.time()}, ranks)
-    return lambda: extract(model, faces, file, ranks, BATCH, workers=1)
+    def embed(batch):
+        with torch.inference_mode():
+            return model(to_input(batch, ranks.device)).float().cpu().numpy()
+    return lambda: extract(embed, faces, file, ranks, BATCH, workers=1)
 
 
 def ijb_work(part: str, args, images: int, folder: Path):
@@ -87,7 +91,7 @@ def ijb_work(part: str, args, images: int, folder: Path):
     faces = draw_crops(Path(tempfile.mkdtemp(dir=folder)) / "crops", images)
     weights = folder / "model.pt"
     torch.save(model_of(args, torch.device("cpu")).state_dict(), weights)
-    model = TorchModel(str(weights), args.network, [device], fp16=False, pixel_scale=127.5)
+    model = TorchModel(str(weights), args.network, [device], fp16=False, options=InputOptions())
     if part == "decoding":
         return lambda: [None for _ in DataLoader(AlignedFaces(faces, 112), BATCH, num_workers=1, worker_init_fn=one_thread)]
     if part == "network":

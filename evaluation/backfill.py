@@ -91,7 +91,7 @@ def summary(curves: list[Curve], metric: str, start: float, part: float) -> dict
     crossings = [crossing(curve, metric, start, part) for curve in curves]
     reached = [point for point in crossings if point is not None]
     all_reached = len(reached) == len(curves)
-    return {"auc": float(np.trapezoid(values.mean(0), curves[0].share)),
+    return {"auc": area(values.mean(0), curves[0].share),
             "share": float(np.mean([share for share, _ in reached])) if all_reached else None,
             "images": int(round(np.mean([images for _, images in reached]))) if all_reached else None}
 
@@ -111,3 +111,9 @@ def crossing(curve: Curve, metric: str, start: float, part: float) -> tuple[floa
     t = (goal - y[k - 1]) / (y[k] - y[k - 1])
     share, images = (float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
     return share, images
+
+
+def area(values: np.ndarray, places: np.ndarray) -> float:
+    """Area below a curve by trapezoids; numpy's function has another name before 2.0, which mxnet needs."""
+    values, places = np.asarray(values, np.float64), np.asarray(places, np.float64)
+    return float(((values[1:] + values[:-1]) / 2 * np.diff(places)).sum())

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from evaluation.align import similarity, warp
-from evaluation.models import EmbeddingModel, Replica
+from evaluation.models import EmbeddingModel, Replica, describe
 from evaluation.protocol import Images
 from records.images import decode
 from utils.errors import UserError
@@ -53,10 +53,10 @@ def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: 
     """Embeddings of images and mirror images, float32 [2, N, d], memory-mapped from a file in ``folder``.
 
     The file's name is made of everything that the numbers depend on (model, landmark file, image files, image size,
-    pixel scale, precision). If the file exists it is used, unless ``force``.  workers: processes that read and align
+    input, output, precision). If the file exists it is used, unless ``force``.  workers: processes that read and align
     images.  UserError if an image or the file cannot be read, or if the model gives NaN or infinity.
     """
-    key = [images.fingerprint(), model.image_size, model.pixel_scale, model.precision]
+    key = [images.fingerprint(), model.image_size, str(model.input), model.output, model.precision]
     name = f"{model.fingerprint[:16]}_{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npy"
     file = folder / name
     if force or not file.is_file():
@@ -89,7 +89,7 @@ def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_si
     except torch.OutOfMemoryError as error:
         raise UserError(f"the GPU has too little memory for {batch_size} images and their mirror images; "
                         f"run with a smaller -b") from error
-    save_origin(file, {"model": model.fingerprint, "images": len(images), "dim": model.dim})
+    save_origin(file, {"model": model.fingerprint, "images": len(images)} | describe(model))
 
 
 def one_thread(worker: int) -> None:

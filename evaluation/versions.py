@@ -1,6 +1,7 @@
 """Versions of a model as they are named on the command line, and their features of gallery and probes.
 
-NAME=FILE:NETWORK   .pt checkpoint of that network; .onnx and MXNet's PREFIX,EPOCH need no network
+NAME=FILE:NETWORK   .pt checkpoint of that network; .onnx and MXNet's PREFIX,EPOCH need no network. Words on its input can
+                    follow, for example NAME=FILE.onnx,input=raw,bgr (inputs.py)
 NAME=FILE.npy       embeddings of all images of the IJB folder, float [N, d] or, with mirror images, [2, N, d]
 NAME=FILE.npz       result of ijbc_eval.py -E
 NAME=FOLDER         if the data are feature files: folder of gallery.npy [G, d] and probe.npy [Q, d]
@@ -14,14 +15,17 @@ import numpy as np
 
 from evaluation.embed import embeddings
 from evaluation.evaluation_set import Evaluation, load_npy
+from evaluation.inputs import InputOptions, cut_options
 from evaluation.maps import fit_maps
-from evaluation.models import EmbeddingModel, open_model
+from evaluation.models import EmbeddingModel, describe, open_model
 from evaluation.protocol import Images
 from evaluation.templates import norms, template_features
 from evaluation.verification import Rows
 from utils.arrays import read_npz
 from utils.errors import UserError
+from utils.origin import is_ours, load_origin, short
 
+COMPARED = ("dim", "image_size", "input", "colours", "output")     # of models.describe, where two descriptions meet
 ROWS_PER_BLOCK = 16_384         # feature rows in memory at a time
 
 
@@ -32,18 +36,24 @@ class Version:
     name: str
     file: str                   # or folder, or MXNet's PREFIX,EPOCH
     network: str | None         # of a .pt file
+    words: str = ""             # on its input, for InputOptions.parse
 
     @classmethod
     def parse(cls, text: str) -> "Version":
-        """The version that NAME=FILE[:NETWORK] names; UserError if ``text`` has another form."""
+        """The version that NAME=FILE[:NETWORK][,WORD...] names; UserError if ``text`` has another form."""
         name, equals, rest = text.partition("=")
         if not equals or not name or not rest:
             raise UserError(f"expected NAME=FILE or NAME=FILE:NETWORK, found '{text}'")
         if "/" in name or "\\" in name:
             raise UserError(f"expected a name without a slash in front of the =, because it becomes part of file names; found "
                             f"'{name}'")
+        rest, words = (rest, "") if Path(rest).exists() else cut_options(rest)
+        InputOptions.parse(words, text)                 # a wrong word is reported before hours of embedding
         file, colon, network = rest.rpartition(":")
-        return cls(name, file, network) if colon and not Path(rest).exists() else cls(name, rest, None)
+        version = cls(name, file, network, words) if colon and not Path(rest).exists() else cls(name, rest, None, words)
+        if words and (version.is_array or Path(version.file).is_dir()):
+            raise UserError(f"{text}: {version.file} holds embeddings, which have no input; leave out ,{words}")
+        return version
 
     @property
     def is_array(self) -> bool:
@@ -55,7 +65,8 @@ class Version:
         if Path(self.file).suffix.lower() in (".pt", ".pth") and self.network is None:
             raise UserError(f"expected the network of {self.file} after a colon, found none; give "
                             f"{self.name}={self.file}:NETWORK, for example :r50")
-        return open_model(self.file, self.network or "", args.devices, args.fp16, args.pixel_scale)
+        options = InputOptions.parse(self.words, f"{self.name}={self.file}", args.pixel_scale)
+        return open_model(self.file, self.network or "", args.devices, args.fp16, options)
 
 
 class Features:
@@ -112,6 +123,8 @@ class Versions:
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
         self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
+        for name, file in [(self.old, args.old_features), *files.items()] if files else []:
+            check_same_model(file, name, self.features[name].about)
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
         self.add_maps(files, args.old_features)
@@ -194,16 +207,35 @@ def image_embeddings(version: Version, images: Images, args: argparse.Namespace)
     elif suffix == ".npy":
         array = load_npy(path)
         views = list(array if array.ndim == 3 else array[None])
+        about = description_of(path) if is_ours(path) else {}
     else:
         model = version.open(args)
-        print(f"{version.name}:", flush=True)
+        print("\n".join([f"{version.name}:", *model.notes]), flush=True)
         views = list(embeddings(model, images, args.embeddings, args.batch_size, args.workers, args.force))
-        about = {"fingerprint": model.fingerprint, "image_size": model.image_size, "precision": model.precision}
+        about = {"fingerprint": model.fingerprint} | describe(model)
     if not 1 <= len(views) <= 2 or any(view.ndim != 2 or view.dtype.kind != "f" or len(view) != len(images) for view in views):
         raise UserError(f"{version.file} holds {[f'{v.dtype} {list(v.shape)}' for v in views]}; expected float embeddings of "
                         f"the {len(images)} images in the order of the landmark file, [N, d] or [2, N, d]")
     with np.errstate(over="ignore"):
         return [np.asarray(view, np.float32) for view in views], about
+
+
+def description_of(file: Path) -> dict:
+    """What the .json next to an array says on the model that made it, as in Features.about; vectors of a service have none."""
+    origin = load_origin(file)
+    if "source" in origin:
+        return {}
+    return {"fingerprint" if key == "model" else key: origin[key] for key in ("model", *COMPARED) if key in origin}
+
+
+def check_same_model(file: Path, name: str, about: dict) -> None:
+    """UserError if the features in ``file`` come from another model than the version ``name``, or from another input of it."""
+    made = description_of(file)
+    for key in ("fingerprint", *COMPARED):
+        if key in made and key in about and made[key] != about[key]:
+            what = "model (fingerprint " if key == "fingerprint" else f"{key.replace('_', ' ')} ("
+            raise UserError(f"{file} was computed with another {what}{short(made[key])}) than {name} ({short(about[key])}); "
+                            f"expected features by the same model with the same input: make them again with tools/get_feature")
 
 
 def kept_views(path: Path) -> list[np.ndarray]:

@@ -6,21 +6,22 @@ The rule: row i of the features and of the labels belongs to image i of the reco
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm
 
 from engine.distributed import Ranks
-from records.images import to_input
 from records.loader import ordered_loader
 from utils.arrays import open_npy
 from utils.errors import UserError
 from utils.files import damage, disk_errors, new_array, put_in_place, write_text
 from utils.origin import load_origin, save_origin
 
+Embed = Callable[[Tensor], np.ndarray]      # uint8 [B, S, S, 3] RGB -> float32 [B, d]
 SYNC_INTERVAL = 10.0    # seconds between two times that rows are written to the disk and their batches marked
 
 
@@ -102,8 +103,7 @@ class PartialFile:
         self.names["done"].unlink()
 
 
-@torch.inference_mode()
-def extract(model: torch.nn.Module, dataset, file: PartialFile, ranks: Ranks, batch_size: int, workers: int) -> None:
+def extract(embed: Embed, dataset, file: PartialFile, ranks: Ranks, batch_size: int, workers: int) -> None:
     """Embed the batches that are not yet in ``file``; batch k belongs to rank k % world_size.
 
     The batches are the same for any number of ranks, so the sums inside a layer have the same order and the features the same
@@ -116,8 +116,8 @@ def extract(model: torch.nn.Module, dataset, file: PartialFile, ranks: Ranks, ba
               disable=None if ranks.rank == 0 else True) as bar:
         try:
             for images, labels, index in loader:
-                features = model(to_input(images, ranks.device)).float().cpu().numpy()
                 first = int(index[0])
+                features = embed(images)
                 file.write(first // batch_size, slice(first, first + len(index)), features, labels.numpy())
                 bar.update(len(index) * ranks.world_size)
         finally:

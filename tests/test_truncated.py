@@ -19,6 +19,7 @@ from backbones.weights import load_model
 from engine.model_files import load_classifier
 from evaluation.embed import embeddings
 from evaluation.evaluation_set import read_evaluation
+from evaluation.inputs import InputOptions, ModelInput
 from evaluation.maps import fit_maps
 from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
@@ -43,7 +44,7 @@ PLAN = {"images": 40, "dim": 8, "batch_size": 4}
 class Colours:
     """A model for the evaluator whose embedding is 8 numbers of the image."""
 
-    fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 8, "float32", 127.5
+    fingerprint, image_size, dim, precision, input, output = "a" * 64, 16, 8, "float32", ModelInput(), ""
 
     def replicas(self) -> list:
         return [lambda faces: np.stack([faces[:, 0, :8, 0].numpy()] * 2).astype(np.float32)]
@@ -185,7 +186,7 @@ def test_a_file_that_is_cut_short_is_refused_by_name(made, name):
 
 
 def test_an_onnx_file_that_is_cut_short_is_refused_by_name(onnx_file, made):
-    cut(onnx_file, lambda: open_model(str(onnx_file), "", [torch.device("cpu")], False, 127.5))
+    cut(onnx_file, lambda: open_model(str(onnx_file), "", [torch.device("cpu")], False, InputOptions()))
 
 
 def test_an_extraction_whose_part_files_are_cut_starts_over(tmp_path, one_rank):

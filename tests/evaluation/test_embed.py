@@ -10,6 +10,7 @@ import torch
 from toy import write_ijb
 
 from evaluation.embed import AlignedFaces, embed_batches, embeddings
+from evaluation.inputs import ModelInput
 from evaluation.protocol import read_images
 from utils.errors import UserError
 
@@ -17,7 +18,7 @@ from utils.errors import UserError
 class MeanColour:
     """A model without weights: mean colour of the left half of the image, and of its mirror image."""
 
-    fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 3, "float32", 127.5
+    fingerprint, image_size, dim, precision, input, output = "a" * 64, 16, 3, "float32", ModelInput(), ""
 
     def __init__(self, copies: int = 1):
         self.calls, self.copies = 0, copies
@@ -78,11 +79,12 @@ def test_kept_embeddings_are_used_until_something_changes(images, tmp_path):
 
     assert [calls(), calls()] == [1, 0]
     assert calls(force=True) == 1
-    assert [calls(fingerprint="b" * 64), calls(pixel_scale=128.0), calls(precision="float16")] == [1, 1, 1]
+    assert [calls(fingerprint="b" * 64), calls(input=ModelInput(std=(128.0,))), calls(precision="float16"),
+            calls(output="second")] == [1, 1, 1, 1]
     (images.folder / "1.jpg").write_bytes((images.folder / "9.jpg").read_bytes() + b"\0")
     assert [calls(), calls()] == [1, 0]
     arrays = sorted((tmp_path / "kept").glob("*.npy"))
-    assert len(arrays) == 5                                     # each under its own name, with its origin, no .part left
+    assert len(arrays) == 6                                     # each under its own name, with its origin, no .part left
     assert sorted((tmp_path / "kept").iterdir()) == sorted([*arrays, *(file.with_suffix(".json") for file in arrays)])
 
 

@@ -10,6 +10,7 @@ from golden_arrays import golden
 from evaluation.align import similarity, warp
 from evaluation.embed import AlignedFaces, embeddings
 from evaluation.identification import one_to_many, search_each
+from evaluation.inputs import RAW
 from evaluation.protocol import read_images, read_pairs, read_search
 from evaluation.templates import DEFAULT, Mode, image_weights, norms, template_features
 from evaluation.verification import FARS, Roc, one_to_one
@@ -115,7 +116,7 @@ def test_alignment(g, name):
 class BlockMeans:
     """The golden folder's stand-in for a model: means of 14 x 14 pixels in 3 channels."""
 
-    fingerprint, image_size, dim, precision, pixel_scale = "0" * 64, 112, 192, "float32", None
+    fingerprint, image_size, dim, precision, input, output = "0" * 64, 112, 192, "float32", RAW, ""
 
     def replicas(self) -> list:
         def embed(images: torch.Tensor) -> np.ndarray:

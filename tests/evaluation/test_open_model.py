@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from backbones import get_model
+from evaluation.inputs import InputOptions
 from evaluation.models import find_devices, open_model
 from utils.errors import UserError
 
@@ -29,7 +30,7 @@ def test_torch_checkpoint(tmp_path):
     file = str(tmp_path / "model.pt")
     torch.save(network.state_dict(), file)
     for scale in (127.5, 128.0):
-        model = open_model(file, "mbf", CPU, False, scale)
+        model = open_model(file, "mbf", CPU, False, InputOptions(scale=scale))
         assert (model.image_size, model.dim, model.precision) == (16, 8, "float32")
         expected = reference(network, scale)
         found = model.replicas()[0](FACES)
@@ -58,14 +59,14 @@ def write_onnx(file: Path, batch: int | str, normalises: bool = False) -> nn.Mod
 @pytest.mark.parametrize("batch", ["N", 1, 4])
 def test_onnx_file_with_free_and_with_fixed_batch(tmp_path, batch):
     expected = reference(write_onnx(tmp_path / "a.onnx", batch))
-    model = open_model(str(tmp_path / "a.onnx"), "", CPU, False, 127.5)
+    model = open_model(str(tmp_path / "a.onnx"), "", CPU, False, InputOptions())
     assert (model.image_size, model.dim) == (16, 4)
     np.testing.assert_allclose(model.replicas()[0](FACES), expected, atol=1e-5)
 
 
 def test_onnx_file_that_normalises_gets_raw_pixels(tmp_path):
     expected = reference(write_onnx(tmp_path / "a.onnx", "N", normalises=True), scale=128)
-    model = open_model(str(tmp_path / "a.onnx"), "", CPU, False, 127.5)
+    model = open_model(str(tmp_path / "a.onnx"), "", CPU, False, InputOptions())
     np.testing.assert_allclose(model.replicas()[0](FACES), expected, atol=1e-5)
 
 
@@ -92,18 +93,18 @@ def test_onnx_weights_come_from_the_models_folder_only(tmp_path, where):
         weight.external_data.add(key="location", value=location)
         (folder / "b.onnx").write_bytes(model.SerializeToString())
         if location == "./sub/w.bin":
-            np.testing.assert_allclose(open_model(str(folder / "b.onnx"), "", CPU, False, 127.5).replicas()[0](FACES), expected,
-                                       atol=1e-5)
+            opened = open_model(str(folder / "b.onnx"), "", CPU, False, InputOptions())
+            np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
         elif location == "w.bin":
             for _ in range(2):
-                opened = open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+                opened = open_model(str(folder / "b.onnx"), "", CPU, False, InputOptions())
                 prints.add(opened.fingerprint)
                 if len(prints) == 1:
                     np.testing.assert_allclose(opened.replicas()[0](FACES), expected, atol=1e-5)
                 (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
         else:
             with pytest.raises(UserError, match="b.onnx reads weights from"):
-                open_model(str(folder / "b.onnx"), "", CPU, False, 127.5)
+                open_model(str(folder / "b.onnx"), "", CPU, False, InputOptions())
     assert len(prints) == 2         # the fingerprint covers the external weights
 
 
@@ -119,7 +120,7 @@ def test_mxnet_files(tmp_path):
         arg = {name: draw.standard_normal(shape).astype(np.float32)
                for name, shape in zip(x.list_arguments(), shapes, strict=True) if name != "data"}
         mx.model.save_checkpoint(str(tmp_path / "m"), 3, x, {k: mx.nd.array(v) for k, v in arg.items()}, {})
-        model = open_model(f"{tmp_path / 'm'},3", "", CPU, False, 127.5)
+        model = open_model(f"{tmp_path / 'm'},3", "", CPU, False, InputOptions())
         assert (model.image_size, model.dim) == (112, 4)
         faces = draw.integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
         pixels = (faces - 127.5) / (128 if inside else 127.5)
@@ -132,7 +133,7 @@ def test_mxnet_files(tmp_path):
 def test_model_files_that_do_not_fit_are_named(tmp_path):
     def refused(file, message, network="mbf", fp16=False):
         with pytest.raises(UserError, match=message):
-            open_model(str(file), network, CPU, fp16, 127.5)
+            open_model(str(file), network, CPU, fp16, InputOptions())
 
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")
     (tmp_path / "bad.onnx").write_bytes(b"no onnx")

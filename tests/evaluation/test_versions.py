@@ -1,15 +1,65 @@
 """Versions of a model: which arguments open one, and which embeddings become its features."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from ijb_toys import two_galleries
 
 from evaluation import versions
 from evaluation.evaluation_set import read_evaluation
-from evaluation.versions import Version, read_features
+from evaluation.inputs import RAW, InputOptions
+from evaluation.models import describe
+from evaluation.versions import Version, check_same_model, read_features
+from tools.compare import compare
+from utils.errors import UserError
+from utils.origin import save_array
+
+
+def test_features_of_another_model_or_input_are_not_used_for_its_maps(tmp_path):
+    """What get_feature keeps next to features, and what a version is, must be the same model with the same input."""
+    model = Namespace(dim=5, image_size=16, precision="onnx", input=RAW, output="out", fingerprint="f" * 64)
+    about = {"fingerprint": model.fingerprint} | describe(model)
+    for changed, words in [({}, None), ({"precision": "float16"}, None),
+                           ({"model": "a" * 64}, r"model \(fingerprint aaaaaaaaaaaa\)"),
+                           ({"input": "x / 255"}, r"input \(x / 255\) than new \(raw\)"),
+                           ({"colours": "bgr"}, r"colours \(bgr\)"),
+                           ({"image_size": 112}, r"image size \(112\)"), ({"output": "norm"}, "output"), ({"dim": 4}, "dim"),
+                           ({"model": "a" * 64, "source": "vectors.csv"}, None)]:
+        save_array(tmp_path / "f.npy", np.ones((3, 5)), {"model": model.fingerprint} | describe(model) | changed)
+        if words is None:
+            check_same_model(tmp_path / "f.npy", "new", about)
+        else:
+            with pytest.raises(UserError, match=f"f.npy was computed with another {words}"):
+                check_same_model(tmp_path / "f.npy", "new", about)
+    check_same_model(tmp_path / "f.npy", "new", {})
+
+
+def test_compare_refuses_features_of_another_model(tmp_path, monkeypatch):
+    found = two_galleries(tmp_path)
+    for name, model in (("old", "o"), ("new", "n"), ("other", "x")):
+        save_array(tmp_path / f"{name}.npy", found["old" if name == "old" else "new"], {"model": model * 64, "dim": 5})
+        save_array(tmp_path / f"{name}_train.npy", np.random.default_rng(0).normal(size=(30, 5)), {"model": model * 64, "dim": 5})
+    for old, new, refused in (("other", "new", "old"), ("old", "other", "new")):
+        words = ["-d", tmp_path, "--old", f"old={tmp_path / 'old.npy'}", "--new", f"new={tmp_path / 'new.npy'}",
+                 "--old-features", tmp_path / f"{old}_train.npy", "--new-features", f"new={tmp_path / f'{new}_train.npy'}",
+                 "--out", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
+        message = rf"other_train.npy was computed with another model \(fingerprint x+\) than {refused}"
+        with pytest.raises(UserError, match=message):
+            compare.main()
+
+
+def test_kept_embeddings_say_which_model_made_them(tmp_path):
+    found = two_galleries(tmp_path)
+    evaluation = read_evaluation(tmp_path, "IJBC")
+    save_array(tmp_path / "e.npy", found["new"], {"model": "f" * 64, "images": 42, "dim": 5, "input": "raw"})
+    np.save(tmp_path / "plain.npy", found["new"])
+    versions_ = [read_features(Version.parse(f"new={tmp_path}/{name}.npy"), evaluation, Namespace()) for name in ("e", "plain")]
+    assert [version.about for version in versions_] == [{"fingerprint": "f" * 64, "dim": 5, "input": "raw"}, {}]
 
 
 def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
@@ -18,7 +68,7 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
 
     def open_model(*arguments):
         opened.append(arguments)
-        return Namespace(fingerprint="f", image_size=16, precision="float16")
+        return Namespace(fingerprint="f", dim=5, image_size=16, precision="float16", input=RAW, output="", notes=["note"])
 
     def embeddings(model, images, *more):
         embedded.append((len(images), *more))
@@ -28,9 +78,11 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
     monkeypatch.setattr(versions, "embeddings", embeddings)
     args = Namespace(devices=[torch.device("cpu")], fp16=True, pixel_scale=128.0, embeddings=Path("kept"), batch_size=7,
                      workers=3, force=True)
-    version = Version.parse("mine=some/model.pt:r34")
+    version = Version.parse("mine=some/model.pt:r34,bgr")
     features = read_features(version, read_evaluation(tmp_path, "IJBC"), args)
-    assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, 128.0)]
+    options = InputOptions(bgr=True, scale=128.0)
+    assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, options)]
     assert embedded == [(42, Path("kept"), 7, 3, True)]
-    assert features.about == {"fingerprint": "f", "image_size": 16, "precision": "float16"}
+    assert features.about == {"fingerprint": "f", "dim": 5, "image_size": 16, "input": "raw", "colours": "rgb", "output": "",
+                              "precision": "float16", "similarity": "cosine"}
     assert features.gallery[:4].round(5).tolist() == np.eye(5)[[1, 2, 3, 0]].tolist() and features.query is features.gallery

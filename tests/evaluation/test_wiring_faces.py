@@ -12,28 +12,32 @@ from backbones import get_model
 from evaluation import models
 from evaluation.align import TEMPLATE
 from evaluation.embed import AlignedFaces, embeddings
+from evaluation.inputs import RAW, InputOptions, ModelInput
 from evaluation.protocol import read_images
 
 
 @pytest.mark.parametrize("file, kind, more", [
     ("a.pt", "TorchModel", ["r50"]), ("a.ONNX", "OnnxModel", []), ("a,3", "MxnetModel", [])])
 def test_a_file_is_opened_by_its_kind_with_precision_and_scale(monkeypatch, file, kind, more):
+    options = InputOptions(scale=128.0)
     for name in ("TorchModel", "OnnxModel", "MxnetModel"):
         monkeypatch.setattr(models, name, lambda *arguments, name=name: (name, *arguments))
-    assert models.open_model(file, "r50", ["cpu"], True, 128.0) == (kind, file, *more, ["cpu"], True, 128.0)
+    assert models.open_model(file, "r50", ["cpu"], True, options) == (kind, file, *more, ["cpu"], True, options)
 
 
 def test_a_network_is_given_the_images_in_its_scale_and_then_their_mirror_images():
     pixels = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)          # rows, columns, red green blue
-    for scale, expected in ((100.0, (pixels - 127.5) / 100), (None, pixels)):
-        found = models.both_views(torch.from_numpy(pixels), torch.device("cpu"), scale).numpy().transpose(0, 2, 3, 1)
+    per_channel = ModelInput((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), bgr=True)
+    for given, expected in ((ModelInput(std=(100.0,)), (pixels - 127.5) / 100), (RAW, pixels),
+                            (per_channel, (pixels[..., ::-1] - [1, 2, 3]) / [4, 5, 6])):
+        found = models.both_views(torch.from_numpy(pixels), torch.device("cpu"), given).numpy().transpose(0, 2, 3, 1)
         assert found[0] == pytest.approx(expected[0], rel=1e-6) and found[1] == pytest.approx(expected[0, :, ::-1], rel=1e-6)
 
 
 @pytest.mark.parametrize("fp16", [True, False])
 def test_half_precision_reaches_the_network(tmp_path, fp16):
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")
-    model = models.open_model(str(tmp_path / "model.pt"), "mbf", [torch.device("cpu")], fp16, 127.5)
+    model = models.open_model(str(tmp_path / "model.pt"), "mbf", [torch.device("cpu")], fp16, InputOptions())
     assert bool(model.model.fp16) == fp16 and not model.model.training
 
 
@@ -60,5 +64,6 @@ def test_a_face_is_aligned_by_its_landmarks_and_red_comes_first(tmp_path, size):
         assert np.array_equal(batch[0].numpy(), face)
         return np.full((2, 1, 3), 7, np.float32)
 
-    model = SimpleNamespace(fingerprint="f" * 64, image_size=size, dim=3, precision="", pixel_scale=1.0, replicas=lambda: [embed])
+    model = SimpleNamespace(fingerprint="f" * 64, image_size=size, dim=3, precision="", input=RAW, output="",
+                            replicas=lambda: [embed])
     assert (np.asarray(embeddings(model, images, tmp_path / "kept", 4, 0)) == 7).all()

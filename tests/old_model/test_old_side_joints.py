@@ -16,6 +16,7 @@ from toy import write_records
 from backbones.weights import fingerprint
 from engine.distributed import Ranks
 from records.faces import FaceRecords
+from records.images import to_input
 from records.recordio import RecordWriter, pack
 from records.split import split
 from tools.get_feature import denoise_credible, get_avg_feature, get_feature
@@ -73,7 +74,8 @@ def run_ranks(folder: Path, faces: FaceRecords, world_size: int, models: list[nn
         ranks = Ranks(rank, world_size, CPU)
         files.append(PartialFile(folder / "feature.npy", folder / "label.npy", PLAN, ranks))
         try:
-            extract(model, faces, files[-1], ranks, PLAN["batch_size"], workers)
+            extract(lambda images, model=model: model(to_input(images, CPU)).numpy(), faces, files[-1], ranks,
+                    PLAN["batch_size"], workers)
         except KeyboardInterrupt:
             pass
     return files[0]
@@ -133,7 +135,7 @@ def command(tmp_path, monkeypatch):
     def load_model(network, path, fp16=False):
         asked.append((network, Path(path), fp16))
         return MeanColour()
-    monkeypatch.setattr(get_feature, "load_model", load_model)
+    monkeypatch.setattr("evaluation.models.load_model", load_model)
 
     def call(sd: str, *more: str) -> tuple:
         monkeypatch.setattr(sys, "argv", [

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -55,9 +56,35 @@ def test_the_file_equals_the_model_for_any_number_of_images(export, monkeypatch,
         np.testing.assert_allclose(found, model(x).detach(), atol=1e-5)
 
 
+# opset -> version of the file format that has it, from ONNX's table of versions; onnxruntime 1.16 reads up to opset 19, format 9.
+@pytest.mark.parametrize("opset, file_format", [(17, 8), (18, 8), (19, 9), (21, 10)])
+def test_older_runtimes_get_their_opset(export, monkeypatch, opset, file_format):
+    model = Tiny().eval()
+    monkeypatch.setattr(export_onnx, "load_model", lambda network, file: model)
+    export("-m", "model.pt", "-o", "a.onnx", "--opset", str(opset))
+    written = onnx.load("a.onnx")
+    assert [(entry.domain, entry.version) for entry in written.opset_import] == [("", opset)]
+    assert written.ir_version == file_format
+    found, x = answers("a.onnx", 16, 3)
+    np.testing.assert_allclose(found, model(x).detach(), atol=1e-5)
+
+
+def test_an_opset_that_cannot_be_written_or_run_is_named(export, monkeypatch):
+    monkeypatch.setattr(export_onnx, "load_model", lambda network, file: Tiny().eval())
+    with pytest.raises(UserError, match="cannot run opset 25, so the file was not compared"):
+        export("-m", "model.pt", "--opset", "25")
+    monkeypatch.setattr(torch.onnx, "export", lambda program, args, file, **more: Path(file).write_bytes(
+        onnx.helper.make_model(onnx.GraphProto(), opset_imports=[onnx.helper.make_opsetid("", 18)]).SerializeToString()))
+    with pytest.raises(UserError, match="--opset 17: the exporter wrote opset 18 instead; choose 18"):
+        export("-m", "model.pt", "--opset", "17")
+    with pytest.raises(SystemExit):
+        export("-m", "model.pt", "--opset", "99")
+    assert list(Path(".").iterdir()) == []
+
+
 def test_a_file_that_differs_is_not_written(export, monkeypatch):
     monkeypatch.setattr(export_onnx, "load_model", lambda network, file: Tiny().eval())
-    monkeypatch.setattr(export_onnx, "export", lambda model, file: None)
+    monkeypatch.setattr(export_onnx, "export", lambda model, file, opset: None)
     for difference in (0.5, float("nan")):
         monkeypatch.setattr(export_onnx, "difference", lambda model, file, found=difference: (found, 1.0))
         with pytest.raises(UserError, match="differs from PyTorch by"):

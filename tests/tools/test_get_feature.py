@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from onnx_toys import expected, node
+from onnx_toys import write as write_onnx
 from processes import start_script
 from toy import write_records
 from trainings import free_port, join
@@ -21,6 +23,7 @@ from records.faces import FaceRecords
 from records.images import to_input
 from records.recordio import RecordReader
 from utils.errors import UserError
+from utils.files import file_hash
 from utils.origin import load_array, load_origin, save_array
 from utils.paths import ROOT
 
@@ -103,6 +106,26 @@ def test_features_are_those_of_the_unflipped_images(setting, one):
     assert origin["model"] == fingerprint(model.state_dict())
     assert sorted(p.name for p in one.iterdir()) == [f"{SD}_{n}" for n in ("feature.json", "feature.npy", "label.json",
                                                                            "label.npy")]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_model_from_elsewhere_leaves_its_features(setting, ranks):
+    """An ONNX file that takes BGR in rows, from 0 to 255: features of the images as a loop in float64 makes them."""
+    front = [node("Transpose", "input", "y", perm=[0, 3, 1, 2]), node("Gather", "y order", "z", axis=1), node("Sub", "z m", "a"),
+             node("Div", "a m", "x")]
+    write_records(setting / "data16/train_part_70_class", [9, 11, 7], size=16)
+    file = write_onnx(setting / "old.onnx", front, {"m": 127.5, "order": np.array([2, 1, 0], np.int64)},
+                      inputs={"input": (np.float32, ["N", 16, 16, 3])})
+    sd = "f8_theirs_class70"
+    done = extract(setting, f"theirs{ranks}", ranks, "--model", f"{file},bgr", "--SD", sd, f"dataset={setting / 'data16'}")
+    assert done.returncode == 0, done.stderr
+    data = FaceRecords(setting / "data16/train_part_70_class")
+    faces = np.stack([data[i][0] for i in range(27)])
+    folder = setting / f"theirs{ranks}/OPclass"
+    np.testing.assert_allclose(np.load(folder / f"{sd}_feature.npy"), expected(faces=faces)[0], atol=1e-5)
+    origin = json.loads((folder / f"{sd}_feature.json").read_text())
+    assert (origin["input"], origin["colours"], origin["dim"], origin["output"]) == ("raw", "bgr", 8, "embedding")
+    assert origin["model"] == file_hash([file]) and origin["records"] == data.fingerprint()
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -14,6 +14,7 @@ from ijb_toys import two_galleries, write_meta
 
 from evaluation.formats import percent, rate
 from evaluation.identification import one_to_many
+from evaluation.inputs import InputOptions
 from tools.ijbc_eval import ijbc_eval, report
 from utils.errors import UserError
 
@@ -169,6 +170,7 @@ class FakeModel:
 
     def __init__(self, *arguments):
         self.arguments, self.fingerprint = arguments, f"of {arguments[0]}"
+        self.input, self.output, self.notes = arguments[4].chosen(None), "", [f"{arguments[0]} is given something"]
 
 
 @pytest.fixture
@@ -186,10 +188,11 @@ def opened(monkeypatch) -> list:
 
 def test_every_flag_of_a_model_reaches_it(evaluate, three, opened):
     evaluate("-m", "a/new/model.pt", "-net", "r100", "-m_old", "b/old/model.pt", "-old_net", "mbf", "--pixel-scale", 100,
+             "--input", "bgr", "--old-input", "input=raw",
              "--fp16", "-b", 7, "--workers", 3, "-F", "--device", "cpu", "--out", "ijbc_result")
     cpu, folder = [torch.device("cpu")], Path("ijbc_result/embeddings")
-    assert opened == [(("a/new/model.pt", "r100", cpu, True, 100), 5, folder, 7, 3, True),
-                    (("b/old/model.pt", "mbf", cpu, True, 100), 5, folder, 7, 3, True)]
+    assert opened == [(("a/new/model.pt", "r100", cpu, True, InputOptions(bgr=True, scale=100)), 5, folder, 7, 3, True),
+                    (("b/old/model.pt", "mbf", cpu, True, InputOptions((0.,), (1.,), scale=100)), 5, folder, 7, 3, True)]
     found, arrays = result("new_on_old_IJBC_11")
     assert arrays["scores"][0] == pytest.approx([3 / 34 ** .5, 0, 12 / 25, 0], abs=1e-6)     # the old model enrols
     new, old = found["settings"]["new"], found["settings"]["old"]
@@ -200,10 +203,18 @@ def test_every_flag_of_a_model_reaches_it(evaluate, three, opened):
 
 def test_defaults_are_those_of_the_documents(evaluate, three, opened):
     evaluate("-m", "new.pt", "--device", "cpu")
-    (file, network, _, fp16, scale), images, folder, batch, _, force = opened[0]
-    assert (file, network, fp16, scale, batch, force) == ("new.pt", "r50", False, 127.5, 128, False) and len(opened) == 1
+    (file, network, _, fp16, options), images, folder, batch, _, force = opened[0]
+    assert (file, network, fp16, options, batch, force) == ("new.pt", "r50", False, InputOptions(), 128, False)
+    assert len(opened) == 1
     found, arrays = result("new_IJBC_11")
     assert arrays["scores"][0] == pytest.approx([4 / 5, 4 / 5, 3 / 5, 3 / 5]) and found["settings"]["kind"] == "self"
+
+
+def test_a_model_that_guesses_is_doubted_and_its_input_is_printed(evaluate, three, opened, monkeypatch):
+    said = evaluate("-m", "new.pt", "--device", "cpu")
+    assert "new.pt is given something" in said and "hardly more than guessing" not in said
+    monkeypatch.setattr(ijbc_eval, "embeddings", lambda model, images, *more: np.ones((2, len(images), 3), np.float32))
+    assert "warning: the AUC is 50.00 %, hardly more than guessing: is the input" in evaluate("-m", "new.pt", "--device", "cpu")
 
 
 # --- tables and pictures -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from toy import write_records
 
 from evaluation.embed import embeddings
+from evaluation.inputs import ModelInput
 from old_model.extraction import PartialFile
 from records.recordio import RecordReader
 from tools.compare.pictures import save, start
@@ -38,7 +39,7 @@ def small_disk():
 class Large:
     """A model whose embeddings of 24 images take 192 kB."""
 
-    fingerprint, image_size, dim, precision, pixel_scale = "a" * 64, 16, 1000, "float32", 127.5
+    fingerprint, image_size, dim, precision, input, output = "a" * 64, 16, 1000, "float32", ModelInput(), ""
 
     def replicas(self) -> list:
         return [lambda faces: np.ones((2, len(faces), 1000), np.float32)]

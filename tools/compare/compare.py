@@ -41,9 +41,11 @@ from utils.files import write_text, written_beside
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    version = "NAME=FILE[:NETWORK]"
+    version = "NAME=FILE[:NETWORK][,WORDS]"
     add("--old", required=True, metavar=version, help="the version that embedded the stored gallery; FILE: .pt with its network, "
-        ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy")
+        ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy; WORDS: "
+        "the model's input, if what is found in its file is wrong, for example ,input=raw,bgr or ,input=127.5/128 for (pixel - "
+        "127.5) / 128")
     add("--new", required=True, nargs="+", metavar=version, help="candidates; with --sequence the versions after the old one")
     add("--paragon", metavar=version, help="a new model trained without the old one; shows what full re-embedding could reach")
     add("--sequence", action="store_true", help="--new are successive versions, oldest first; adds AC, the share of the pairs "
@@ -67,7 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
     add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device")
     add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1), help="processes that read and align images")
-    add("--pixel-scale", type=at_least(1, float), default=127.5, help="network input is (pixel - 127.5) / this")
+    add("--pixel-scale", type=at_least(1, float), default=127.5, help="input of a model that does not normalise itself is "
+        "(pixel - 127.5) / this")
     add("--fp16", action="store_true", help="half precision for .pt files, if the device supports it")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda (all GPUs) or cuda:K")
     args = parser.parse_args()

@@ -2,9 +2,10 @@
 
     python tools/get_feature/get_feature.py configs/f128_r18_softmax_class30.py --SD f128_r18_softmax_class70
     torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     (ranks share the work)
+    python tools/get_feature/get_feature.py configs/f512_r18_arc_class30.py --model old.onnx --SD f512_theirs_class70
 
-reads <config.output>/model.pt and the record file that the last part of --SD names (class100 data100 class70 data70
-class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
+reads <config.output>/model.pt, or the model of --model, and the record file that the last part of --SD names (class100 data100
+class70 data70 class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
 A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.
 """
 
@@ -16,8 +17,10 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from backbones.weights import fingerprint, load_model, load_state
 from engine.distributed import start_ranks
+from evaluation.inputs import InputOptions
+from evaluation.models import EmbeddingModel, describe, open_model
+from evaluation.versions import Version
 from old_model.extraction import PartialFile, extract
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
@@ -25,6 +28,7 @@ from records.parts import refuse_other_parts
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.paths import locate
+from utils.settings import Settings
 
 
 def check_names(config_path: str, sd: str) -> None:
@@ -34,38 +38,54 @@ def check_names(config_path: str, sd: str) -> None:
         raise UserError(f"--SD {sd} does not belong to {config_path}: expected --SD {start}_<class70, data70, class100 ...>")
 
 
+def open_old(args: argparse.Namespace, cfg: Settings, device: torch.device) -> EmbeddingModel:
+    """The model of --model, or else model.pt of the config; UserError if there is none."""
+    if args.model is not None:
+        version = Version.parse(f"model={args.model}")
+        if version.is_array:
+            raise UserError(f"--model {args.model}: expected a model; tools/import_features reads vectors")
+        return version.open(argparse.Namespace(devices=[device], fp16=args.fp16, pixel_scale=127.5))
+    weights = Path(cfg.output) / "model.pt"
+    if not weights.is_file():
+        raise UserError(f"no model {weights}; train it first with train_old_*.py {args.config}")
+    return open_model(str(weights), cfg.network, [device], args.fp16, InputOptions())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("config", help="config file of the old model")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the file")
     parser.add_argument("--SD", required=True, help="source and data: <config's start>_<class70, data100, ...>")
+    parser.add_argument("--model", metavar="FILE[:NETWORK][,WORDS]", help="another old model than the config's: .onnx, .pt with "
+                        "its network, MXNet's PREFIX,EPOCH; WORDS: its input, as in tools/compare; only the end of --SD is then "
+                        "prescribed")
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
     args = parser.parse_intermixed_args()
 
     cfg = load_config(args.config, args.overrides)
-    check_names(args.config, args.SD)
+    if args.model is None:
+        check_names(args.config, args.SD)
     ranks = start_ranks()
-    weights = Path(cfg.output) / "model.pt"
-    if not weights.is_file():
-        raise UserError(f"no model {weights}; train it first with train_old_*.py {args.config}")
-    model = load_model(cfg.network, weights, fp16=args.fp16).to(ranks.device)
-    model.to(memory_format=torch.channels_last)         # type: ignore[call-overload]  # torch's stub lacks it
+    model = open_old(args, cfg, ranks.device)
+    if ranks.rank == 0:
+        print("\n".join(model.notes), end="\n" * bool(model.notes))
     records = locate(part_of(args.SD)[1], cfg.dataset)
     dataset = FaceRecords(records, model.image_size)
     refuse_other_parts([dataset.path])
-    origin = {"model": fingerprint(load_state(weights)), "records": dataset.fingerprint(), "images": len(dataset),
-              "dim": cfg.embedding_size, "image_size": model.image_size, "fp16": args.fp16}
+    origin = {"model": model.fingerprint, "records": dataset.fingerprint(), "images": len(dataset),
+              "fp16": args.fp16} | describe(model)
     target = artefact(cfg.feature_save, args.SD, "feature")
     label_target = artefact(cfg.feature_save, args.SD, "label")
     file = PartialFile(target, label_target, origin | {"batch_size": args.batch}, ranks)
-    extract(model, dataset, file, ranks, args.batch, cfg.workers)
+    replica = model.replicas()[0]
+    extract(lambda images: replica(images, mirror=False)[0], dataset, file, ranks, args.batch, cfg.workers)
     dist.barrier()
     if ranks.rank == 0:
         file.finish(origin)
-        print(f"{target}: {len(dataset)} features of {cfg.embedding_size} dimensions")
+        print(f"{target}: {len(dataset)} features of {model.dim} dimensions")
     dist.barrier()
     dist.destroy_process_group()
 

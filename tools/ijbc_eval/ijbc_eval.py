@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 from evaluation.embed import embeddings
 from evaluation.formats import tidy
 from evaluation.identification import one_to_many
-from evaluation.models import find_devices, open_model
+from evaluation.inputs import InputOptions
+from evaluation.models import describe, find_devices, open_model
 from evaluation.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
@@ -34,6 +35,8 @@ from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, p
 from utils.arrays import read_npz
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
+
+AUC_OF_GUESSING = 0.6       # below it, a warning
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -65,7 +68,10 @@ def parse_arguments() -> argparse.Namespace:
         help="TAR at FAR x. exact: the largest with a FAR <= x; public: the nearest point of scikit-learn's thinned curve, from "
              "float64 scores, as the public evaluators read it")
     add("--pixel-scale", type=at_least(1, float), default=127.5,
-        help="network input is (pixel - 127.5) / this; the public evaluators use 128")
+        help="input of a model that does not normalise itself is (pixel - 127.5) / this; the public evaluators use 128")
+    for flag, side in (("--input", "new"), ("--old-input", "old")):
+        add(flag, default="", metavar="WORDS", help=f"input of the {side} model, if what is found in its file is wrong: "
+            "input=raw or input=MEAN/STD (pixels from 0 to 255), rgb or bgr, output=NAME; for example input=127.5/128,bgr")
     add("--workers", type=at_least(0, int), default=min(8, os.cpu_count() or 1),
         help="processes that read and align images; 0: the main process reads them")
     add("--fp16", action="store_true", help="half precision for .pt files, if the device supports it")
@@ -137,6 +143,10 @@ def evaluate(args: argparse.Namespace) -> None:
         arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))
                    if kept is not None for k, view in enumerate(("", "_f"))}
     print_tables([report])
+    area = report[name].get("auc")
+    if area is not None and area < AUC_OF_GUESSING:
+        print(f"warning: the AUC is {100 * area:.2f} %, hardly more than guessing: is the input of each model right (--input), "
+              f"and do landmarks and templates belong to these images?")
     save_result(file, report, arrays)
     announce([file, file.with_suffix(".json"), *plot_results([(report, arrays)], file.with_suffix(""))])
 
@@ -159,14 +169,18 @@ def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     sides = [(args.model_file, args.network)]
     if args.old_model_file is not None:
         sides.append((args.old_model_file, args.old_network))
-    models = [open_model(file, network, devices, args.fp16, args.pixel_scale) for file, network in sides]
+    said = [InputOptions.parse(words, flag, args.pixel_scale)
+            for words, flag in ((args.input, "--input"), (args.old_input, "--old-input"))]
+    models = [open_model(file, network, devices, args.fp16, options)
+              for (file, network), options in zip(sides, said, strict=False)]
+    for model in models:
+        print("\n".join(model.notes), end="\n" * bool(model.notes))
     if models[0].dim != models[-1].dim:
         raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives {models[-1].dim}; a "
                         f"cross test needs two models with the same number of dimensions (tools/compare can map them)")
     per_model = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
                             args.force_reload) for model in models]
-    described = [{"file": file, "network": network, "fingerprint": model.fingerprint, "dim": model.dim,
-                  "image_size": model.image_size, "precision": model.precision}
+    described = [{"file": file, "network": network, "fingerprint": model.fingerprint} | describe(model)
                  for (file, network), model in zip(sides, models, strict=True)]
     settings = {"name": "_on_".join(model_name(file) for file, _ in sides), "new": described[0],
                 "old": described[1] if len(sides) == 2 else None, "pixel_scale": args.pixel_scale}

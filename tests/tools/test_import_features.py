@@ -1,0 +1,221 @@
+"""Vectors from elsewhere as old features: any order of any ids gives the rows of the record file, or a sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import write_records
+
+from old_model import vectors
+from old_model.features import OldFeatures, load_labels
+from records.faces import FaceRecords
+from records.split import split
+from tools.import_features import import_features
+from utils.errors import UserError
+
+COUNTS = [9, 11, 7, 8, 6, 10, 5, 9, 7, 8]
+DIM = 12
+SD = "f12_theirs_class100"
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """dataset/train.rec, its parts and images.txt; person 3's first image is p03/0.jpg."""
+    monkeypatch.chdir(tmp_path)
+    labels = write_records(tmp_path / "dataset/train", COUNTS)
+    split(tmp_path / "dataset/train.rec", 0.3, tmp_path / "dataset")
+    lines = ["row\tlabel\tperson\tpath"]
+    for row, label in enumerate(labels):
+        lines.append(f"{row}\t{label}\tp{label:02d}\tp{label:02d}/{row - labels.index(label)}.jpg")
+    (tmp_path / "dataset/images.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def paths() -> list[str]:
+    return [f"p{label:02d}/{number}.jpg" for label, count in enumerate(COUNTS) for number in range(count)]
+
+
+def values() -> np.ndarray:
+    """A vector for each image; those of one person are near to each other."""
+    draw = np.random.default_rng(1)
+    people = np.repeat(draw.normal(size=(len(COUNTS), DIM)), COUNTS, 0)
+    return (people + draw.normal(size=people.shape) / 4).astype(np.float32)
+
+
+ORDER = np.random.default_rng(2).permutation(sum(COUNTS))
+
+
+@pytest.fixture
+def imported(data, monkeypatch):
+    """The tool on vectors in another order; gives the features and labels that it wrote."""
+    def call(file="v.npz", *flags: str, rows=None, ids=None, sd: str = SD) -> tuple[np.ndarray, np.ndarray]:
+        if rows is not None:
+            np.savez(file, vectors=rows, ids=np.array(ids))
+        monkeypatch.setattr(sys, "argv", ["x", str(file), "--SD", sd, "--dataset", "dataset", "--feature-save", "kept", *flags])
+        import_features.main()
+        folder = Path("kept") / import_features.part_of(sd)[0].replace("train", "")
+        return np.load(folder / f"{sd}_feature.npy"), np.load(folder / f"{sd}_label.npy")
+    return call
+
+
+# ids that the exporting system may have used.
+NAMES = {
+    "the path": lambda path: path,
+    "the path without its ending": lambda path: path.removesuffix(".jpg"),
+    "the last two parts of the path": lambda path: f"/srv/faces/{path}",
+    "the last two parts of the path without its ending": lambda path: f"s3://bucket/{path.replace('jpg', 'png')}",
+}
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_vectors_come_into_the_order_of_the_records(imported, capsys, key):
+    wanted = values()
+    ids = [NAMES[key](paths()[row]) for row in ORDER] + ["p99/0.jpg", "p99/1.jpg"]
+    rows = np.concatenate([wanted[ORDER], np.ones((2, DIM), np.float32)])
+    features, labels = imported(rows=rows, ids=ids)
+    assert np.array_equal(features, wanted) and labels.tolist() == np.repeat(range(10), COUNTS).tolist()
+    said = capsys.readouterr()
+    assert f"80 of 80 images have a vector, compared by {key}; 2 vectors belong to no image" in said.out
+    assert "warning" not in said.err
+    old = dict(images=80, records=FaceRecords("dataset/train").fingerprint())
+    assert OldFeatures(Path(f"kept/EXclass/{SD}_feature.npy"), dim=DIM, **old).rows.shape == (80, DIM)
+    assert load_labels(Path(f"kept/EXclass/{SD}_feature.npy"), num_classes=10, **old).tolist() == labels.tolist()
+    origin = json.loads(Path(f"kept/EXclass/{SD}_feature.json").read_text())
+    assert (origin["normalised"], origin["similarity"], origin["dim"], origin["source"]) == (False, "cosine", DIM, "v.npz")
+
+
+def test_every_kind_of_file_gives_the_same_rows(imported, data):
+    wanted, ids = values(), [paths()[row] for row in ORDER]
+    shuffled = wanted[ORDER]
+    np.save("v.npy", shuffled)
+    Path("ids.txt").write_text("\n".join(ids) + "\n")
+    cells = [[repr(float(number)) for number in row] for row in shuffled]
+    Path("v.csv").write_text("id," + ",".join(f"d{k}" for k in range(DIM)) + "\n"
+                             + "".join(f"{name},{','.join(row)}\n" for name, row in zip(ids, cells, strict=True)))
+    Path("bare.csv").write_text("".join(f"{name},{','.join(row)}\n" for name, row in zip(ids, cells, strict=True)))
+    Path("list.csv").write_text("id,embedding\n" + "".join(f'{name},"[{",".join(row)}]"\n'
+                                                           for name, row in zip(ids, cells, strict=True)))
+    Path("v.tsv").write_text("".join("\t".join([f".\\{name}".replace("/", "\\"), *row]) + "\n"
+                                     for name, row in zip(ids, cells, strict=True)))
+    for file, *flags in (["v.npy", "--ids", "ids.txt"], ["v.csv"], ["bare.csv"], ["list.csv"], ["v.tsv"]):
+        assert np.array_equal(imported(file, "--force", *flags)[0], wanted), file
+    half = imported("h.npz", "--force", rows=shuffled.astype(np.float16), ids=ids)[0]
+    assert half.dtype == np.float32 and np.array_equal(half, wanted.astype(np.float16))
+    scaled = (shuffled * 20).astype(np.int8)
+    assert np.array_equal(imported("i.npz", "--force", rows=scaled, ids=ids)[0][ORDER], scaled)
+    unit = shuffled / np.linalg.norm(shuffled, axis=1, keepdims=True)
+    imported("u.npz", "--force", rows=unit, ids=ids)
+    assert json.loads(Path(f"kept/EXclass/{SD}_feature.json").read_text())["normalised"] is True
+
+
+def test_a_parquet_file(imported):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    wanted = values()
+    table = pa.table({"id": [paths()[row] for row in ORDER], "vector": [row.tolist() for row in wanted[ORDER]],
+                      "age": ORDER.tolist()})
+    parquet.write_table(table, "v.parquet")
+    assert np.array_equal(imported("v.parquet")[0], wanted)
+
+
+def test_a_parquet_file_without_pyarrow_says_what_to_install(imported, monkeypatch):
+    Path("v.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="needs pyarrow, which is not installed; pip install pyarrow, or export"):
+        imported("v.parquet")
+
+
+@pytest.mark.parametrize("part, members", [("class70", slice(27, 80)), ("class30", slice(0, 27))])
+def test_a_part_of_the_records_gets_its_rows(imported, part, members):
+    wanted, sd = values(), f"f12_theirs_{part}"
+    features, labels = imported(rows=wanted[ORDER], ids=[paths()[row] for row in ORDER], sd=sd)
+    assert np.array_equal(features, wanted[members]) and labels.min() == 0
+    assert OldFeatures(Path(f"kept/OPclass/{sd}_feature.npy"), images=len(features), dim=DIM,
+                       records=FaceRecords(f"dataset/train_part_{part[-2:]}_class").fingerprint())
+
+
+def test_a_part_by_images_gets_the_rows_of_its_images(imported):
+    """70 % of each person's images: with 9 images the last six, because round(2.7) = 3 are the old part's."""
+    wanted = values()
+    features, _ = imported(rows=wanted[ORDER], ids=[paths()[row] for row in ORDER], sd="f12_theirs_data70")
+    start = np.cumsum([0, *COUNTS])
+    rows = [row for k, count in enumerate(COUNTS) for row in range(start[k] + round(0.3 * count), start[k + 1])]
+    assert np.array_equal(features, wanted[rows])
+
+
+def test_ids_of_other_images_are_named(imported):
+    with pytest.raises(UserError, match="no id of v.npz is the path or the file name of an image; the ids begin with a, b, the "
+                                        "paths with p00/0.jpg, p00/1.jpg"):
+        imported(rows=values()[:3], ids=["a", "b", "c"])
+
+
+def test_what_does_not_fit_is_refused(imported, data):
+    wanted, ids = values(), paths()
+
+    def refused(message: str, rows=wanted, names=tuple(ids), **more) -> None:
+        with pytest.raises(UserError, match=message):
+            imported(rows=rows, ids=list(names), **more)
+        assert not list(data.glob("kept/**/*_feature.npy"))
+
+    refused("1 of 80 images have no vector in v.npz: p09/7.jpg; add their vectors", wanted[:-1], ids[:-1])
+    refused("8 of 80 images have no vector .*: p09/0.jpg, p09/1.jpg, .* p09/4.jpg and others", wanted[:-8], ids[:-8])
+    refused("1 ids belong to several vectors of v.npz, compared by the path .first: p00/0.jpg.",
+            np.concatenate([wanted, wanted[:1]]), [*ids, ids[0]])
+    refused("10 ids belong to several images, compared by the file name .first: 0.jpg.", wanted[:10],
+            [f"{number}.jpg" for number in range(10)])
+    for value in (np.nan, np.inf, 0):
+        broken = wanted.copy()
+        broken[[5, 70]] = value
+        refused("2 vectors of v.npz have NaN, infinity or only zeros: p00/5.jpg, p08/5.jpg; embed", broken)
+    broken = wanted.copy()
+    broken[70] = 1e30               # its square is too large for float32
+    refused("1 vectors of v.npz have NaN", broken)
+    refused(r"holds uint8 \[80, 12\]; expected vectors \[n, d\] of floats or int8", wanted.astype(np.uint8))
+    refused(r"has 79 vectors and 80 ids", wanted[:-1])
+    refused("1 of the 80 ids of v.npz are empty", wanted, ["", *ids[1:]])
+    refused("must end in one of", sd="f12_theirs")
+    (data / "dataset/images.txt").write_text("\n".join((data / "dataset/images.txt").read_text().splitlines()[:-1]))
+    refused("images.txt lists 79 images for .*train.rec, which has 80")
+    (data / "dataset/images.txt").write_text("0\t0\tp\ta.jpg\n2\t0\tp\tb.jpg\n")
+    refused("numbered from 0; found '2")
+    (data / "dataset/images.txt").unlink()
+    refused("no file dataset/images.txt: expected the path of each image")
+
+
+def test_files_that_hold_no_vectors_are_named(imported, data):
+    np.save("v.npy", values())
+    Path("ids.txt").write_text("\n".join(paths()))
+    Path("bad.csv").write_text("a,1,2\nb,1\n")
+    Path("text.csv").write_text("a,b\nc,d\n")
+    np.savez("two.npz", a=values(), b=values())
+    Path("v.txt").write_text("")
+    for file, flags, message in [("v.npy", (), "a .npy needs --ids FILE.txt"),
+                                 ("two.npz", ("--ids", "ids.txt"), "a .npy needs --ids"),
+                                 ("two.npz", (), r"expected one array \[n, d\] and one of n ids"),
+                                 ("v.txt", (), "expected vectors as"),
+                                 ("bad.csv", (), "same number of numbers in each row"), ("text.csv", (), "does not hold vectors"),
+                                 ("none.npz", (), "no file none.npz")]:
+        with pytest.raises(UserError, match=message):
+            imported(file, *flags)
+
+
+def test_ids_of_other_vectors_are_doubted(imported, capsys):
+    imported(rows=values()[ORDER], ids=paths())
+    assert "do ids and vectors belong together?" in capsys.readouterr().err
+
+
+def test_features_are_replaced_on_request_only(imported):
+    imported(rows=values(), ids=paths())
+    with pytest.raises(UserError, match="exists; give another --SD or --feature-save, or --force"):
+        imported(rows=values() + 1, ids=paths())
+    assert np.array_equal(imported("v.npz", "--force")[0], values() + 1)
+
+
+def test_the_most_exact_part_of_the_path_is_compared():
+    """By the file name all match; by the path as many: the path decides, because x/1.jpg and y/1.jpg are two images."""
+    found = vectors.match(["y/1.jpg", "x/2.jpg", "x/1.jpg"], ["x/1.jpg", "x/2.jpg", "y/1.jpg"], Path("v"))
+    assert found.key == "the path" and found.rows.tolist() == [2, 1, 0] and found.unused == 0
+    found = vectors.match(["b", "a", "z"], ["p/a.jpg", "q/b.jpg", "r/c.jpg"], Path("v"))
+    assert found.key == "the file name without its ending" and found.rows.tolist() == [1, 0, -1] and found.unused == 1

@@ -1,0 +1,162 @@
+"""Old features from elsewhere: vectors with ids or file names become the old features of a training set, in record order.
+
+    python tools/import_features/import_features.py vectors.npy --ids ids.txt --dataset dataset/mine --SD f128_old_class100
+    python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70
+
+An id is compared with the path of each image in <dataset>/images.txt, which tools/make_rec writes. It writes what
+tools/get_feature writes: feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy; the last part of --SD
+(class100 data100 class70 data70 class30 data30) names the record file. Vectors: .npy with --ids, .npz, .csv, .tsv, .parquet.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from old_model.names import FEATURE_SAVE, artefact, part_of
+from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
+from records.faces import FaceRecords
+from records.parts import refuse_other_parts, source_of
+from records.split import plan
+from utils.errors import UserError, run
+from utils.files import file_hash, new_array, written_beside
+from utils.origin import save_array, save_origin
+from utils.paths import ROOT
+
+BLOCK = 65_536          # rows in memory at a time
+PAIRS = 2_000           # pairs of one person, and of two, whose cosines are compared
+UNIT = 1e-3             # largest difference of a norm from 1 of a vector that counts as normalised
+
+
+def read_images(file: Path) -> tuple[np.ndarray, list[str]]:
+    """(labels int64 [N], paths) of an images.txt; UserError if its rows are not 0, 1, ... N - 1."""
+    if not file.is_file():
+        raise UserError(f"no file {file}: expected the path of each image of the record file; make both with tools/make_rec")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines[lines[:1] == ["row\tlabel\tperson\tpath"]:]]
+    wrong = next((number for number, row in enumerate(rows)
+                  if len(row) != 4 or row[0] != str(number) or not row[1].isdecimal()), None)
+    if wrong is not None or not rows:
+        found = "no row" if wrong is None else lines[wrong + len(lines) - len(rows)][:80]
+        raise UserError(f"{file}: expected rows of row, label, person and path with tabs between them, numbered from 0; found "
+                        f"'{found}'; write it again with tools/make_rec")
+    return np.array([int(row[1]) for row in rows]), [row[3] for row in rows]
+
+
+def images_of(dataset: Path, part: str, file: Path) -> tuple[FaceRecords, np.ndarray, list[str]]:
+    """(the record file ``part``, its labels int64 [N], the path of each of its images) from the list of the whole train.rec.
+
+    UserError if the list does not belong to the record files.
+    """
+    listed, paths = read_images(file)
+    records = FaceRecords(dataset / part)
+    refuse_other_parts([records.path])
+    labels = records.labels()
+    members = np.ones(len(listed), bool)
+    if part != "train":
+        percent, kind = part.removeprefix("train_part_").split("_")
+        members = plan(listed, source_of(records.path).get("ratio", 0.3))[f"{percent}_{kind}"]
+    chosen = listed[members]
+    if len(chosen) != len(labels) or (chosen - (chosen.min() if part.endswith("class") else 0) != labels).any():
+        raise UserError(f"{file} lists {len(chosen)} images for {records.path}, which has {len(labels)}, or other labels; "
+                        f"expected the list that was written with it: run tools/make_rec, then tools/split_dataset")
+    return records, labels, [path for path, member in zip(paths, members, strict=True) if member]
+
+
+def check_match(found: Match, paths: list[str], source: Path) -> None:
+    """Print the counts of both sides; UserError if an image has no vector."""
+    missing = np.flatnonzero(found.rows < 0)
+    print(f"{len(paths) - len(missing)} of {len(paths)} images have a vector, compared by {found.key}; {found.unused} vectors "
+          f"belong to no image of this record file")
+    if len(missing):
+        raise UserError(f"{len(missing)} of {len(paths)} images have no vector in {source}: {first_of(paths, missing)}; add "
+                        f"their vectors, or leave these images out of the folder and run tools/make_rec again")
+
+
+def first_of(paths: list[str], rows) -> str:
+    """The first paths of ``rows``, for messages."""
+    names = ", ".join(paths[row] for row in rows[:EXAMPLES])
+    return f"{names} and others" if len(rows) > EXAMPLES else names
+
+
+def check_rows(vectors: Vectors, rows: np.ndarray, paths: list[str], source: Path) -> bool:
+    """Whether the vectors are normalised.  UserError, with the first names, if one of them has no direction."""
+    bad: list[int] = []
+    normalised = True
+    for start in range(0, len(rows), BLOCK):
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = np.linalg.norm(vectors.values[rows[start:start + BLOCK]].astype(np.float32), axis=1)
+        bad += (start + np.flatnonzero(~np.isfinite(norm) | (norm == 0))).tolist()
+        normalised &= bool((np.abs(norm - 1) <= UNIT).all())
+    if bad:
+        raise UserError(f"{len(bad)} vectors of {source} have NaN, infinity or only zeros: {first_of(paths, bad)}; embed these "
+                        f"images again, or leave them out of the folder and run tools/make_rec again")
+    return normalised
+
+
+def same_and_other(vectors: Vectors, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of up to PAIRS pairs of one person, and of as many of two persons; both empty if nobody has two images."""
+    draw, order = np.random.default_rng(0), np.argsort(labels, kind="stable")
+    first = order[np.flatnonzero(np.diff(labels[order]) == 0)]
+    second = order[np.flatnonzero(np.diff(labels[order]) == 0) + 1]
+    chosen = draw.permutation(len(first))[:PAIRS]
+    other = draw.integers(0, len(rows), len(chosen))
+    other = np.where(labels[other] == labels[first[chosen]], (other + len(rows) // 2) % len(rows), other)
+    kept = labels[other] != labels[first[chosen]]
+
+    def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        x, y = (vectors.values[rows[side]].astype(np.float64) for side in (a, b))
+        return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    return cosines(first[chosen], second[chosen]), cosines(first[chosen][kept], other[kept])
+
+
+def doubt(same: np.ndarray, other: np.ndarray) -> str | None:
+    """A warning if vectors of one person are not nearer to each other than those of two; None if they are or nobody knows."""
+    if min(len(same), len(other)) < 10:
+        return None
+    error = np.sqrt(same.var() / len(same) + other.var() / len(other))
+    if same.mean() - other.mean() > 3 * error:
+        return None
+    return (f"warning: two vectors of one person have a mean cosine of {same.mean():.3f}, of two persons {other.mean():.3f}: do "
+            f"ids and vectors belong together?")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vectors", type=Path, metavar="FILE", help="vectors: .npy, .npz, .csv, .tsv or .parquet")
+    parser.add_argument("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
+    parser.add_argument("--SD", required=True, help="source and data: a name of your choice, then _class70, _data100, ...")
+    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files (default: dataset)")
+    parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
+    parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features (default: feature_save)")
+    parser.add_argument("--force", action="store_true", help="replace features that exist")
+    args = parser.parse_args()
+
+    target, label_target = (artefact(args.feature_save, args.SD, kind) for kind in ("feature", "label"))
+    if target.exists() and not args.force:
+        raise UserError(f"{target} exists; give another --SD or --feature-save, or --force to replace it")
+    records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
+    vectors = read_vectors(args.vectors, args.ids)
+    found = match(vectors.ids, paths, args.vectors)
+    check_match(found, paths, args.vectors)
+    normalised = check_rows(vectors, found.rows, paths, args.vectors)
+    warning = doubt(*same_and_other(vectors, found.rows, labels))
+    if warning:
+        print(warning, file=sys.stderr)
+    shape = (len(paths), vectors.values.shape[1])
+    origin = {"model": file_hash([args.vectors]), "records": records.fingerprint(), "images": shape[0], "dim": shape[1],
+              "source": args.vectors.name, "matched by": found.key, "normalised": normalised, "similarity": "cosine"}
+    save_array(label_target, labels, origin)
+    with written_beside(target) as part:
+        out = new_array(part, np.float32, shape)
+        for start in range(0, len(out), BLOCK):
+            out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
+        out.flush()
+    save_origin(target, origin)
+    print(f"{target}: {shape[0]} features of {shape[1]} dimensions")
+
+
+if __name__ == "__main__":
+    run(main)
