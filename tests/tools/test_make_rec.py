@@ -26,11 +26,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_images_txt_names_each_row(people, tmp_path, monkeypatch):
-    run_make_rec(monkeypatch, people, tmp_path / "out", "--shuffle", 1)
+    run_make_rec(monkeypatch, people, tmp_path / "out", "--shuffle", 3)
     made = FaceRecords(tmp_path / "out")
     head, *rows = (tmp_path / "out/images.txt").read_text().splitlines()
     assert head.split("\t") == ["row", "label", "person", "path"] and len(rows) == len(made) == 12
     names = dict(line.split("\t") for line in (tmp_path / "out/identities.txt").read_text().splitlines())
+    assert list(names.values()) == ["p2", "p1", "p0"]
     for i, line in enumerate(rows):
         row, label, person, path = line.split("\t")
         assert int(row) == i and int(label) == made.labels()[i] and names[label] == person == Path(path).parts[0]

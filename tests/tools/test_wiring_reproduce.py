@@ -117,12 +117,12 @@ def settings_by_name(made: Recipe) -> dict[str, dict[str, str]]:
 def test_small_is_a_preset_below_the_command_line(monkeypatch, tmp_path):
     """Each training has the preset of its scope, a method's under any name; whatever the user gives wins, of any scope."""
     made = recipe(monkeypatch, "OPclass", "--small", "--methods", "MixBCT,BCT,soft=BCT,UniBCT", "--out", tmp_path, "lr=0.3",
-                  "batch_size=32", "soft:bct_scale=1")
+                  "batch_size=32", "BCT:bct_scale=1")
     found = settings_by_name(made)
     assert all(one["network"] == "mbf" and one["image_size"] == "32" and one["batch_size"] == "32" for one in found.values())
     assert {one["lr"] for one in found.values()} == {"0.3"}
     assert "clip" not in found["old"] and {found[name]["clip"] for name in found if name != "old"} == {"100"}
-    assert found["BCT"]["bct_scale"] == found["UniBCT"]["bct_scale"] == "16" and found["soft"]["bct_scale"] == "1"
+    assert found["soft"]["bct_scale"] == found["UniBCT"]["bct_scale"] == "16" and found["BCT"]["bct_scale"] == "1"
     assert found["UniBCT"]["refine_epoch"] == "[5,10]"
     assert "refine_epoch" not in found["BCT"] and "bct_scale" not in found["MixBCT"]
     plain = settings_by_name(recipe(monkeypatch, "OPclass", "--small", "--out", tmp_path))
