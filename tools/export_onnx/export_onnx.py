@@ -41,7 +41,7 @@ def export(model: Backbone, file: Path) -> None:
         images = torch.zeros(2, 3, size, size)
         program = torch.export.export(model, (images,), dynamic_shapes=any_number, strict=True)
         torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"],
-                          dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False)
+                          dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False, dynamo=True)
 
 
 @torch.inference_mode()
