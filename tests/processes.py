@@ -1,8 +1,8 @@
 """Processes that start within milliseconds: forks of one server, which has imported torch and the other packages.
 
 The server has one thread, so that a fork is safe (onnxruntime 1.32 would start another), and has imported nothing of the
-project: each process imports it from its own path. A fork shares the server's hash seed and its imported packages; test_commands.py starts real processes to test the
-launchers and the modules that a script's directory could hide.
+project: each process imports it from its own path. A fork shares the server's hash seed and its imported packages;
+test_commands.py starts real processes to test the launchers and the modules that a script's directory could hide.
 """
 
 import functools

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import ON_EACH_DEVICE
+from places import CUDA, ON_EACH_DEVICE
 from toy import write_records
 from trainings import differences, join, newest_files, start
 
@@ -22,14 +22,15 @@ from utils.config import load_config
 from utils.paths import ROOT
 
 CONFIG = ROOT / "configs/f128_r18_softmax_class30.py"
-SMALL = ["network=r18", "image_size=32", "batch_size=8", "num_epoch=3", "lr=0.02", "val_targets=[]", "workers=1",
+SMALL = ["network=mbf", "image_size=16", "batch_size=8", "num_epoch=2", "lr=0.02", "val_targets=[]", "workers=1",
          "deterministic=True", "frequent=2", "embedding_size=32"]
+SAMPLED = ["optimizer=adamw", "lr=0.001", "sample_rate=0.6"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_records(folder / "train_part_30_class", [9, 12, 7, 10, 11], size=32)
+    write_records(folder / "train_part_30_class", [9, 12, 7, 10, 11])
     return folder
 
 
@@ -52,12 +53,13 @@ def newest(output: Path) -> dict:
 
 
 @pytest.mark.long
-@ON_EACH_DEVICE
-@pytest.mark.parametrize("settings", [[], ["optimizer=adamw", "lr=0.001", "sample_rate=0.6"]], ids=["sgd", "adamw and a sample"])
-def test_deterministic_is_the_same_bits_twice_and_after_a_kill(settings, device, data, tmp_path):
+@pytest.mark.parametrize("device, settings", [
+    pytest.param("cpu", SAMPLED, id="cpu"), pytest.param(*CUDA.values, SAMPLED, marks=CUDA.marks, id="cuda, adamw and a sample"),
+    pytest.param(*CUDA.values, ["network=r18"], marks=CUDA.marks, id="cuda, sgd")])
+def test_deterministic_is_the_same_bits_twice_and_after_a_kill(device, settings, data, tmp_path):
     once, twice, killed = (tmp_path / name for name in ("once", "twice", "killed"))
     assert [train(data, output, device, *settings) for output in (once, twice)] == [0, 0], said(once) + said(twice)
-    assert train(data, killed, device, *settings, "save_every=2", kill=(0, "step", 10)) == -9, said(killed)
+    assert train(data, killed, device, *settings, "save_every=2", kill=(0, "step", 9)) == -9, said(killed)
     assert train(data, killed, device, *settings, "save_every=2", "resume=True") == 0, said(killed)
     assert "resumed from" in said(killed) and f"on 1 x {device}" in said(once)
     whole = newest(once)
@@ -68,12 +70,12 @@ def test_deterministic_is_the_same_bits_twice_and_after_a_kill(settings, device,
 @pytest.mark.long
 @ON_EACH_DEVICE
 def test_a_training_that_changes_the_device_twice(device, data, tmp_path):
-    """In float32, against an uninterrupted training on the CPU: the differences are roundings of 18 steps."""
+    """In float32, against an uninterrupted training on the CPU: the differences are roundings of 12 steps."""
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     settings = ["fp16=False", "save_every=3"]
     assert train(data, whole, "cpu", *settings) == 0, said(whole)
     assert train(data, moved, device, *settings, kill=(0, "step", 5)) == -9, said(moved)
-    assert train(data, moved, "cpu", *settings, "resume=True", kill=(0, "step", 6)) == -9, said(moved)
+    assert train(data, moved, "cpu", *settings, "resume=True", kill=(0, "step", 5)) == -9, said(moved)
     assert "resumed from" in said(moved) and "on 1 x cpu" in said(moved)
     assert train(data, moved, device, *settings, "resume=True") == 0, said(moved)
     assert "resumed from" in said(moved) and f"on 1 x {device}" in said(moved)
@@ -88,7 +90,7 @@ def test_a_training_that_changes_the_device_twice(device, data, tmp_path):
 
 def of(device: str, output: Path, optimizer: str, sample_rate: float) -> Checkpoints:
     """The checkpoints of a small trainer on ``device``."""
-    cfg = load_config(CONFIG, [*SMALL, "network=mbf", "image_size=16", f"optimizer={optimizer}", f"sample_rate={sample_rate}",
+    cfg = load_config(CONFIG, [*SMALL, f"optimizer={optimizer}", f"sample_rate={sample_rate}",
                                f"output={output}", "resume=True"])
     ranks, facts = Ranks(0, 1, torch.device(device)), Facts(images=64, classes=20)
     trainer = build(cfg, facts, ranks, Method, PartialFC)
@@ -114,7 +116,6 @@ def test_a_checkpoint_is_read_to_the_bit_on_the_other_device(optimizer, sample_r
         state = rank_state(made.trainer)
         if before is not None:
             assert position == Position(0, 8 * number)
-            assert differences(before, moved(state)) == [] or place != places[number - 1]
             assert [name for name in differences(before, moved(state)) if name in state["tensors"]] == []
             assert torch.equal(before["random"]["cpu"], state["random"]["cpu"])
         homes = {name: value.device.type for name, value in state["tensors"].items() if "drawn" not in name}
