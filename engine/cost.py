@@ -1,8 +1,8 @@
 """What a training costs, counted before it starts: bytes on the disk and bytes of a GPU's memory.
 
-Two private names of torch 2.13 are used, because nothing public runs a step without data or adds up its memory:
+Three private names of torch are used, because nothing public runs a step without data or adds up its memory:
 torch._subclasses.FakeTensorMode makes tensors with a shape and a type but no data, and torch.distributed._tools.MemTracker
-counts the bytes of all tensors that exist at once.
+counts the bytes of all tensors that exist at once.  FakeStore goes with the process group "fake".
 """
 
 import shutil
@@ -67,7 +67,9 @@ def disks(written: dict[Path, float]) -> list[tuple[Path, float, float]]:
 @contextmanager
 def pretended_ranks(ranks: int) -> Iterator[None]:
     """A process group in which this process is rank 0 of ``ranks``; collectives leave their tensors as they are."""
-    dist.init_process_group("fake", rank=0, world_size=ranks)
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # it also registers the group in older versions
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:

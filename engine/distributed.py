@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
+from utils.precision import full_float32
 
 LOST_RANK_WORDS = ("/gloo/", "Application timeout", "NCCL")     # parts of torch's messages when a collective lost another rank
 SECONDS_BEFORE_LOST_RANK_ENDS = 3       # so that the launcher sees the failure of the other rank first
@@ -37,12 +38,17 @@ def start_ranks(timeout: float = 30) -> Ranks:
     CUDA: one GPU per process (number LOCAL_RANK), nccl for its tensors and gloo for those on the CPU.  Without CUDA: gloo, and
     freed memory is kept.  A group of one is a group, too: no caller asks whether there is one.
     timeout: minutes that a rank waits for the others before it ends with an error.  Raises :class:`UserError` if the ranks do
-    not meet.  A collective.
+    not meet, or if this machine has fewer GPUs than processes.  A collective.
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise UserError(f"LOCAL_RANK {device.index} needs a GPU of its own, and this machine has {count}: start it with "
+                            f"--nproc_per_node={count}, or with CUDA_VISIBLE_DEVICES= to train on the CPU")
+        full_float32()
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
@@ -69,9 +75,8 @@ def replicate(module: nn.Module) -> nn.Module:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, buffers)
     # DDP reorders its buckets after its first step, unless find_unused_parameters is set.  Three or more ranks would then sum the
     # first step of a resumed run in another order than the uninterrupted run did.
-    return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True,
-                                   find_unused_parameters=torch.are_deterministic_algorithms_enabled()
-                                   and dist.get_world_size() > 2)
+    unused = torch.are_deterministic_algorithms_enabled() and dist.get_world_size() > 2
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, find_unused_parameters=unused)
 
 
 def gathered(value) -> list:

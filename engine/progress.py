@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from engine.distributed import Ranks
@@ -38,6 +37,8 @@ class Progress:
         self.begin = self.since = time.monotonic()
         self.writer = None
         if ranks.rank == 0:     # points of steps that are repeated are removed
+            from torch.utils.tensorboard import SummaryWriter  # takes 0.3 s, and tools/check never writes
+
             self.writer = SummaryWriter(Path(cfg.output) / "tensorboard", purge_step=first_step + 1)
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps",
                         disable=not (ranks.rank == 0 and sys.stderr.isatty()))

@@ -16,7 +16,7 @@ from evaluation.onnx_models import OnnxModel
 from utils.errors import UserError
 from utils.files import file_hash
 from utils.memory import keep_freed_memory
-from utils.precision import half_precision
+from utils.precision import full_float32, half_precision
 
 Replica = Callable[..., np.ndarray]     # uint8 [B, S, S, 3] RGB -> float32 [2, B, dim]: images and mirror images;
 #                                         with mirror=False [1, B, dim]
@@ -76,6 +76,7 @@ def find_devices(name: str) -> list[torch.device]:
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         raise UserError(f"--device {name}: torch sees {count} GPUs; expected one of them, or --device cpu")
+    full_float32()
     return [device] if device.index is not None else [torch.device("cuda", i) for i in range(count)]
 
 

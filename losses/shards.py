@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.torch_versions import all_gather_single
 
 MAX_LOSS = -math.log(1e-30)        # of one sample, in nats: probabilities below 1e-30 count as 1e-30
 
@@ -36,7 +37,7 @@ def local_labels(labels: Tensor, start: int, count: int) -> Tensor:
 def all_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks in rank order, without gradient; every rank has the same number.  A collective."""
     everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
-    dist.all_gather_single(everyone, rows.contiguous())
+    all_gather_single(everyone, rows.contiguous())
     return everyone
 
 

@@ -1,6 +1,7 @@
-"""Adds the repository to the path; fixtures that many tests use."""
+"""Adds the repository to the path, hides GPUs; fixtures that many tests use."""
 
 import logging
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from folders import folder_of
 
 import utils.opencv  # noqa: F401  before a test imports cv2: it sets OpenCV's limit
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, unless ``-m cuda`` asks for the tests on one.
+
+    The other tests compare with numbers of a CPU, and start more ranks than a machine has GPUs.  Tests on a GPU start fresh
+    processes: the fork of a process that has asked for a GPU cannot use it.
+    """
+    if "cuda" in config.option.markexpr.replace("not cuda", ""):
+        import processes
+        processes.CONTEXT = multiprocessing.get_context("spawn")
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -1,8 +1,8 @@
 """Processes that start within milliseconds: forks of one server, which has imported torch and the other packages.
 
-The server has one thread, so that a fork is safe, and has imported nothing of the project: each process imports it from its
-own path. A fork shares the server's hash seed and its imported packages; test_commands.py starts real processes to test the
-launchers and the modules that a script's directory could hide.
+The server has one thread, so that a fork is safe (onnxruntime 1.32 would start another), and has imported nothing of the
+project: each process imports it from its own path. A fork shares the server's hash seed and its imported packages;
+test_commands.py starts real processes to test the launchers and the modules that a script's directory could hide.
 """
 
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "pytest", "hypothesis", "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard", "torch.onnx", "cv2", "easydict",
-    "matplotlib.pyplot", "onnx", "onnxruntime", "prettytable", "sklearn.metrics", "tqdm"])
+    "matplotlib.pyplot", "onnx", "prettytable", "sklearn.metrics", "tqdm"])
 
 
 def start(function, *args) -> multiprocessing.Process:

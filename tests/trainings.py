@@ -14,18 +14,21 @@ import torch
 
 
 def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[int, str, int] | None = None,
-          more: dict[int, list[str]] | None = None, folder: Path | None = None) -> list:
+          more: dict[int, list[str]] | None = None, folder: Path | None = None, device: str | None = None) -> list:
     """Start the processes of one training, one for each rank.
 
     arguments: of the script.  method: module:class, or None for the plain one.  kill: (rank, moment, n): that rank ends by
     SIGKILL at its n-th "step", "write" (to a checkpoint's file), "rename" (of a complete file, before it) or "renamed"
     (after it).  more: {rank: additional arguments}.  folder: rank r's stderr goes to folder/log_<r>.
+    device: "cpu" hides the GPUs.
     """
     port, started = free_port(), []
     for rank in range(ranks):
         environment = {} if ranks == 1 else {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         kill_here = kill[1:] if kill and kill[0] == rank else None
         log = str(folder / f"log_{rank}") if folder else os.devnull
         started.append(processes.start(run, [*arguments, *(more or {}).get(rank, [])], method, environment, kill_here, log))

@@ -2,12 +2,12 @@
 
 import functools
 import logging
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import torch
 
-# Names in torch.cpu.get_capabilities(): x86 with AVX-512 or AMX, ARM.
-BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")      # Linux's names: x86 with AVX-512 or AMX, ARM
 
 
 def half_precision(device: torch.device | str) -> torch.dtype | None:
@@ -22,10 +22,31 @@ def half_precision(device: torch.device | str) -> torch.dtype | None:
 @functools.cache
 def cpu_half_precision() -> torch.dtype | None:
     """bfloat16 if this CPU has instructions for it, else None; the first call writes it to the log."""
-    instructions = [name for name in BF16_INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
+    instructions = [name for name in BF16_INSTRUCTIONS if name in cpu_instructions()]
     words = f"bfloat16 ({' '.join(instructions)})" if instructions else "float32, it has no bfloat16 instructions"
     logging.getLogger("bct").info("fp16 on this CPU: %s", words)
     return torch.bfloat16 if instructions else None
+
+
+def cpu_instructions() -> set[str]:
+    """Linux's names of the instruction sets that all processors of this machine have; empty if the system does not list them."""
+    lists: list[set[str]] = []
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, words = line.partition(":")
+            if name.strip() in ("flags", "Features"):       # x86, ARM
+                lists.append(set(words.split()))
+    return set.intersection(*lists) if lists else set()
+
+
+def full_float32() -> None:
+    """Let float32 mean float32 on a GPU, too.
+
+    torch lets convolutions there round their inputs to 10 bits (TF32), which changes a feature by about 1e-3, and some
+    installations let products do the same.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def half_type(device: torch.device | str, fp16: bool | torch.dtype) -> torch.dtype | None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from places import ON_EACH_DEVICE
 from ranks import on_ranks
 from toy_loop import Killed, kill_after, newest, train, write_data
 from trainings import differences
@@ -91,19 +92,19 @@ def test_twenty_skipped_updates_in_a_row_end_the_run(scaled, data, tmp_path, mon
     assert torch.isfinite(newest(tmp_path)["tensors"]["head/weight"]).all()
 
 
-def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, list[str], int]:
+def skip_one(optimizer: str, sample_rate: float, overflow: str, device: str) -> tuple[bool, list[str], int]:
     """Overflow the first of three steps of a trainer, and compare it with one that only does the other two, on this rank.
 
     Returns (whether nothing changed in the first step, names of what differs in the end, number of skipped updates).
     """
     cfg = SimpleNamespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01, fp16=False, clip=5.0, gradient_acc=1)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    trainer.SharedScaler = partial(on_the_cpu, growth_interval=1000)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device(device))
+    trainer.SharedScaler = lambda *_, enabled: REAL(device, enabled=True, growth_interval=1000)
     made = []
     for _ in range(2):
         torch.manual_seed(0)
-        backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8))
-        head = PartialFC(ArcFace(8.0), 8, 7, sample_rate=sample_rate)
+        backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 8)).to(device)
+        head = PartialFC(ArcFace(8.0), 8, 7, sample_rate=sample_rate).to(device)
         made.append(trainer.Trainer(cfg, ranks, backbone, Method(cfg, Facts(64, 7)), head))
         made[-1].scaler._init_scale = 4.0
     broken, good = made
@@ -122,7 +123,7 @@ def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, l
         one.step(images, labels, torch.arange(4), torch.zeros(4, dtype=torch.bool), Clock(0, number, 0.0), 0.1)
         one.scaler.unscale_ = whole
 
-    junk = [torch.full((64,), 7.7) for _ in range(1000)]
+    junk = [torch.full((64,), 7.7, device=device) for _ in range(1000)]
     del junk                                            # an uninitialised buffer would hold these numbers
     before = {name: value.clone() for name, value in rank_state(broken)["tensors"].items()}
     step(broken, 0, torch.inf)
@@ -135,14 +136,18 @@ def skip_one(optimizer: str, sample_rate: float, overflow: str) -> tuple[bool, l
     return same, [name for name in differences(one, two) if name != "scaler"], broken.bad_steps.read()[0]
 
 
-def skip_all() -> dict[str, tuple]:
+def skip_all(device: str) -> dict[str, tuple]:
     kinds = itertools.product(["sgd", "adamw"], [1.0, 0.8], ["all ranks", "a shard of one"])
-    return {f"{optimizer} {rate} {overflow}": skip_one(optimizer, rate, overflow) for optimizer, rate, overflow in kinds}
+    return {f"{optimizer} {rate} {overflow}": skip_one(optimizer, rate, overflow, device) for optimizer, rate, overflow in kinds}
 
 
-def test_the_ranks_skip_an_update_together_and_without_a_trace():
-    """Also at the first update, when a fused optimiser has no state yet, and also if all ranks overflow."""
-    for found in on_ranks(2, skip_all):
+@ON_EACH_DEVICE
+def test_the_ranks_skip_an_update_together_and_without_a_trace(device):
+    """Also at the first update, when a fused optimiser has no state yet, and also if all ranks overflow.
+
+    On a GPU both ranks share it: gloo exchanges tensors of a GPU, too.
+    """
+    for found in on_ranks(2, skip_all, device):
         assert found == dict.fromkeys(found, (True, [], 1))
 
 

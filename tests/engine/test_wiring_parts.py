@@ -276,6 +276,25 @@ def test_the_ranks_wait_for_config_timeout(monkeypatch):
     assert (ranks.rank, ranks.world_size) == (1, 4) and asked == [timedelta(minutes=7)]
 
 
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    """Before the process group, in which the others would wait; with enough GPUs, float32 is not rounded."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="LOCAL_RANK 2 needs a GPU of its own, and this machine has 2: .*--nproc_per_node=2"):
+        distributed.start_ranks()
+    assert chosen == [] and torch.backends.cudnn.allow_tf32
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.start_ranks().device == torch.device("cuda", 1) == chosen[0]
+    assert not torch.backends.cudnn.allow_tf32
+
+
 # signals
 
 @pytest.mark.parametrize("acc, last, position", [(1, 8, (1, 24)), (4, 11, (2, 0)), (5, 9, (1, 32))])

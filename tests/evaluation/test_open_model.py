@@ -158,4 +158,5 @@ def test_devices():
 def test_several_gpus_are_all_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert find_devices("cuda") == [torch.device("cuda", k) for k in range(3)]
-    assert find_devices("cuda:1") == [torch.device("cuda", 1)]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert find_devices("cuda:1") == [torch.device("cuda", 1)] and not torch.backends.cudnn.allow_tf32

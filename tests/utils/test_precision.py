@@ -22,7 +22,7 @@ def small(name: str, fp16):
 def cpu(monkeypatch):
     """A function: its arguments become the instructions of this CPU."""
     def has(*instructions):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
+        monkeypatch.setattr(precision, "cpu_instructions", lambda: set(instructions))
         precision.cpu_half_precision.cache_clear()
     yield has
     precision.cpu_half_precision.cache_clear()
@@ -30,12 +30,41 @@ def cpu(monkeypatch):
 
 @pytest.mark.parametrize("device, instructions, dtype", [
     ("cuda", [], torch.float16), ("cuda:1", [], torch.float16), ("mps", ["bf16"], None),
-    ("cpu", ["avx2", "avx512_f", "avx512_vnni"], None), ("cpu", ["avx512_f", "avx512_bf16"], torch.bfloat16),
-    ("cpu", ["amx_bf16"], torch.bfloat16), ("cpu", ["neon", "bf16"], torch.bfloat16)])
+    ("cpu", ["avx2", "avx512f", "avx512_vnni"], None), ("cpu", ["avx512f", "avx512_bf16"], torch.bfloat16),
+    ("cpu", ["amx_bf16"], torch.bfloat16), ("cpu", ["asimd", "bf16"], torch.bfloat16), ("cpu", ["svebf16"], torch.bfloat16)])
 def test_rule(cpu, device, instructions, dtype):
     cpu(*instructions)
     assert precision.half_precision(device) is dtype
     assert precision.half_precision(torch.device(device)) is dtype
+
+
+@pytest.mark.parametrize("text, instructions", [
+    ("processor\t: 0\nflags\t\t: sse avx512_bf16\nbugs : avx\n\nflags : avx512_bf16 sse\n", {"sse", "avx512_bf16"}),
+    ("flags : sse avx2\nvmx flags : bf16\nflags : sse\n", {"sse"}),
+    ("Features\t: asimd bf16\nCPU part : 0xd40\n", {"asimd", "bf16"}),
+    ("model name : flags\n", set()), (None, set())])
+def test_instructions_that_all_processors_have(text, instructions, tmp_path, monkeypatch):
+    """Lines of x86, of different processors in one machine, of ARM, and of a system that does not list them."""
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(precision, "Path", lambda name: {"/proc/cpuinfo": file}[name])
+    assert precision.cpu_instructions() == instructions
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="torch before 2.11 does not list the instructions")
+def test_instructions_of_this_machine_are_those_that_torch_finds():
+    found, known = precision.cpu_instructions(), torch.cpu.get_capabilities()
+    for name, other in (("avx512_bf16", "avx512_bf16"), ("amx_bf16", "amx_bf16"), ("bf16", "bf16"), ("svebf16", "sve_bf16")):
+        assert (name in found) == bool(known.get(other)), name
+
+
+def test_float32_is_not_rounded_on_a_gpu(monkeypatch):
+    """torch's own default is to round in convolutions; some installations round in products, too."""
+    for module in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(module, "allow_tf32", True)
+    precision.full_float32()
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
 
 
 def test_the_log_has_it_once(cpu, caplog, monkeypatch):

@@ -49,7 +49,7 @@ def export(model: Backbone, file: Path, opset: int = OPSET) -> None:
         images = torch.zeros(2, 3, size, size)
         program = torch.export.export(model, (images,), dynamic_shapes=any_number, strict=True)
         torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"], opset_version=opset,
-                          dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False)
+                          dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False, dynamo=True)
     written = onnx.load(str(file), load_external_data=False)
     opsets = [entry.version for entry in written.opset_import if entry.domain == ""]
     if opsets != [opset]:               # where its conversion fails, the exporter only warns

@@ -5,7 +5,6 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from prettytable import PrettyTable
 
 from evaluation.formats import percent, rate
@@ -128,6 +127,8 @@ def plot_results(results: list[tuple[dict, dict]], prefix: Path) -> list[Path]:
 
 def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, yscale: str) -> None:
     """Plot (name, x, y) lines into a PNG file; this needs no display."""
+    from matplotlib.figure import Figure  # takes 0.7 s, and only plots need it
+
     figure = Figure(figsize=(7, 5))
     axes = figure.subplots()
     if not any((y > 0).any() for _, _, y in lines):     # no errors at all: a log axis would be empty
