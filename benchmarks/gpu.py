@@ -67,6 +67,7 @@ def main() -> None:
     make_folder(out / "log", "--out")
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory() as scratch:
         todo = Run(args.device, DRY if args.dry else REAL, 60 * args.minutes, out, Path(scratch), args.records, args.ijb)

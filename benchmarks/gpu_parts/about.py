@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,14 +21,15 @@ def cases(job: Job) -> Cases:
 
 def card(device: torch.device) -> dict:
     """Card, driver and processor."""
-    cores = f"{processor()}, {len(os.sched_getaffinity(0))} cores, {memory() / 1e9:.0f} GB"
+    host = {"processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores, {memory() / 1e9:.0f} GB",
+            "shared memory for loaders, GB": shutil.disk_usage("/dev/shm").total / 1e9}
     if device.type != "cuda":
-        return {"card": "none", "processor": cores}
+        return {"card": "none"} | host
     properties = torch.cuda.get_device_properties(device)
     fields = "driver_version,power.limit,clocks.max.sm"
     more = output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "-i", "0"])
     return {"card": f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {properties.multi_processor_count} "
-                    f"multiprocessors", "driver, power limit, largest clock": more, "processor": cores}
+                    f"multiprocessors", "driver, power limit, largest clock": more} | host
 
 
 def versions() -> dict:

@@ -56,4 +56,9 @@ def graph_step(job: Job, network: str, batch: int) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+    return partial(replay, graph, step)
+
+
+def replay(graph: "torch.cuda.CUDAGraph", step: Callable[[], None]) -> None:
+    """step: whose weights the graph updates; they must not be freed before the graph."""
+    graph.replay()

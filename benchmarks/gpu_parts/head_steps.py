@@ -20,6 +20,7 @@ HEADS: dict[str, tuple[str, bool | torch.dtype]] = {
 
 def cases(job: Job) -> Cases:
     rows = job.sizes.batches[0]
+    job.measure_speeds()
     for classes in job.sizes.head_classes:
         for name, (kind, fp16) in HEADS.items():
             yield {"classes": classes, "head": name, "rows": rows}, partial(measure, job, kind, fp16, classes, rows)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -25,7 +26,7 @@ def cases(job: Job) -> Cases:
 def profiled(job: Job, network: str, batch: int) -> list[dict]:
     """A row for each of the longest kernels and one for all; the trace is kept as trace.json.gz."""
     step = our_step(job, network, batch)
-    job.seconds_per_call(step, 1)
+    each = job.seconds_per_call(step)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (job.device.type == "cuda")
     with profile(activities=activities) as profiler:
         for _ in range(STEPS):
@@ -34,25 +35,35 @@ def profiled(job: Job, network: str, batch: int) -> list[dict]:
     file = job.kept / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     with gzip.open(file) as text:
-        events = json.load(text)["traceEvents"]
-    return kernel_rows([event for event in events if event.get("cat") in CATEGORIES[job.device.type]], STEPS)
+        events = json.load(text, strict=False)["traceEvents"]
+    return kernel_rows([event for event in events if event.get("cat") in CATEGORIES[job.device.type]], STEPS, each)
 
 
-def kernel_rows(events: Iterable[dict], steps: int) -> list[dict]:
-    """Rows of the longest kernels and of all; events: name, ts and dur in microseconds, of ``steps`` steps."""
+def kernel_rows(events: Iterable[dict], steps: int, step_seconds: float) -> list[dict]:
+    """Rows of the longest kernels and of all.
+
+    events: name, ts and dur in microseconds, of ``steps`` steps.  step_seconds: of a step without the profiler, which makes the
+    host slower but not the kernels.  Idle: share of that time in which no kernel runs.
+    """
     spans = defaultdict(list)
     for event in events:
         spans[event["name"]].append((float(event["ts"]), float(event["ts"]) + float(event["dur"])))
     if not spans:
         raise ValueError("the profiler recorded no kernel")
-    total = {name: sum(end - begin for begin, end in each) for name, each in spans.items()}
-    everything = sorted(span for each in spans.values() for span in each)
-    busy, last = 0.0, everything[0][0]
-    for begin, end in everything:
-        busy += max(0.0, end - max(begin, last))
+    unit = 1e3 * steps                                                      # from microseconds of all steps to ms of a step
+    total = {name: sum(end - begin for begin, end in each) / unit for name, each in spans.items()}
+    busy = covered(span for each in spans.values() for span in each) / unit
+    step = 1e3 * step_seconds
+    rows = [{"kernel": name[:100], "calls a step": len(spans[name]) / steps, "ms a step": total[name],
+             "share of the step": total[name] / step} for name in sorted(total, key=total.__getitem__, reverse=True)[:LONGEST]]
+    return [*rows, {"kernel": f"all {len(total)} kernels", "calls a step": sum(map(len, spans.values())) / steps,
+                    "ms a step": busy, "share of the step": busy / step, "idle": 1 - busy / step}]
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of spans (begin, end): kernels of several streams overlap."""
+    length, last = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        length += max(0.0, end - max(begin, last))
         last = max(last, end)
-    whole = last - everything[0][0]
-    rows = [{"kernel": name[:100], "calls a step": len(spans[name]) / steps, "ms a step": total[name] / steps / 1e3,
-             "share of the step": total[name] / whole} for name in sorted(total, key=total.__getitem__, reverse=True)[:LONGEST]]
-    return [*rows, {"kernel": f"all {len(total)} kernels", "calls a step": len(everything) / steps,
-                    "ms a step": busy / steps / 1e3, "share of the step": busy / whole, "idle": 1 - busy / whole}]
+    return length

@@ -35,7 +35,7 @@ def cases(job: Job) -> Cases:
         return {"images/s": fed_speed(faces, batch, workers, sizes.loader_seconds, job.device)}
 
     yield {"what": f"step alone, {network}, batch {batch}", "workers": 0}, alone
-    for workers in reversed(sizes.workers):
+    for workers in sizes.workers:
         yield {"what": "loader and step", "workers": workers}, partial(with_step, workers)
     for workers in sizes.workers:
         yield {"what": "loader alone", "workers": workers}, partial(loader_alone, workers)

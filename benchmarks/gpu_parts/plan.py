@@ -99,7 +99,8 @@ class Run:
         finally:
             end_all(process)
         result.lines = read_lines(lines)
-        result.state = f"{len(result.all_of('row'))} rows in {time.monotonic() - begin:.0f} s of {max(deadline - begin, 0):.0f} s"
+        spent, given = time.monotonic() - begin, max(deadline - begin, 0)
+        result.state = f"rows: {len(result.all_of('row'))}, in {spent:.0f} s of {given:.0f} s"
         if alive:
             result.state += "; ended in the middle of a measurement, because its time was over"
         elif not result.all_of("end"):

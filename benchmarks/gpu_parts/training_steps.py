@@ -25,6 +25,7 @@ OURS: dict[str, bool | torch.dtype] = {"this project": True, "this project, bflo
 
 def cases(job: Job) -> Cases:
     speeds: dict[tuple, float] = {}
+    job.measure_speeds()
     for batch in job.sizes.batches:
         for network in job.sizes.networks:
             for way in (*STEPS, *OURS):

@@ -10,22 +10,19 @@ from functools import partial
 from benchmarks.gpu_parts.job import Cases, Job
 from utils.paths import ROOT
 
-# Of the README's run on LFW, at 112x112 with the recipe's networks.
-SETTINGS = ["num_epoch=16", "batch_size=64", "warmup_epoch=1", "scale=16", "margin_list=(1.0,0.2,0.0)", "workers=4",
-            "val_targets=[]", "old:lr=0.1", "new:lr=0.2", "new:clip=100", "BCT:bct_scale=16", "keep_checkpoints=1"]
 METHODS = "MixBCT,BCT,L2"
 KEPT = ("compare/compare.json", "compare/compare.txt", "compare/index.html", "log", "steps")
 
 
 def cases(job: Job) -> Cases:
-    yield {"methods": METHODS}, partial(trained, job, METHODS, SETTINGS)
+    yield {"methods": METHODS}, partial(trained, job)
 
 
-def trained(job: Job, methods: str, settings: list[str]) -> list[dict]:
+def trained(job: Job) -> list[dict]:
     """A row for each step that was done, and one for each figure on the old gallery of the comparison."""
     out = job.folder / "reproduce"
-    command = [sys.executable, "tools/reproduce/reproduce.py", "OPclass", "--family", "softmax_to_arc_f128", "--methods", methods,
-               "--records", str(job.records), "--ijb", str(job.ijb), "--out", str(out), *settings]
+    command = [sys.executable, "tools/reproduce/reproduce.py", "OPclass", "--family", "softmax_to_arc_f128", "--methods", METHODS,
+               "--records", str(job.records), "--ijb", str(job.ijb), "--out", str(out), *job.sizes.training]
     ended = ""
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:

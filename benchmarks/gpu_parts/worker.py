@@ -50,8 +50,10 @@ def start(module: str, sizes: Sizes, device: str, folders: dict[str, Path | None
 
 def ranks_on(device: str, threads: int | None) -> Ranks:
     """The process group of this process alone; UserError if torch sees no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"torch {torch.__version__} sees no GPU; expected one, or --device cpu --dry")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"torch {torch.__version__} sees no GPU; expected one, or --device cpu --dry")
+        torch.zeros(1, device="cuda")                   # the allocator counts from its first tensor on
     torch.backends.cudnn.benchmark = True               # as in a training without config.deterministic
     torch.manual_seed(666)
     if threads is not None:
