@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--device", default="cuda", choices=["cuda", "cpu"], help="cuda: the first GPU (default)")
     add("--dry", action="store_true", help="tiny sizes: the figures mean nothing")
     add("--out", type=Path, help="folder of the results (default: work_dirs/gpu_<date>)")
-    add("--wheels", metavar="DIR", help="folder of .whl files of pure Python, which are imported as they are")
+    add("--wheels", type=Path, metavar="DIR", help="folder of .whl files of missing packages, unpacked for this run only")
     add("--records", type=Path, help="folder of train.rec and train.idx, for the part trainings")
     add("--ijb", type=Path, help="folder that holds IJBC/, for the part trainings")
     add("--parts", default=",".join(part.name for part in PARTS), help="names of parts, separated by commas (default: all)")
@@ -52,13 +53,33 @@ def chosen_parts(names: str) -> list:
     return [part for part in PARTS if part.name in names.split(",")]
 
 
+def wheels_in(folder: Path) -> list[Path]:
+    """The wheels of a folder; UserError if there is none, or one that is not whole."""
+    files = sorted(folder.glob("*.whl"))
+    if not files:
+        raise UserError(f"expected .whl files in the folder {folder}, found none; give another --wheels")
+    for file in files:
+        if not zipfile.is_zipfile(file):
+            raise UserError(f"{file} is not a whole .whl file; copy it again")
+    return files
+
+
+def carry(wheels: list[Path], folder: Path) -> None:
+    """Unpack the wheels into ``folder``; this process and those that it starts import from there first."""
+    for file in wheels:
+        with zipfile.ZipFile(file) as packed:
+            packed.extractall(folder)
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 def stop(*_) -> None:
     raise SystemExit(143)               # the usual exit code after SIGTERM; what was started is ended on the way out
 
 
 def main() -> None:
     args = parse_arguments()
-    parts = chosen_parts(args.parts)
+    parts, wheels = chosen_parts(args.parts), wheels_in(args.wheels) if args.wheels else []
     if (args.records is None) != (args.ijb is None):
         raise UserError("--records and --ijb belong together: expected both or neither")
     out = (args.out or ROOT / f"work_dirs/gpu_{time.strftime('%Y%m%d-%H%M%S')}").resolve()
@@ -70,6 +91,7 @@ def main() -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory() as scratch:
+        carry(wheels, Path(scratch) / "wheels")
         todo = Run(args.device, DRY if args.dry else REAL, 60 * args.minutes, out, Path(scratch), args.records, args.ijb)
         about, results = todo(parts)
     write_results(out, about, results)

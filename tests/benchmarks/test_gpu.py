@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu import carry, wheels_in
 from benchmarks.gpu_parts import plan
 from benchmarks.gpu_parts.job import DRY
 from benchmarks.gpu_parts.plan import PARTS, Part, Run
 from benchmarks.gpu_parts.results import Result
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,16 +70,24 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert done.returncode == 1 and "sees no GPU" in done.stderr and not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("words", [["--wheels", "{}"], ["--wheels={}"]])
-def test_wheels_are_imported_as_they_are(tmp_path, words):
+def test_carried_wheels_are_imported_here_and_in_processes_that_are_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
     for number in (1, 2):
         with zipfile.ZipFile(tmp_path / f"package{number}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"carried{number}.py", "")
-    with zipfile.ZipFile(tmp_path / "site-1.0-py3-none-any.whl", "w") as wheel:      # Python imports sitecustomize when it starts
-        wheel.writestr("sitecustomize.py", "import carried1, carried2; print('both carried')")
-    done = gpu_sh("--help", *(word.format(tmp_path) for word in words))
-    assert done.returncode == 0 and "both carried" in done.stdout and "--minutes" in done.stdout
+            wheel.writestr(f"carried{number}.py", f"value = {number}")
+    carry(wheels_in(tmp_path), tmp_path / "unpacked")
+    import carried1
+    code = "import sys, carried2; print(carried2.value, '/somewhere' in sys.path)"
+    assert carried1.value == 1 and subprocess.check_output([sys.executable, "-c", code], text=True) == "2 True\n"
+
+
+def test_wheels_that_cannot_be_carried(tmp_path):
+    with pytest.raises(UserError, match=r"expected \.whl files"):
+        wheels_in(tmp_path)
+    (tmp_path / "half.whl").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"half\.whl is not a whole"):
+        wheels_in(tmp_path)
 
 
 def part_of(monkeypatch, cases, seconds: int = 8, name: str = "made_up") -> Part:
