@@ -104,6 +104,7 @@ def test_a_half_written_line_is_not_read(tmp_path):
 
 def test_kernels_by_hand():
     assert covered([(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.75), (7.0, 7.5)]) == 3 + 2.5
+    assert covered([(0.0, 4.0), (1.0, 2.0), (3.0, 5.0)]) == 5               # one inside another
     # Two steps of 5 microseconds: gemm 0-3 and 6-8, norm 2-4 on another stream: 6 of 10 microseconds are covered.
     events = [{"name": "gemm", "ts": 0, "dur": 3}, {"name": "norm", "ts": "2", "dur": 2}, {"name": "gemm", "ts": 6, "dur": 2}]
     *rows, both = kernel_rows(events, 2, 5e-6)
