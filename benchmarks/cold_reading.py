@@ -21,7 +21,8 @@ import numpy as np
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.loader import BATCH, draw_records
+from benchmarks.inputs import draw_records
+from benchmarks.loader import BATCH
 from records.faces import FaceRecords
 from records.loader import ShuffledBatches, train_loader
 from utils.errors import run

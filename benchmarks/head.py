@@ -18,39 +18,20 @@ import os
 import resource
 import statistics
 import sys
-import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.heads import floor, head_seconds, new_head
 from benchmarks.measure import copy_speed, in_a_process, product_speed
 from engine.distributed import start_ranks
-from losses import CombinedMarginLoss, PartialFC
 from utils.errors import run
 from utils.precision import half_type
 
-MARGIN = CombinedMarginLoss(64, 1.0, 0.5, 0.0)
 RANKS = 8
-STEPS = 3
-
-
-class DenseHead(torch.nn.Module):
-    """The simplest implementation: all classes at once, gradients by autograd."""
-
-    def __init__(self, dim: int, classes: int):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(classes, dim) * 0.01)
-
-    def forward(self, new: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        cos = F.linear(F.normalize(new), F.normalize(self.weight))
-        return F.cross_entropy(MARGIN(cos, labels), labels)
-
-    def bind(self, optimizer) -> None:
-        pass
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -62,39 +43,10 @@ def peak_bytes(device: torch.device) -> int:
 def measure(kind: str, classes: int, dim: int, batch: int, fp16: bool) -> tuple[float, int]:
     """(seconds per step, bytes) of one head; called in a new process."""
     device = start_ranks().device
-    if kind == "dense":
-        head, way = DenseHead(dim, 1), dict(foreach=False, fused=False)
-    else:
-        head, way = PartialFC(MARGIN, dim, 1 if kind == "whole" else 10, fp16=fp16), dict(fused=True)
-    step(head, way, dim, 2, device)                          # loads libraries and kernels
+    head_seconds(new_head(kind, dim, 10, fp16, device), kind, 2, device)        # loads libraries and kernels
     before = peak_bytes(device)
-    if kind == "dense":
-        head = DenseHead(dim, classes)
-    else:
-        head = PartialFC(MARGIN, dim, classes, sample_rate=0.1 if kind == "sampled" else 1.0, fp16=fp16)
-    seconds = step(head, way, dim, batch, device)
+    seconds = head_seconds(new_head(kind, dim, classes, fp16, device), kind, batch, device)
     return seconds, peak_bytes(device) - before
-
-
-def step(head: torch.nn.Module, way: dict, dim: int, batch: int, device: torch.device) -> float:
-    """Median seconds of STEPS steps, after one that makes the optimiser's state.  way: options of the optimiser."""
-    head.to(device)
-    optimizer = torch.optim.SGD(head.parameters(), 0.1, 0.9, weight_decay=5e-4, **way)
-    head.bind(optimizer)
-    classes = len(head.weight)
-    times = []
-    for turn in range(STEPS + 1):
-        draw = torch.Generator().manual_seed(turn)
-        new = torch.randn(batch, dim, generator=draw).to(device).requires_grad_()
-        labels = torch.randint(classes, (batch,), generator=draw).to(device)
-        begin = time.perf_counter()
-        head(new, labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
 
 
 def measured(*arguments) -> tuple[float, float]:
@@ -103,12 +55,6 @@ def measured(*arguments) -> tuple[float, float]:
         return in_a_process(measure, *arguments)
     except BrokenProcessPool:
         return math.nan, math.nan
-
-
-def floor(classes: int, dim: int, rows: int, operations: float, bandwidth: float) -> tuple[float, float]:
-    """(seconds, bytes) that a step needs at least, at these speeds (per second)."""
-    weight, logits = 4 * classes * dim, 4 * rows * classes
-    return 6 * rows * classes * dim / operations + (8 * weight + 4 * logits) / bandwidth, 3 * weight + logits
 
 
 def enough_for(kind: str, classes: int, dim: int, rows: int) -> bool:

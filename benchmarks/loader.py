@@ -16,30 +16,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.feeding import fed_speed
+from benchmarks.inputs import draw_records
 from benchmarks.measure import family_bytes
 from records.faces import FaceRecords
 from records.loader import train_loader
-from records.recordio import RecordWriter, pack
 from utils.opencv import cv2
 
 BATCH = 128
-
-
-def draw_records(prefix: Path, images: int) -> None:
-    """Smooth colour fields with a little noise: they compress like aligned faces."""
-    draw = np.random.default_rng(0)
-    jpegs = []
-    for _ in range(256):
-        field = cv2.resize(draw.uniform(0, 255, (9, 9, 3)).astype(np.float32), (112, 112), interpolation=cv2.INTER_CUBIC)
-        noisy = np.clip(field + draw.normal(0, 4, field.shape), 0, 255).astype(np.uint8)
-        jpegs.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-    with RecordWriter(prefix) as writer:
-        writer.write(0, pack([images + 1, 1], b"", 0, 0))
-        for key in range(1, images + 1):
-            writer.write(key, pack([0, key], jpegs[key % len(jpegs)], key, 0))
 
 
 def bare_loops(faces: FaceRecords, seconds: float, processes: int) -> float:
@@ -60,17 +48,8 @@ def bare_loop(faces: FaceRecords, seconds: float) -> float:
 
 
 def loader_speed(faces: FaceRecords, seconds: float, workers: int) -> float:
-    """Images per second of the loader after its first batches, which wait for the workers to start."""
-    loader = train_loader(faces, BATCH, 0, 1, seed=0, workers=workers)
-    batches = iter(loader)
-    for _ in range(8):
-        next(batches)
-    begin, seen = time.perf_counter(), 0
-    for images, _, _ in batches:
-        seen += len(images)
-        if time.perf_counter() - begin > seconds:
-            break
-    return seen / (time.perf_counter() - begin)
+    """Images per second of the loader after its first batches."""
+    return fed_speed(faces, BATCH, workers, seconds, torch.device("cpu"))
 
 
 def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:

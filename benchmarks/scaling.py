@@ -30,7 +30,7 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones import get_model
-from benchmarks.head import MARGIN, step
+from benchmarks.heads import head_seconds, new_head
 from engine.distributed import start_ranks
 from engine.method import Clock, Method
 from engine.prepare import build
@@ -95,10 +95,10 @@ def step_seconds(args, classes: int) -> float:
     return statistics.median([one_step(args, trainer, turn) for turn in range(STEPS + 1)][1:])
 
 
-def head_seconds(args, rows: int) -> float:
+def head_time(args, rows: int) -> float:
     """Median seconds of forward pass, backward pass and update of a head of MEASURED_CLASSES."""
     device = start_ranks().device
-    return step(PartialFC(MARGIN, args.dim, MEASURED_CLASSES, fp16=True), dict(fused=True), args.dim, rows, device)
+    return head_seconds(new_head("whole", args.dim, MEASURED_CLASSES, True, device), "whole", rows, device)
 
 
 def link_speed(args) -> float:
@@ -138,7 +138,7 @@ def on_ranks(world_size: int, function, *arguments):
 
 def measured_machine(args) -> Machine:
     """The rates of this machine, from a backbone with a head of 1,000 classes, and from a head with B and with 2 B rows."""
-    once, twice = (on_ranks(1, head_seconds, args, rows) / MEASURED_CLASSES for rows in (args.batch, 2 * args.batch))
+    once, twice = (on_ranks(1, head_time, args, rows) / MEASURED_CLASSES for rows in (args.batch, 2 * args.batch))
     link = on_ranks(2, link_speed, args) if args.most_ranks > 1 else 1.0
     cuda = torch.cuda.is_available()
     return Machine(on_ranks(1, step_seconds, args, 1000) / args.batch, (twice - once) / args.batch, 2 * once - twice,

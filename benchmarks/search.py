@@ -9,7 +9,6 @@ the process, without mapped files.
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,33 +16,12 @@ import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.measure import Peak, own_bytes
+from benchmarks.inputs import random_rows
+from benchmarks.measure import Peak, own_bytes, seconds
+from benchmarks.scoring import products_alone
 from evaluation import identification
 from evaluation.models import find_devices
 from evaluation.protocol import People
-
-
-def random_features(file: Path, rows: int, dim: int) -> np.ndarray:
-    """float32 [rows, dim], memory-mapped."""
-    draw, out = np.random.default_rng(rows), np.lib.format.open_memmap(file, "w+", np.float32, (rows, dim))
-    for start in range(0, rows, 65_536):
-        out[start:start + 65_536] = draw.standard_normal(out[start:start + 65_536].shape, np.float32)
-    out.flush()
-    return np.load(file, mmap_mode="r")
-
-
-def products_alone(gallery: np.ndarray, queries: torch.Tensor, device: str) -> float:
-    """Seconds of computing all similarities in the blocks of the search, without using them."""
-    queries[:1] @ queries[:1].T         # loads libraries and kernels
-    begin = time.perf_counter()
-    step = max(1, identification.SEARCH_SIMILARITIES_PER_BLOCK[device] // identification.GALLERY_ROWS_PER_BLOCK)
-    for start in range(0, len(gallery), identification.GALLERY_ROWS_PER_BLOCK):
-        block = torch.from_numpy(np.array(gallery[start:start + identification.GALLERY_ROWS_PER_BLOCK])).to(device).T
-        for part in queries.split(step):
-            part @ block
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -57,25 +35,26 @@ def main() -> None:
 
     find_devices(args.device)               # as in the evaluator: on a CPU it lets the process keep freed memory
     with tempfile.TemporaryDirectory() as folder:
-        gallery, query = (random_features(Path(folder) / f"{name}.npy", rows, args.dim)
+        gallery, query = (random_rows(Path(folder) / f"{name}.npy", np.random.default_rng(rows), rows, args.dim)
                           for name, rows in (("gallery", args.gallery), ("probe", args.probes)))
         subjects = np.random.default_rng(0).permutation(args.gallery) // args.per_subject
         people = People(np.arange(len(gallery)), subjects)
         probes = People(np.arange(len(query)), np.random.default_rng(1).integers(0, 2 * subjects.max(), args.probes))
         queries = torch.from_numpy(np.array(query)).to(args.device)
         before = own_bytes()
+        queries[:1] @ queries[:1].T             # loads libraries and kernels
         with Peak() as by_products:
-            floor = products_alone(gallery, queries, args.device)
+            floor = seconds(lambda: products_alone(gallery, queries), queries.device)
         with Peak() as peak:
-            begin = time.perf_counter()
-            hits = identification.search(gallery, query, people, probes, args.device)
-            seconds = time.perf_counter() - begin
+            spent = seconds(lambda: identification.search(gallery, query, people, probes, args.device), queries.device)
+    mated = int(np.isin(probes.subjects, subjects).sum())
     table = PrettyTable(["", "s", "ratio", "own memory, GB"], align="r")
     table.align[""] = "l"
     table.add_row(["matrix products alone", f"{floor:.1f}", "1.00", f"{(by_products.bytes - before) / 1e9:.2f}"])
-    table.add_row(["search", f"{seconds:.1f}", f"{seconds / floor:.2f}", f"{(peak.bytes - before) / 1e9:.2f}"])
-    print(f"{table.get_string()}\n{args.probes:,} probes ({hits.mated.sum():,} with a mate) in {args.gallery:,} rows of "
-          f"{hits.entries:,} subjects, {args.dim} dimensions ({gallery.nbytes / 1e9:.2f} GB mapped), on {args.device}")
+    table.add_row(["search", f"{spent:.1f}", f"{spent / floor:.2f}", f"{(peak.bytes - before) / 1e9:.2f}"])
+    print(f"{table.get_string()}\n{args.probes:,} probes ({mated:,} with a mate) in {args.gallery:,} rows of "
+          f"{len(np.unique(subjects)):,} subjects, {args.dim} dimensions ({gallery.nbytes / 1e9:.2f} GB mapped), on "
+          f"{args.device}")
 
 
 if __name__ == "__main__":

@@ -15,59 +15,33 @@ from pathlib import Path
 
 import torch
 from prettytable import PrettyTable
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from backbones import get_model
 from benchmarks.measure import in_a_process, product_speed, seconds
-from records.images import to_input
+from benchmarks.steps import CHANNELS_LAST, COMPILED, FUSED, HALF, KEPT, Work, plain_step
 from utils.errors import run
-from utils.memory import keep_freed_memory
 from utils.precision import half_precision
 
 PLAIN, OURS = "plain fp32, contiguous, eager", "this project"
-TRICKS = ("channels_last", "half precision", "fused optimiser", "freed memory kept", "compiled")
+TRICKS = (CHANNELS_LAST, HALF, FUSED, KEPT, COMPILED)
 WAYS = {PLAIN: 0, "+ channels_last": 1, "+ half precision": 2, "+ fused optimiser": 3, OURS: 4, "compiled": 5}
 STEPS = 3
-
-
-def make_step(network: str, size: int, batch: int, tricks: tuple[str, ...], device: torch.device):
-    """A function that does one step, from uint8 images to updated weights."""
-    model = get_model(network, fp16="half precision" in tricks, num_features=128, image_size=size).to(device).train()
-    if "channels_last" in tricks:
-        model.to(memory_format=torch.channels_last)
-    if "freed memory kept" in tricks and device.type == "cpu":
-        keep_freed_memory()
-    way = dict(fused=True) if "fused optimiser" in tricks else dict(foreach=False, fused=False)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4, **way)
-    head = torch.nn.Linear(128, 1000).to(device)
-    images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8)
-    labels = torch.randint(1000, (batch,), device=device)
-    run_model = torch.compile(model) if "compiled" in tricks else model
-
-    def step() -> None:
-        x = to_input(images, device)
-        new = run_model(x if "channels_last" in tricks else x.contiguous())
-        torch.nn.functional.cross_entropy(head(new), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return step
 
 
 def measure(network: str, size: int, batch: int, tricks: tuple[str, ...]) -> tuple[float, float]:
     """(seconds of the first step, median seconds of the next)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    step = make_step(network, size, batch, tricks, device)
+    step = plain_step(network, size, batch, tricks, device)
     first = seconds(step, device)
     return first, statistics.median(seconds(step, device) for _ in range(STEPS))
 
 
 def operations(network: str, size: int, device: torch.device) -> float:
     """Floating-point operations per image of a step."""
-    step = make_step(network, size, 2, (), device)
-    with FlopCounterMode(display=False) as counter:
+    step = plain_step(network, size, 2, (), device)
+    with Work() as work:
         step()
-    return counter.get_total_flops() / 2
+    return work.operations / 2
 
 
 def main() -> None:
