@@ -9,7 +9,7 @@ import hashlib
 import mmap
 import os
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,6 +18,7 @@ import numpy as np
 from records.index import ascending, read_index, record_files
 from utils.errors import UserError
 from utils.files import disk_errors, put_in_place, to_disk
+from utils.parts import new_part
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -228,15 +229,21 @@ class RecordReader:
 
 
 class RecordWriter:
-    """Writes <prefix>.rec and <prefix>.idx; they get these names when the ``with`` block ends without an error."""
+    """Writes <prefix>.rec and <prefix>.idx; they get these names when the ``with`` block ends without an error.
+
+    UserError if another process writes the same files: the .rec of one would get the .idx of the other.
+    """
 
     def __init__(self, prefix):
         prefix = Path(prefix)
         self.targets = [prefix.with_name(prefix.name + end) for end in (".rec", ".idx")]
-        self.parts = [target.with_name(target.name + ".part") for target in self.targets]
+        self.stack = ExitStack()
 
     def __enter__(self):
         with disk_errors(self.targets[0]):
+            with self.stack:
+                self.parts = [self.stack.enter_context(new_part(target, alone=True)) for target in self.targets]
+                self.stack = self.stack.pop_all()
             self.rec, self.idx = open(self.parts[0], "wb"), open(self.parts[1], "w")
         self.offset = 0
         return self
@@ -258,15 +265,11 @@ class RecordWriter:
         self.offset += len(record)
 
     def __exit__(self, kind, *_):
-        try:
-            with disk_errors(self.targets[0]):
-                self.rec.close()
-                self.idx.close()
-                if kind is None:
-                    self.give_names()
-        finally:
-            for part in self.parts:
-                part.unlink(missing_ok=True)
+        with self.stack, disk_errors(self.targets[0]):
+            self.rec.close()
+            self.idx.close()
+            if kind is None:
+                self.give_names()
 
     def give_names(self) -> None:
         """Rename both files.  Meanwhile the old index is .idx.old: nobody may read it with the new .rec."""

@@ -17,6 +17,11 @@ def at_least(minimum, kind) -> Callable:
     return number
 
 
+def print_written(path: Path) -> None:
+    """The last line of a tool: the absolute path of its result."""
+    print(f"wrote {path.resolve()}", flush=True)
+
+
 def make_folder(folder: Path, options: str) -> None:
     """Make the folder and its parents; UserError, which names the ``options`` for another folder, if that fails."""
     try:

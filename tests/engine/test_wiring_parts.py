@@ -16,7 +16,7 @@ from torch import nn
 
 from backbones.mobilefacenet import MobileFaceNet
 from backbones.vit import VisionTransformer
-from engine import checkpoint, distributed, progress
+from engine import distributed, progress
 from engine.distributed import Ranks
 from engine.loop import flips
 from engine.method import Clock, Method
@@ -105,7 +105,7 @@ def test_a_checkpoint_is_of_its_method_head_and_data(data, tmp_path):
 
 
 def test_a_folder_is_refused_before_anything_is_written_to_it(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SECONDS_FOR_LOCK", 0.1)
+    monkeypatch.setattr(distributed, "SECONDS_FOR_LOCK", 0.1)
     with hold_folder(tmp_path, "held", 0):
         run = record(data, tmp_path)
     assert run.code == 1 and run.log.startswith("error: another training, or a process of a killed one, still writes to")

@@ -9,7 +9,6 @@ normalised.
 import argparse
 import logging
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,8 +19,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.backbone import Backbone
 from backbones.weights import load_model
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
+from utils.parts import new_part
 
 PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes of weights; a larger model has them in NAME.onnx.data, in the same folder
 TOLERANCE = 1e-3                        # difference to PyTorch, relative to the largest value; measured: about 1e-6
@@ -72,18 +73,18 @@ def main() -> None:
     model = load_model(args.network, args.model_file)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        parts = tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.part")
-    with disk_errors(output), parts as folder:
-        export(model, Path(folder) / output.name)
-        largest, scale = difference(model, Path(folder) / output.name)
+    with disk_errors(output), new_part(output, folder=True) as folder:
+        export(model, folder / output.name)
+        largest, scale = difference(model, folder / output.name)
         if not largest <= TOLERANCE * scale:
             raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e}, expected at "
                             f"most {TOLERANCE * scale:.2e}; nothing was written: install the versions in requirements.txt")
-        for written in sorted(Path(folder).iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
+        for written in sorted(folder.iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
             put_in_place(written, output.parent / written.name)
     size = model.image_size
-    print(f"wrote {output}: input [N, 3, {size}, {size}], embedding [N, {model.num_features}]")
+    print(f"input [N, 3, {size}, {size}], embedding [N, {model.num_features}]")
     print(f"largest difference to PyTorch {largest:.2e}; the largest value of an embedding is {scale:.2e}")
+    print_written(output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 reads <config.output>/model.pt and the record file that the last part of --SD names (class100 data100 class70 data70
 class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
-A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.
+A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.  Features of
+another model or record file are not replaced without --force.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.weights import fingerprint, load_model, load_state
-from engine.distributed import start_ranks
-from old_model.extraction import PartialFile, extract
+from engine.distributed import held_by_first_rank, start_ranks
+from old_model.extraction import PartialFile, extract, refuse_to_replace
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
+from utils.command_line import print_written
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.paths import locate
@@ -33,7 +35,7 @@ def check_names(config_path: str, sd: str) -> None:
         raise UserError(f"--SD {sd} does not belong to {config_path}: expected --SD {start}_<class70, data70, class100 ...>")
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("config", help="config file of the old model")
@@ -41,9 +43,13 @@ def main() -> None:
     parser.add_argument("--SD", required=True, help="source and data: <config's start>_<class70, data100, ...>")
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
+    parser.add_argument("--force", action="store_true", help="replace features of another model or record file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
-    args = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     cfg = load_config(args.config, args.overrides)
     check_names(args.config, args.SD)
     ranks = start_ranks()
@@ -56,15 +62,20 @@ def main() -> None:
     dataset = FaceRecords(records, model.image_size)
     origin = {"model": fingerprint(load_state(weights)), "records": dataset.fingerprint(), "images": len(dataset),
               "dim": cfg.embedding_size, "image_size": model.image_size, "fp16": args.fp16}
-    target = artefact(cfg.feature_save, args.SD, "feature")
-    label_target = artefact(cfg.feature_save, args.SD, "label")
-    file = PartialFile(target, label_target, origin | {"batch_size": args.batch}, ranks)
-    extract(model, dataset, file, ranks, args.batch, cfg.workers)
-    dist.barrier()
-    if ranks.rank == 0:
-        file.finish(origin)
-        print(f"{target}: {len(dataset)} features of {cfg.embedding_size} dimensions")
-    dist.barrier()
+    targets = [artefact(cfg.feature_save, args.SD, kind) for kind in ("feature", "label")]
+    refusal = (f"another extraction, or a process of a killed one, still writes {targets[0]}; wait until it ends, or end it, and "
+               f"start again; or give another feature_save=FOLDER")
+    with held_by_first_rank(targets[0].with_name(f"{args.SD}.lock"), refusal, ranks):
+        for target in targets if not args.force else ():
+            refuse_to_replace(target, origin)
+        file = PartialFile(targets[0], targets[1], origin | {"batch_size": args.batch}, ranks)
+        extract(model, dataset, file, ranks, args.batch, cfg.workers)
+        dist.barrier()
+        if ranks.rank == 0:
+            file.finish(origin | {"model_file": str(weights.resolve()), "record_file": str(dataset.path.resolve())})
+            print(f"{len(dataset)} features of {cfg.embedding_size} dimensions")
+            print_written(targets[0])
+        dist.barrier()
     dist.destroy_process_group()
 
 

@@ -131,7 +131,7 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
                         print(f"== {step.name} failed; {', '.join(s.name for s in running.values())} will end first", flush=True)
                     future.result()             # a failure ends the reproduction, after the commands that are running have ended
                     finished.add(step.name)
-    print(f"== all done: {time.monotonic() - begin:.0f} s since the start")
+    print(f"== all done: {time.monotonic() - begin:.0f} s since the start", flush=True)
 
 
 def refuse_other_settings(steps: list[Step], out: Path) -> None:
