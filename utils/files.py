@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +95,18 @@ def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+def refuse_cut(path: Path, before: os.stat_result) -> None:
+    """UserError if the mapped file ``path`` is shorter than ``before``: reading beyond its end would kill the process (SIGBUS).
+
+    A file that was removed or replaced by another is not a problem: its bytes stay until they are no longer mapped.
+    """
+    with suppress(FileNotFoundError):
+        now = path.stat()
+        if now.st_ino == before.st_ino and now.st_size < before.st_size:
+            raise UserError(f"{path} has {now.st_size} bytes now and had {before.st_size} when it was opened: something has cut "
+                            f"it short; copy or make it again, and start again")
 
 
 def file_hash(files: list) -> str:

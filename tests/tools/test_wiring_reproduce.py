@@ -48,7 +48,7 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     expected = [
         ("split", (), ROOT, [python, "tools/split_dataset/split_dataset_ms1mv3.py", f"--data={data}"]),
         ("old", ("split",), ROOT, ["launch", "train_old_softmax.py", old_config, *old]),
-        ("old_features", ("old",), ROOT, ["launch", feature, old_config, "--SD", sd, *old]),
+        ("old_features", ("old",), ROOT, ["launch", feature, old_config, "--SD", sd, "--force", *old]),
         ("credible", ("old_features",), ROOT, [python, "tools/get_feature/denoise_credible.py", "--T", "0.9", "--SD", sd,
                                                f"--feature-save={save}"]),
         ("means", ("old_features",), ROOT, [python, means, "--SD", sd, f"--feature-save={save}"]),
@@ -57,7 +57,8 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
          ["launch", "train.py", f"configs/{mine.format('MixBCT')}", *settings("MixBCT", model, "lr=2", "mix_ratio=0.5")]),
         ("weak", ("credible", "means"), ROOT / "BCT_Methods/L2",
          ["launch", "train.py", f"configs/{mine.format('weakenedL2')}", *settings("weak", model, "lr=4")]),
-        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, *paragon]),
+        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, "--force",
+                                                         *paragon]),
         ("compare", ("paragon_features", "old", "paragon", "MixBCT", "weak"), ROOT,
          [python, "tools/compare/compare.py", "--data", str(ijb), "--subset", "IJBC", "--old", f"old={out}/old/model.pt:r34",
           "--new", f"MixBCT={out}/MixBCT/model.pt:r50", f"weak={out}/weak/model.pt:r50",

@@ -11,15 +11,17 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.cost import new_backbone, new_head, pretended_ranks
 from engine.method import Method
 from losses import PartialFC
-from tools.check.old_model_rows import look_at_old_model
+from records.faces import FaceRecords
+from tools.check.old_model_rows import look_at_old_model, look_at_order
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
-from tools.check.report import MISSING, Report, WarningRows
+from tools.check.report import MISSING, OK, WARNING, Report, WarningRows
 from tools.check.resource_rows import look_at_disk, look_at_gpu
 from tools.check.setting_rows import classes_of, look_at_output, read_settings, script_of
 from utils.command_line import at_least
@@ -48,10 +50,13 @@ def check(args: argparse.Namespace) -> Report:
         if method_class is not Method:
             report.add("old features", "not compared: the record file that they belong to is missing or wrong", MISSING)
         return report
-    _, data = opened
+    faces, data = opened
     with pretended_ranks(args.ranks):
         head = report.attempt("settings", lambda: new_head(cfg, head_class, data.classes, cfg.sample_rate))
         method = look_at_old_model(cfg, data, method_class, args.all, report)
+        if isinstance(faces, FaceRecords) and any(what == "old_feature" and verdict in (OK, WARNING)
+                                                  for what, _, verdict in report.rows):
+            report.row("order of rows", partial(look_at_order, cfg, data, faces))
         if head is not None and not problems_of_settings:
             report.row("disk", lambda: look_at_disk(cfg, data, args.ranks, method))
             report.row("GPU memory", lambda: look_at_gpu(cfg, data, args.ranks, head_class, method))

@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact, credible_kind
+from old_model.order import warn_about_order
 from old_model.statistics import credible
 from utils.command_line import print_written
 from utils.errors import UserError, run
@@ -38,6 +39,7 @@ def main() -> None:
 
     torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
+    warn_about_order(features, labels, source)
     mask = credible(features, labels, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))
     save_array(target, mask, load_origin(source) | {"T": args.T, "column_norm": not args.no_column_norm})

@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact
+from old_model.order import warn_about_order
 from old_model.statistics import class_means
 from utils.command_line import print_written
 from utils.errors import run
@@ -33,6 +34,7 @@ def main() -> None:
 
     torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
+    warn_about_order(features, labels, source)
     means = class_means(features, labels, source)
     prototypes = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
     target = artefact(args.feature_save, args.SD, "avg_feature")
