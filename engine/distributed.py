@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.launcher import watch_launcher
 from utils.errors import UserError
 from utils.locks import hold
 from utils.memory import keep_freed_memory
@@ -50,6 +51,7 @@ def start_ranks(timeout: float = 30) -> Ranks:
     else:
         keep_freed_memory()
     if "RANK" in os.environ:
+        watch_launcher()
         try:
             dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
         except (dist.DistError, ValueError) as error:

@@ -105,6 +105,9 @@ class RecordReader:
             if len(self._map) != self.size:
                 size_now, self._map = len(self._map), None
                 raise UserError(f"{self.path} has {size_now} bytes now and had {self.size} when it was opened; start again")
+        if self._map.size() < self.size:        # of the file now: a read beyond its end would kill the process (SIGBUS)
+            raise UserError(f"{self.path} has {self._map.size()} bytes now and had {self.size} when it was opened: something has "
+                            f"cut it short; copy or make it again, and start again")
         return self._map
 
     def prefetch(self, keys) -> None:

@@ -22,7 +22,7 @@ from records.faces import FaceRecords
 from tools.check.old_model_rows import look_at_old_model, look_at_order
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
 from tools.check.report import MISSING, OK, WARNING, Report, WarningRows
-from tools.check.resource_rows import look_at_disk, look_at_gpu
+from tools.check.resource_rows import look_at_disk, look_at_gpu, look_at_shared_memory
 from tools.check.setting_rows import classes_of, look_at_output, read_settings, script_of
 from utils.command_line import at_least
 from utils.errors import UserError, run
@@ -43,6 +43,7 @@ def check(args: argparse.Namespace) -> Report:
         report.add("config", f"{args.config}: {method_class.__name__}, trained by {os.path.relpath(script)}")
     report.attempt("settings", lambda: new_backbone(cfg))
     problems_of_settings = report.problems()
+    report.row("shared memory", lambda: look_at_shared_memory(args.ranks))
     opened = look_at_records(cfg, args.ranks, args.all, report)
     report.row("output", lambda: look_at_output(cfg, opened[1] if opened else None, classes))
     look_at_verification(cfg, report)
