@@ -94,8 +94,9 @@ class Progress:
             self.fastest = seconds
         if first or self.fastest is None or seconds <= MANY_TIMES * self.fastest:
             return ""
+        advice = "" if self.ranks.device.type != "cpu" else " (on a shared machine: OMP_NUM_THREADS=1, or GOMP_SPINCOUNT=1000)"
         return (f"  a step takes {seconds / self.fastest:.0f} times as long as at first: load {os.getloadavg()[0]:.1f} on "
-                f"{len(os.sched_getaffinity(0))} cores")
+                f"{len(os.sched_getaffinity(0))} cores{advice}")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Points for TensorBoard, on the first rank."""

@@ -228,14 +228,16 @@ def test_a_step_whose_command_or_inputs_changed_runs_again_and_so_does_what_need
 @pytest.mark.parametrize("gpus, cores, trainings, threads", [(0, 8, 2, "4"), (0, 3, 1, "3"), (0, 2, 4, "1"), (1, 8, 2, "none")])
 def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monkeypatch, gpus, cores, trainings, threads):
     """Each step notes its threads and whether another one was running: on a GPU never."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     note, busy = tmp_path / "notes", tmp_path / "busy"
-    text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; echo "${{OMP_NUM_THREADS:-none}} $alone" >> {note}; '
-            f'sleep 0.05; rmdir {busy} 2> /dev/null; mkdir -p "$(dirname "$1")"; touch "$1"')
+    text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; threads=${{OMP_NUM_THREADS:-none}}; '
+            f'echo "$threads $alone $GOMP_SPINCOUNT" >> {note}; sleep 0.05; rmdir {busy} 2> /dev/null; mkdir -p "$(dirname "$1")"; touch "$1"')
     steps = [Step(str(k), ["bash", "-c", text, "bash", f"{tmp_path}/out/{k}/model.pt"], (), tmp_path,
                   makes=tmp_path / f"out/{k}/model.pt", trains=True) for k in range(trainings)]
     run_steps(steps, tmp_path / "out", gpus, cores)
     lines = note.read_text().split("\n")[:-1]
     assert {line.split()[0] for line in lines} == {threads} and len(lines) == trainings
+    assert {line.split()[2] for line in lines} == {"1000"}       # a waiting thread must not keep a core from another job for long
     assert not gpus or {line.split()[1] for line in lines} == {"alone"}
     assert "OMP_NUM_THREADS" not in os.environ
