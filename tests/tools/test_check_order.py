@@ -1,9 +1,12 @@
-"""tools/check sees old features that are in another order than the images of the record file."""
+"""tools/check sees old features that are in another order than the images of the record file; and a small /dev/shm."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import COUNTS, SD
 
+from tools.check import resource_rows
 from utils.origin import load_origin, save_array
 
 CONFIG = "BCT_Methods/L2/configs/OPclass_ms1mv3_r18_to_r50_L2_softmax_to_arc_f128.py"
@@ -57,3 +60,15 @@ def test_rows_that_were_never_written(run_check, wrong, check_copy):
     exchange(check_copy / f"save/OPclass/{SD}_feature.npy", cut)
     rows, _ = run_check(check_copy, CONFIG)
     assert "holds a row of zeros" in wrong(rows)["old_feature"] and "order of rows" not in rows
+
+
+@pytest.mark.parametrize("size, ranks, verdict", [(64 << 20, 8, "warning"), (64 << 20, 1, "ok"), (10**9, 8, "ok"), (0, 2, "warning")])
+def test_shared_memory_of_a_container(monkeypatch, size, ranks, verdict):
+    monkeypatch.setattr(resource_rows.os, "statvfs", lambda _: SimpleNamespace(f_blocks=size, f_frsize=1))
+    found, how = resource_rows.look_at_shared_memory(ranks)
+    assert how == verdict and f"{1e-9 * size:.2f} GB" in found and ("--shm-size=1g" in found) == (how == "warning")
+
+
+def test_no_shared_memory_at_all(monkeypatch, tmp_path):
+    monkeypatch.setattr(resource_rows, "SHARED_MEMORY", tmp_path / "shm")
+    assert [resource_rows.look_at_shared_memory(ranks)[1] for ranks in (1, 2)] == ["ok", "warning"]

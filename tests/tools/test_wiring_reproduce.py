@@ -232,7 +232,8 @@ def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monke
         monkeypatch.delenv(name, raising=False)
     note, busy = tmp_path / "notes", tmp_path / "busy"
     text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; threads=${{OMP_NUM_THREADS:-none}}; '
-            f'echo "$threads $alone $GOMP_SPINCOUNT" >> {note}; sleep 0.05; rmdir {busy} 2> /dev/null; mkdir -p "$(dirname "$1")"; touch "$1"')
+            f'echo "$threads $alone $GOMP_SPINCOUNT" >> {note}; sleep 0.05; rmdir {busy} 2> /dev/null; '
+            f'mkdir -p "$(dirname "$1")"; touch "$1"')
     steps = [Step(str(k), ["bash", "-c", text, "bash", f"{tmp_path}/out/{k}/model.pt"], (), tmp_path,
                   makes=tmp_path / f"out/{k}/model.pt", trains=True) for k in range(trainings)]
     run_steps(steps, tmp_path / "out", gpus, cores)

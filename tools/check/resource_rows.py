@@ -1,6 +1,6 @@
 """Rows on room on the disk and on the memory of a GPU."""
 
-import shutil
+import os
 from pathlib import Path
 
 import torch
@@ -22,7 +22,8 @@ def look_at_shared_memory(ranks: int) -> tuple[str, str]:
     """/dev/shm: NCCL exchanges the gradients of the GPUs of a machine there, if they have no direct connection."""
     if not SHARED_MEMORY.is_dir():
         return f"no {SHARED_MEMORY}; NCCL needs it on several GPUs: NCCL_SHM_DISABLE=1", WARNING if ranks > 1 else OK
-    size = shutil.disk_usage(SHARED_MEMORY).total
+    there = os.statvfs(SHARED_MEMORY)
+    size = there.f_blocks * there.f_frsize
     text = f"{SHARED_MEMORY} has {1e-9 * size:.2f} GB"
     if ranks > 1 and size < LEAST_SHARED_MEMORY:
         return (f"{text}, perhaps too little for NCCL on several GPUs: start the container with --shm-size=1g or --ipc=host, or "
