@@ -2,6 +2,9 @@
 # It is made once in .venv and updated when a requirements file changes.
 set -euo pipefail
 requirements=$1
+# A thread of OpenMP that waits spins for about as long as waking it up would take, and then sleeps: the default of 300,000 turns is
+# longer than a time slice, so on a busy machine two threads wait for each other while they hold the cores (benchmarks/threads.py).
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT-1000}
 
 if [ ! -x .venv/bin/python ]; then
     for python in python3 python3.13 python3.12 python3.11 python3.10 none; do

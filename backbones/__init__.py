@@ -50,8 +50,23 @@ def get_model(name: str, *, fp16: bool | torch.dtype = False, num_features: int 
     image_size: pixels, a multiple of 16.  dropout: probability, on the features that enter the last linear layers.
     settings: replace settings of the network, which its class lists, for example mask_ratio=0.25 for vit_t.
     It is fastest in channels_last: ``model.to(memory_format=torch.channels_last)``.
-    UserError for an unknown name or an image size that is not a multiple of 16.
+    UserError for an unknown name, an image size that is not a multiple of 16, or a network whose model.pt could not be read
+    again.
     """
     kind, defaults = builder(name)
-    return kind(**{**defaults, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
-                   **settings})
+    model = kind(**{**defaults, "fp16": fp16, "num_features": num_features, "image_size": image_size, "dropout": dropout,
+                    **settings})
+    check_shape_of(name, model)
+    return model
+
+
+def check_shape_of(name: str, model: Backbone) -> None:
+    """UserError unless ``shape_of`` of the network finds its size in its state dict: else model.pt could not be read again."""
+    expected = model.num_features, model.image_size
+    try:
+        found: tuple | str = tuple(type(model).shape_of(model.state_dict()))
+    except Exception as error:          # it is the user's code
+        found = f"{type(error).__name__}: {error}"
+    if found != expected:
+        raise UserError(f"network {name}: {type(model).__name__}.shape_of must find (num_features, image_size) = {expected} in "
+                        f"the network's state dict, found {found}; correct it, or remove it: the class has one by default")

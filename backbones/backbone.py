@@ -10,6 +10,9 @@ from utils.precision import autocast
 class Backbone(nn.Module):
     """An architecture adds ``trunk`` (in half precision if fp16) and ``embed`` (always float32, as in insightface).
 
+    Its constructor accepts fp16, num_features, image_size and dropout by name; the settings of its line in backbones/__init__.py
+    come in addition.
+
     fp16: see :func:`utils.precision.half_type`.  image_size: height and width in pixels, a multiple of 16, else UserError.
     """
 
@@ -19,6 +22,8 @@ class Backbone(nn.Module):
             raise UserError(f"image_size must be a multiple of 16 (each network halves the image four times), "
                             f"found {image_size}")
         self.fp16, self.num_features, self.image_size = fp16, num_features, image_size
+        if type(self).shape_of is Backbone.shape_of:
+            self.register_buffer("shape", torch.tensor([num_features, image_size], device="cpu"))     # also under "meta"
 
     def forward(self, images: Tensor) -> Tensor:
         """images float32 [B, 3, image_size, image_size], in any memory format -> embeddings float32 [B, num_features].
@@ -42,5 +47,10 @@ class Backbone(nn.Module):
 
     @staticmethod
     def shape_of(state: dict[str, Tensor]) -> tuple[int, int]:
-        """(num_features, image_size) of the network whose state dict ``state`` is."""
-        raise KeyError("the network does not say how to find its size in a state dict")
+        """(num_features, image_size) of the network whose state dict ``state`` is.
+
+        Here: from a buffer that a network without a shape_of of its own has for this purpose.  A network whose keys are given, by
+        files that exist, finds the two numbers in the shapes of its tensors.  KeyError if they are not there.
+        """
+        num_features, image_size = state["shape"].tolist()
+        return num_features, image_size

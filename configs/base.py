@@ -11,7 +11,8 @@ from utils.settings import choice, flag, number, several, text, whole
 
 config = edict()
 
-# Data. A name that is neither absolute nor found from the current directory is looked up in `dataset`.
+# Data. A name that is not absolute is looked up in `dataset`, then from the current directory.  `dataset` itself, `output` and
+# `feature_save` are below the repository if they are not absolute (`dataset`: or below the current directory).
 config.dataset = text(str(ROOT / "dataset/ms1m-retinaface-t1"), "folder of the .rec/.idx and .bin files")
 config.rec = text("train", 'record file: name in `dataset`, path with or without .rec, or "synthetic" (random images)')
 config.num_classes = whole(2, "classes of the head", least=2).or_none("as the record file says")

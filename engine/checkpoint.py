@@ -11,13 +11,13 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
-from engine.distributed import Ranks, gathered, in_short
+from engine.distributed import Ranks, gathered, held_by_first_rank, in_short
 from engine.model_files import save_model, save_whole
 from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
@@ -25,10 +25,7 @@ from engine.trainer import Trainer
 from records.facts import Facts
 from utils.errors import UserError
 from utils.files import to_disk, whole_file
-from utils.locks import hold_folder
 from utils.settings import Settings
-
-SECONDS_FOR_LOCK = 5        # that a run waits for another that is ending and still holds the folder
 
 
 @contextmanager
@@ -36,16 +33,7 @@ def locked_output(output: Path, ranks: Ranks) -> Iterator[None]:
     """Lock ``output`` for this run.  A collective: UserError on every rank if another run holds the folder."""
     refusal = (f"another training, or a process of a killed one, still writes to {output}; wait until it ends, or end it, and "
                f"start again; or give another output=FOLDER")
-    problem = None
-    with ExitStack() as stack:
-        if ranks.rank == 0:
-            try:
-                stack.enter_context(hold_folder(output, refusal, SECONDS_FOR_LOCK))
-            except UserError as error:
-                problem = str(error)
-        problem = gathered(problem)[0]
-        if problem is not None:
-            raise UserError(problem)
+    with held_by_first_rank(output / "lock", refusal, ranks):
         yield
 
 

@@ -6,20 +6,24 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.launcher import watch_launcher
 from utils.errors import UserError
+from utils.locks import hold
 from utils.memory import keep_freed_memory
 from utils.precision import full_float32
 
 LOST_RANK_WORDS = ("/gloo/", "Application timeout", "NCCL")     # parts of torch's messages when a collective lost another rank
+SECONDS_FOR_LOCK = 5                    # that a run waits for another that is ending and still holds its lock
 SECONDS_BEFORE_LOST_RANK_ENDS = 3       # so that the launcher sees the failure of the other rank first
 
 
@@ -53,6 +57,7 @@ def start_ranks(timeout: float = 30) -> Ranks:
     else:
         keep_freed_memory()
     if "RANK" in os.environ:
+        watch_launcher()
         try:
             dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
         except (dist.DistError, ValueError) as error:
@@ -84,6 +89,22 @@ def gathered(value) -> list:
     values: list = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def held_by_first_rank(file: Path, refusal: str, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 holds the lock ``file`` while the block runs.  A collective: UserError on every rank if another run holds it."""
+    problem = None
+    with ExitStack() as stack:
+        if ranks.rank == 0:
+            try:
+                stack.enter_context(hold(file, refusal, SECONDS_FOR_LOCK))
+            except UserError as error:
+                problem = str(error)
+        problem = gathered(problem)[0]
+        if problem is not None:
+            raise UserError(problem)
+        yield
 
 
 def check_same(settings: dict[str, str]) -> None:

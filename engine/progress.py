@@ -1,20 +1,27 @@
 """What a run reports while it trains: log lines, a bar on a terminal, TensorBoard."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.distributed import Ranks
+from engine.distributed import Ranks, in_short
 from engine.method import Clock
 from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+MANY_TIMES = 4      # a step is called slow from here on: another job on the same cores takes half of them, not three quarters
 
 
 def duration(seconds: float) -> str:
@@ -35,22 +42,29 @@ class Progress:
         self.sums: dict[str, tuple[Tensor | int, int]] = {}
         self.steps = self.skipped = 0
         self.begin = self.since = time.monotonic()
-        self.writer = None
+        self.fastest: float | None = None       # seconds of a step, in the first log interval after the first step
+        self.writer: SummaryWriter | None = None
         if ranks.rank == 0:     # points of steps that are repeated are removed
-            from torch.utils.tensorboard import SummaryWriter  # takes 0.3 s, and tools/check never writes
+            from torch.utils import tensorboard  # takes 0.3 s, and tools/check never writes
 
-            self.writer = SummaryWriter(Path(cfg.output) / "tensorboard", purge_step=first_step + 1)
+            with self.points_may_fail():
+                self.writer = tensorboard.SummaryWriter(Path(cfg.output) / "tensorboard", purge_step=first_step + 1)
         self.bar = tqdm(total=total_steps, initial=first_step, unit=" steps",
                         disable=not (ranks.rank == 0 and sys.stderr.isatty()))
 
     def step(self, terms: dict[str, Tensor], clock: Clock) -> bool:
-        """Count one batch (clock.step counts from 0); whether a log line is due."""
+        """Count one batch (clock.step counts from 0); whether a log line is due: after this process's first step, every
+        config.frequent steps, and after the last one.
+        """
         for name, value in terms.items():
             total, count = self.sums.get(name, (0, 0))
             self.sums[name] = total + value, count + 1
         self.steps += 1
-        self.bar.update()
-        return (clock.step + 1) % self.cfg.frequent == 0 or clock.step + 1 == self.total_steps
+        try:
+            self.bar.update()
+        except OSError:                         # the terminal was closed
+            self.bar.disable = True
+        return clock.step == self.first_step or (clock.step + 1) % self.cfg.frequent == 0 or clock.step + 1 == self.total_steps
 
     def mean_terms(self) -> dict[str, float]:
         """Means since the last report, over the ranks and the steps that had the term.  A collective."""
@@ -63,6 +77,7 @@ class Progress:
     def report(self, terms: dict[str, float], clock: Clock, lr: float, skipped: int) -> None:
         """One log line and its points.  terms: of :meth:`mean_terms`; skipped: updates that were not finite since the start."""
         now = time.monotonic()
+        slow = self.slow((now - self.since) / self.steps, first=clock.step == self.first_step)
         speed = self.cfg.batch_size * self.ranks.world_size * self.steps / (now - self.since)
         steps_done = clock.step + 1 - self.first_step
         seconds_left = (now - self.begin) / steps_done * (self.total_steps - clock.step - 1)
@@ -70,19 +85,50 @@ class Progress:
         named = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         warning = f"  {newly_skipped} updates skipped: not finite" if newly_skipped else ""
         self.say(f"epoch {clock.epoch + 1}/{self.cfg.num_epoch}  step {clock.step + 1}/{self.total_steps}  loss {loss:.4f}  "
-                 f"{named}  lr {lr:.5f}  {speed:.0f} images/s  {duration(seconds_left)} left{warning}")
+                 f"{named}  lr {lr:.5f}  {speed:.0f} images/s  {duration(seconds_left)} left{warning}{slow}")
         self.scalars({"loss": loss, "lr": lr, "images per second": speed}
                      | {f"terms/{name}": value for name, value in terms.items()}, clock.step + 1)
         self.sums, self.steps, self.since, self.skipped = {}, 0, now, skipped
 
+    def slow(self, seconds: float, first: bool) -> str:
+        """What to add to the log line if a step takes ``seconds``, many times as long as at first; first: the first step.
+
+        The first step is not compared: it makes the workers and the network's memory.
+        """
+        if not first and self.fastest is None:
+            self.fastest = seconds
+        if first or self.fastest is None or seconds <= MANY_TIMES * self.fastest:
+            return ""
+        advice = "" if self.ranks.device.type != "cpu" else " (on a shared machine: OMP_NUM_THREADS=1, or GOMP_SPINCOUNT=1000)"
+        return (f"  a step takes {seconds / self.fastest:.0f} times as long as at first: load {os.getloadavg()[0]:.1f} on "
+                f"{len(os.sched_getaffinity(0))} cores{advice}")
+
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Points for TensorBoard, on the first rank."""
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+        with self.points_may_fail():
+            if self.writer is not None:
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def points_may_fail(self) -> Iterator[None]:
+        """Warn once if TensorBoard's file cannot be written, and write no more points: they are not worth a training."""
+        try:
+            yield
+        except Exception as error:              # its writer is a thread, whose errors arrive as errors of many kinds
+            self.log.warning("a point could not be written to %s/tensorboard (%s); the run continues without further points",
+                             self.cfg.output, in_short(error))
+            self.writer = None
 
     def say(self, line: str) -> None:
-        with tqdm.external_write_mode(sys.stderr):
+        if self.bar.disable:
+            self.log.info("%s", line)
+            return
+        try:
+            with tqdm.external_write_mode(sys.stderr):
+                self.log.info("%s", line)
+        except OSError:                         # the terminal was closed; perhaps before the line was logged
+            self.bar.disable = True
             self.log.info("%s", line)
 
     @contextmanager
@@ -94,5 +140,6 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
+        with self.points_may_fail():
+            if self.writer is not None:
+                self.writer.close()

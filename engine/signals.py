@@ -1,4 +1,6 @@
-"""SIGTERM and SIGUSR1: a scheduler needs the machine.  Save, and end with an exit code that means "start again"."""
+"""SIGTERM, SIGUSR1 and SIGHUP: a scheduler needs the machine, or the terminal was closed.  Save, and end with an exit code that
+means "start again".
+"""
 
 import signal
 
@@ -6,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 EXIT_AGAIN = 75         # exit code of a run that a signal ended: EX_TEMPFAIL, "try again later"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopSignal:
@@ -21,7 +23,8 @@ class StopSignal:
         self.heard: str | None = None
 
     def __enter__(self) -> "StopSignal":
-        self.before = {number: signal.signal(number, self.hear) for number in SIGNALS}
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN           # the run is meant to outlive its terminal
+        self.before = {number: signal.signal(number, self.hear) for number in SIGNALS if not (nohup and number == signal.SIGHUP)}
         return self
 
     def __exit__(self, *error) -> None:

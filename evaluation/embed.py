@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from utils.files import new_array, written_beside
 from utils.memory import give_back_freed_memory
 from utils.opencv import cv2
 from utils.origin import load_array, save_origin
+from utils.parts import remove_left_parts
 
 
 class AlignedFaces(Dataset):
@@ -72,10 +72,11 @@ def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: 
 def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_size: int, workers: int) -> None:
     """Embed batch by batch into ``file``; only a few batches are in memory at a time."""
     faces = AlignedFaces(images, model.image_size)
+    remove_left_parts(file.parent)          # of any model: a killed run leaves gigabytes, and the next one is often of another
     give_back_freed_memory()                # a model used before left some, and the forked workers would inherit it
-    loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread)
+    loader = DataLoader(faces, batch_size, num_workers=workers, worker_init_fn=one_thread, collate_fn=as_arrays)
     try:
-        with written_beside(file, f".{os.getpid()}") as part:
+        with written_beside(file) as part:
             out = new_array(part, np.float32, (2, len(images), model.dim))
             done = 0
             with tqdm(total=len(images), desc="embedding", unit=" images") as bar:
@@ -92,6 +93,11 @@ def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_si
     save_origin(file, {"model": model.fingerprint, "images": len(images)} | describe(model))
 
 
+def as_arrays(items: list[tuple[np.ndarray, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """A batch as arrays, which come through a pipe: tensors would need /dev/shm, which has 64 MB in a container."""
+    return np.stack([face for face, _ in items]), np.array([readable for _, readable in items])
+
+
 def one_thread(worker: int) -> None:
     cv2.setNumThreads(0)        # there is a worker per core already
 
@@ -104,7 +110,7 @@ def embed_batches(replicas: list[Replica], batches: Iterable) -> Iterator[tuple[
     with ThreadPoolExecutor(len(replicas)) as pool:
         waiting: deque[tuple[np.ndarray, Future]] = deque()     # (readable, features) of the batches in work
         for k, (faces, readable) in enumerate(batches):
-            waiting.append((readable.numpy(), pool.submit(replicas[k % len(replicas)], faces)))
+            waiting.append((readable, pool.submit(replicas[k % len(replicas)], torch.from_numpy(faces))))
             if len(waiting) == len(replicas):
                 readable, features = waiting.popleft()
                 yield readable, features.result()

@@ -19,7 +19,7 @@ from records.loader import ordered_loader
 from utils.arrays import open_npy
 from utils.errors import UserError
 from utils.files import damage, disk_errors, new_array, put_in_place, write_text
-from utils.origin import load_origin, save_origin
+from utils.origin import load_origin, save_origin, short
 
 Embed = Callable[[Tensor], np.ndarray]      # uint8 [B, S, S, 3] RGB -> float32 [B, d]
 SYNC_INTERVAL = 10.0    # seconds between two times that rows are written to the disk and their batches marked
@@ -50,6 +50,7 @@ class PartialFile:
                     features.parent.mkdir(parents=True, exist_ok=True)
                     self.plan_file.unlink(missing_ok=True)
                     for kind, path in self.names.items():
+                        path.unlink(missing_ok=True)        # a new inode: a process that still has the former one maps that
                         new_array(path, types[kind], shapes[kind]).flush()
             except UserError:                   # they are still empty
                 for path in self.names.values():
@@ -60,6 +61,7 @@ class PartialFile:
         self.waiting: list[int] = []
         self.synced = time.monotonic()
         self.features, self.labels, self.done = (open_npy(self.names[kind], "r+") for kind in shapes)
+        self.inodes = {kind: path.stat().st_ino for kind, path in self.names.items()}
 
     def can_resume(self, plan: dict, shapes: dict[str, tuple]) -> bool:
         """Whether an earlier run with this plan left all files in the right shape; they have their .part names again."""
@@ -93,7 +95,12 @@ class PartialFile:
         """Rename the arrays; one rank calls it, after all ranks have written.
 
         Each .json is written first: after a stop in between, an array does not fit its .json, instead of seeming to.
+        UserError if another extraction has replaced the files meanwhile, which is possible on a file system without locks.
         """
+        for kind, path in self.names.items():
+            if not path.is_file() or path.stat().st_ino != self.inodes[kind]:
+                raise UserError(f"another extraction has replaced {path}; nothing was written; run one extraction at a time, or "
+                                f"give each its own feature_save=FOLDER")
         for kind, target in self.targets.items():
             save_origin(target, origin, self.names[kind])
         for kind, target in self.targets.items():
@@ -101,6 +108,19 @@ class PartialFile:
                 put_in_place(self.names[kind], target)
         self.plan_file.unlink()
         self.names["done"].unlink()
+
+
+def refuse_to_replace(target: Path, origin: dict) -> None:
+    """UserError if the array ``target`` exists and was not computed from exactly what ``origin`` says."""
+    if not target.is_file():
+        return
+    before = load_origin(target)
+    different = "; ".join(f"{what}: {short(before.get(what, 'unknown'))} there, {short(value)} now"
+                          for what, value in origin.items() if before.get(what) != value)
+    if different:
+        records, model = (before.get(kind, f"an unknown {kind}") for kind in ("record_file", "model_file"))
+        raise UserError(f"{target} holds the features of something else ({before.get('images', '?')} images of {records} by "
+                        f"{model}; {different}) and is not replaced; give another feature_save=FOLDER, or --force to replace it")
 
 
 def extract(embed: Embed, dataset, file: PartialFile, ranks: Ranks, batch_size: int, workers: int) -> None:

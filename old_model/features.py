@@ -15,9 +15,12 @@ from backbones.weights import fingerprint, load_state
 from old_model.names import artefact, sd_of
 from records.facts import Facts
 from utils.errors import UserError
+from utils.files import refuse_cut
 from utils.origin import check_origin, describe, load_array
 from utils.paths import locate
 from utils.settings import Settings
+
+ROWS_LOOKED_AT = 256        # rows in which refuse_codes looks for a number that is not whole
 
 
 def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, Path]:
@@ -33,7 +36,20 @@ def load_features(feature_save: str, sd: str) -> tuple[np.ndarray, np.ndarray, P
                         f"[images]; make both again with: {command}")
     if len(features) != len(labels):
         raise UserError(f"{file} has {len(features)} rows, {label_file} has {len(labels)}; make both again with: {command}")
+    refuse_codes(file, features, command)
     return features, np.asarray(labels), file
+
+
+def refuse_codes(path: Path, rows: np.ndarray, command: str) -> None:
+    """UserError if features are whole numbers: codes of a quantisation, which usually has an offset and so changes all angles.
+
+    Zeros are left to whoever computes with the rows.
+    """
+    some = np.asarray(rows[np.linspace(0, len(rows) - 1, min(len(rows), ROWS_LOOKED_AT)).astype(np.int64)])
+    if rows.dtype.kind != "f" or some.any() and (some == np.floor(some)).all():
+        raise UserError(f"{path} holds {describe(rows)} with whole numbers only, from {some.min():g} to {some.max():g}; expected "
+                        f"features as the model gives them: for codes, (codes.astype(np.float32) - offset) * scale; or make them "
+                        f"with: {command}")
 
 
 class OldFeatures:
@@ -56,13 +72,23 @@ class OldFeatures:
             raise UserError(f"{path} has {len(self.rows)} rows, the training set has {images} images; "
                             f"make it for this set with: {command}")
         check_origin(path, command, records=records, model=model)
+        refuse_codes(path, self.rows, command)
+        self.path, self.file = path, path.stat()
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Unit rows float32 [B, d] for index int64 [B], both on the CPU.
 
         With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there.
+        UserError if a row is zeros, NaN or infinite, or if the file has been cut short.
         """
-        rows = F.normalize(torch.from_numpy(self.rows[index.numpy()]).float())
+        refuse_cut(self.path, self.file)
+        rows = torch.from_numpy(self.rows[index.numpy()]).float()
+        norms = rows.norm(dim=1)
+        if not ((norms > 0) & norms.isfinite()).all():
+            image = int(index[~((norms > 0) & norms.isfinite())][0])
+            raise UserError(f"{self.path}: the old feature of image {image} is zeros, NaN or infinite; extract the features "
+                            f"again with tools/get_feature/get_feature.py")
+        rows = F.normalize(rows)
         return rows.pin_memory() if torch.cuda.is_available() else rows
 
 

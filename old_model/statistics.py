@@ -84,6 +84,17 @@ def distances(features: "np.ndarray | Rows", labels: Tensor, centres: Tensor, we
     return out.numpy()
 
 
+def refuse_unusable(block: Tensor, start: int) -> None:
+    """UserError if one of the rows of a block, whose first row has the number ``start``, is zeros or holds NaN or infinity."""
+    norms = block.norm(dim=1)
+    wrong = torch.nonzero(~((norms > 0) & norms.isfinite()))
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(f"row {start + row} of the old features {'is zeros' if norms[row] == 0 else 'holds NaN or infinity'} "
+                        f"({len(wrong)} of {len(norms)} rows near it): it was never written, or the old model diverged; extract "
+                        f"the features again with tools/get_feature/get_feature.py")
+
+
 def class_order(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Image numbers int64 [N] by class and, within a class, by ``values`` >= 0, lowest first.
 
@@ -103,6 +114,7 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64)
     squares = torch.zeros(min(FILE_BLOCK, len(features)), features.shape[1], dtype=torch.float64)
     for rows, block in blocks_in_order(features, unit=True, words="means"):
+        refuse_unusable(block, rows.start)
         sums.index_add_(0, label_of[rows], block)
         squares[:len(block)].addcmul_(block, block)         # added up at the end: a norm of columns reads a block slowly
     scale = squares.sum(0).sqrt_().clamp_min_(1e-12) if column_norm else torch.ones(features.shape[1], dtype=torch.float64)
@@ -121,6 +133,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np
     counts, label_of = class_counts(labels, source), torch.tensor(labels)
     sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64)
     for rows, block in blocks_in_order(features, unit=False, words="means"):
+        refuse_unusable(block, rows.start)
         sums.index_add_(0, label_of[rows], block)
     return sums.numpy() / counts[:, None]
 

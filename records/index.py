@@ -1,6 +1,7 @@
 """The names of a .rec and its .idx, and the .idx itself: a line "key<TAB>offset" for each record of the .rec."""
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def record_files(path) -> tuple[Path, Path]:
         if not file.is_file():
             raise UserError(f"no file {file}; expected a .rec and an .idx of the same name (tools/split_dataset "
                             f"makes the parts of train.rec, tools/make_rec makes both files from a folder of images)")
+        if not os.access(file, os.R_OK):
+            raise UserError(f"{file} cannot be read: no permission; ask its owner for it, or: chmod a+r {file}")
     return rec, idx
 
 

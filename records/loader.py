@@ -1,6 +1,8 @@
 """Batches of a data set for one rank, the same for any number of workers."""
 
 import logging
+import math
+import mmap
 import os
 import signal
 import threading
@@ -22,7 +24,7 @@ BATCHES_AHEAD = 4           # batches that a worker prepares before they are ask
 MAX_BAD_SHARE = 0.01        # share of the images seen so far whose records may be bad
 MAX_BAD_FEW = 10            # bad records that a short run may have, whatever their share
 NAMED_BAD = 5               # bad records that are named in the log; after these, every power of two
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)      # the signals that engine/signals.py listens to
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)       # the signals that engine/signals.py listens to
 
 
 class ShuffledBatches(Sampler):
@@ -71,14 +73,15 @@ class OrderedBatches(Sampler):
 class Slots(Dataset):
     """Decodes batches into the slots of one shared memory, which are used again and again.
 
-    With new shared memory for each batch, a worker spends half of its time on page faults.
+    With new shared memory for each batch, a worker spends half of its time on page faults.  It is anonymous memory, which forked
+    workers share, and no file of /dev/shm, which has 64 MB in a container.
     """
 
     def __init__(self, faces: Faces, slots: int, batch_size: int, shared: bool):
         self.faces = faces
-        self.images = torch.empty(slots, batch_size, faces.image_size, faces.image_size, 3, dtype=torch.uint8)
-        if shared:
-            self.images.share_memory_()
+        shape = slots, batch_size, faces.image_size, faces.image_size, 3
+        self.images = torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape) if shared else \
+            torch.empty(shape, dtype=torch.uint8)
 
     def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
         """(slot, its labels, index and bad records); the images [B, S, S, 3] are in the slot."""
@@ -140,6 +143,7 @@ class Loader:
         self.loader = DataLoader(
             self.slots, batch_sampler=Numbered(batches, ahead + 2), num_workers=workers, collate_fn=as_it_is,
             persistent_workers=workers > 0, prefetch_factor=BATCHES_AHEAD if workers else None, worker_init_fn=begin_worker,
+            multiprocessing_context="fork" if workers else None,        # a spawned worker would fill slots of its own
             generator=torch.Generator())    # not the global one: its draws must not depend on how often workers start
 
     def __len__(self) -> int:
@@ -158,6 +162,11 @@ class Loader:
             yield from self.loader
         except UserError as error:      # its traceback would keep the workers' queues, and so the workers, alive for 5 s
             raise error.with_traceback(None) from None
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(f"a loader process was killed ({str(error).splitlines()[0]}): most often the memory is full; lower "
+                            f"config.workers, or look for the reason with dmesg") from None
 
 
 class TrainLoader(Loader):

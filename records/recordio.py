@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from array import array
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,6 +19,7 @@ import numpy as np
 from records.index import ascending, fingerprint, read_index, record_files
 from utils.errors import UserError
 from utils.files import disk_errors, put_in_place, to_disk, write_text
+from utils.parts import new_part
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -104,6 +105,9 @@ class RecordReader:
             if len(self._map) != self.size:
                 size_now, self._map = len(self._map), None
                 raise UserError(f"{self.path} has {size_now} bytes now and had {self.size} when it was opened; start again")
+        if self._map.size() < self.size:        # of the file now: a read beyond its end would kill the process (SIGBUS)
+            raise UserError(f"{self.path} has {self._map.size()} bytes now and had {self.size} when it was opened: something has "
+                            f"cut it short; copy or make it again, and start again")
         return self._map
 
     def prefetch(self, keys) -> None:
@@ -219,6 +223,7 @@ class RecordReader:
 class RecordWriter:
     """Writes <prefix>.rec and <prefix>.idx; they get these names when the ``with`` block ends without an error.
 
+    UserError if another process writes the same files: the .rec of one would get the .idx of the other.
     about: what the records were made from; <prefix>.json then has it, and the fingerprint of the records.
     """
 
@@ -226,10 +231,13 @@ class RecordWriter:
         prefix = Path(prefix)
         self.about, self.keys, self.offsets = about, array("q"), array("q")
         self.targets = [prefix.with_name(prefix.name + end) for end in (".rec", ".idx")]
-        self.parts = [target.with_name(target.name + ".part") for target in self.targets]
+        self.stack = ExitStack()
 
     def __enter__(self):
         with disk_errors(self.targets[0]):
+            with self.stack:
+                self.parts = [self.stack.enter_context(new_part(target, alone=True)) for target in self.targets]
+                self.stack = self.stack.pop_all()
             self.rec, self.idx = open(self.parts[0], "wb"), open(self.parts[1], "w")
         self.offset = 0
         return self
@@ -253,15 +261,11 @@ class RecordWriter:
         self.offset += len(record)
 
     def __exit__(self, kind, *_):
-        try:
-            with disk_errors(self.targets[0]):
-                self.rec.close()
-                self.idx.close()
-                if kind is None:
-                    self.give_names()
-        finally:
-            for part in self.parts:
-                part.unlink(missing_ok=True)
+        with self.stack, disk_errors(self.targets[0]):
+            self.rec.close()
+            self.idx.close()
+            if kind is None:
+                self.give_names()
 
     def give_names(self) -> None:
         """Rename both files.  Meanwhile the old index is .idx.old: nobody may read it with the new .rec."""

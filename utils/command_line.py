@@ -21,6 +21,11 @@ class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFo
     """Shows a docstring with its line breaks, and the default of each option."""
 
 
+def print_written(path: Path) -> None:
+    """The last line of a tool: the absolute path of its result."""
+    print(f"wrote {path.resolve()}", flush=True)
+
+
 def make_folder(folder: Path, options: str) -> None:
     """Make the folder and its parents; UserError, which names the ``options`` for another folder, if that fails."""
     try:

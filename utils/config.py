@@ -19,7 +19,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     overrides: "KEY=VALUE" texts; VALUE is read as a Python literal, else as text.  Raises :class:`UserError` for a value that its
     setting does not accept, for a key of the command line that nothing defines, and for a key that nothing defines but that is
-    close to a known one.  Another unknown key of a file is warned about: it may belong to the user's own method.
+    close to a known one.  Another unknown key of a file is warned about: it may belong to the user's own method.  ``output`` and
+    ``feature_save`` that are not absolute are below the repository, wherever the command is started.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,7 +37,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if wrong:
         raise UserError("; ".join(wrong))
     return Settings(values | {"dataset": str(locate(values["dataset"], ROOT)), "name": path.stem,
-                              "output": values["output"] or str(ROOT / "work_dirs" / path.stem)})
+                              "feature_save": str(ROOT / values["feature_save"]),
+                              "old_model": values["old_model"] and str(locate(values["old_model"], ROOT)),
+                              "output": str(ROOT / (values["output"] or f"work_dirs/{path.stem}"))})
 
 
 def read_schema(folder: Path) -> tuple[dict[str, Setting], dict]:

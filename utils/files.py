@@ -5,13 +5,14 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.parts import new_part
 
 # Errors of a disk or a folder, which a user can correct.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT,
@@ -21,26 +22,23 @@ BLOCKS = 256            # number of these blocks: 16 MiB in all
 
 
 @contextmanager
-def whole_file(path: Path, mark: str = "") -> Iterator[Path]:
-    """Yield a name in the folder of ``path`` to write to; when the block ends without an error, this file becomes ``path``.
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file in the folder of ``path`` to write to; when the block ends without an error, it becomes ``path``.
 
-    Until then ``path`` is what it was before; after an error nothing of the new file remains.  mark: part of the name, if
-    several processes may write at once.
+    Until then ``path`` is what it was before; after an error nothing of the new file remains.  Several processes may write at
+    once: each has a file of its own, and the last one stays.
     """
     path = Path(os.path.realpath(path))         # a link stays a link
-    part = path.with_name(f"{path.name}{mark}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with new_part(path) as part:
         yield part
         put_in_place(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
-def written_beside(path: Path, mark: str = "") -> Iterator[Path]:
+def written_beside(path: Path) -> Iterator[Path]:
     """:func:`whole_file` for a block that only writes: an OSError in it becomes a UserError."""
-    with disk_errors(path), whole_file(path, mark) as part:
+    with disk_errors(path), whole_file(path) as part:
         yield part
 
 
@@ -97,6 +95,18 @@ def new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+def refuse_cut(path: Path, before: os.stat_result) -> None:
+    """UserError if the mapped file ``path`` is shorter than ``before``: reading beyond its end would kill the process (SIGBUS).
+
+    A file that was removed or replaced by another is not a problem: its bytes stay until they are no longer mapped.
+    """
+    with suppress(FileNotFoundError):
+        now = path.stat()
+        if now.st_ino == before.st_ino and now.st_size < before.st_size:
+            raise UserError(f"{path} has {now.st_size} bytes now and had {before.st_size} when it was opened: something has cut "
+                            f"it short; copy or make it again, and start again")
 
 
 def file_hash(files: list) -> str:

@@ -1,8 +1,8 @@
-"""Folders that only one run may write to."""
+"""Folders and files that only one run may write to."""
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,8 +14,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)     # wh
 
 
 @contextmanager
-def hold_folder(folder: Path, refusal: str, patience: float) -> Iterator[tuple[int, ...]]:
-    """Hold the lock ``<folder>/lock`` while the block runs; yields the file descriptors that hold it.
+def hold(file: Path, refusal: str, patience: float) -> Iterator[tuple[int, ...]]:
+    """Hold the lock ``file`` while the block runs; yields the file descriptors that hold it.
 
     patience: seconds to wait for a process that is about to end.  UserError with the sentence ``refusal`` if another
     process holds the lock after that time; UserError if the file cannot be written.  A missing folder is made; the file stays.
@@ -28,8 +28,8 @@ def hold_folder(folder: Path, refusal: str, patience: float) -> Iterator[tuple[i
     On a file system without locks nothing is held and nothing is refused; there are no descriptors then.
     """
     descriptors: list[int] = []
-    lock = FileLock(folder / "lock", timeout=patience, fallback_to_soft=False, on_acquired=descriptors.append)
-    with disk_errors(folder / "lock"):
+    lock = FileLock(file, timeout=patience, fallback_to_soft=False, on_acquired=descriptors.append)
+    with disk_errors(file):
         try:
             lock.acquire()
         except Timeout as error:
@@ -41,3 +41,8 @@ def hold_folder(folder: Path, refusal: str, patience: float) -> Iterator[tuple[i
         yield tuple(descriptors)
     finally:
         lock.release()
+
+
+def hold_folder(folder: Path, refusal: str, patience: float) -> AbstractContextManager[tuple[int, ...]]:
+    """:func:`hold` with the lock ``<folder>/lock``."""
+    return hold(folder / "lock", refusal, patience)

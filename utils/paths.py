@@ -6,8 +6,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def locate(name: str | Path, folder: str | Path) -> Path:
-    """``name`` as given if it exists (a file, or the prefix of record files), else inside ``folder``."""
-    given = Path(name)
-    if given.is_absolute() or given.exists() or given.with_name(given.name + ".rec").exists():
-        return given
-    return Path(folder) / name
+    """``name`` if it is absolute, else inside ``folder``; or from the current directory if it is only there.
+
+    It is there if it exists as a file or folder, or is the prefix of record files.
+    """
+    inside = Path(folder) / name                # ``name`` itself if it is absolute
+    return next((path for path in (inside, Path(name)) if path.exists() or path.with_name(path.name + ".rec").exists()), inside)

@@ -101,7 +101,7 @@ def test_the_newest_are_kept(one_rank, tmp_path):
     checkpoints, _ = make(tmp_path, one_rank, keep_checkpoints=2)
     for images in (8, 16, 100, 24):
         save(checkpoints, images)
-        part = tmp_path / "checkpoints/99/rank_0.pt.part"           # left by a kill; the next save removes it
+        part = tmp_path / "checkpoints/99/rank_0.pt.0badc0de.part"  # left by a kill; the next save removes it
         part.parent.mkdir(), part.touch()
     part.parent.rename(tmp_path / "aside")
     assert found_in(tmp_path / "checkpoints").keys() == {"16", "24", "100"}     # 100: of a run that was longer

@@ -174,7 +174,7 @@ CHECKS = {
     "seed": lambda r: ([torch.equal(r.first.steps[0]["before"][name], value) for name, value in initial().items()], [True, True]),
     "deterministic": lambda r: ((r.second.repeatable, r.third.repeatable, r.workspace),
                                 ((True, False), (False, True), ":4096:8")),
-    "frequent": lambda r: ([step for step, _ in r.first.values("loss")], [4, 8, 12, 16, 20, 21]),
+    "frequent": lambda r: ([step for step, _ in r.first.values("loss")], [1, 4, 8, 12, 16, 20, 21]),
     "verbose": lambda r: ([step for step, _ in r.first.values("verification/pairs")], [5, 7, 10, 14, 15, 20, 21]),
     "resume": lambda r: (r.second.steps[0]["clock"].step, 8),
     # After steps 3, 6, 9 ... and each epoch, or at the next update, which is after an even step.

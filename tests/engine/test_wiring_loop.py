@@ -151,19 +151,19 @@ def test_learning_rates(settings, expected, data, tmp_path):
 
 
 def test_log_lines_and_curves(data, tmp_path):
-    """After every fifth step and the last: mean of each term since the line before, learning rate of the step."""
+    """After the first step, every fifth and the last: mean of each term since the line before, learning rate of the step."""
     run = record(data, tmp_path, "frequent=5", "val_targets=['pairs']")
-    assert re.findall(r"epoch (\d)/2  step (\d+)/12  loss", run.log) == [("1", "5"), ("2", "10"), ("2", "12")]
-    parts = [run.steps[:5], run.steps[5:10], run.steps[10:]]
+    assert re.findall(r"epoch (\d)/2  step (\d+)/12  loss", run.log) == [("1", "1"), ("1", "5"), ("2", "10"), ("2", "12")]
+    parts = [run.steps[:1], run.steps[1:5], run.steps[5:10], run.steps[10:]]
     means = {name: [float(torch.stack([step["terms"][name] for step in part]).double().mean()) for part in parts]
              for name in ("cls", "pull")}
     curves = {"terms/cls": means["cls"], "terms/pull": means["pull"], "loss": np.add(means["cls"], means["pull"]),
               "lr": [part[-1]["lr"] for part in parts]}
     for name, expected in curves.items():
-        assert [step for step, _ in run.values(name)] == [5, 10, 12]
+        assert [step for step, _ in run.values(name)] == [1, 5, 10, 12]
         assert [value for _, value in run.values(name)] == pytest.approx(list(expected), rel=1e-5)
     line = re.search(r"step 5/12  loss ([\d.]+)  cls ([\d.]+)  pull ([\d.]+)  lr ([\d.]+)", run.log)
-    assert [float(text) for text in line.groups()] == pytest.approx([run.values(name)[0][1] for name in (
+    assert [float(text) for text in line.groups()] == pytest.approx([run.values(name)[1][1] for name in (
         "loss", "terms/cls", "terms/pull", "lr")], abs=6e-5)
     assert [step for step, _ in run.values("verification/pairs")] == [6, 12]
     for _, accuracy in run.values("verification/pairs"):

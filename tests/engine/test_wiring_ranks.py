@@ -9,7 +9,7 @@ from ranks import on_ranks
 from recorded import Noted, record, write_data
 from torch.nn.parallel import DistributedDataParallel
 
-from engine import checkpoint, loop
+from engine import distributed, loop
 from engine.checkpoint import locked_output
 from engine.distributed import Ranks
 from engine.model_files import whole_classifier
@@ -116,7 +116,7 @@ def refused(data: Path, output: Path) -> list[str]:
     ranks, sentences = Ranks(dist.get_rank(), 2, torch.device("cpu")), []
     cfg = load_config(data / "toy.py", [f"dataset={data}", f"output={output}", "network=mbf", f"lr=0.{ranks.rank + 1}"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "SECONDS_FOR_LOCK", 0.1)
+        patch.setattr(distributed, "SECONDS_FOR_LOCK", 0.1)
         for begin in (lambda: prepare(cfg, ranks, Noted, PartialFC, None), lambda: locked_output(output, ranks).__enter__()):
             try:
                 begin()

@@ -64,7 +64,7 @@ def test_replicas_take_turns_and_never_two_batches_at_once():
             return faces.numpy() * 10
         return embed
 
-    batches = [(torch.tensor([k]), torch.ones(1, dtype=torch.bool)) for k in range(7)]
+    batches = [(np.array([k]), np.ones(1, bool)) for k in range(7)]
     found = [int(features[0]) for _, features in embed_batches([replica(0), replica(1)], batches)]
     assert found == [0, 10, 20, 30, 40, 50, 60]
     assert sorted(seen) == [(0, 0), (0, 2), (0, 4), (0, 6), (1, 1), (1, 3), (1, 5)]

@@ -39,7 +39,9 @@ def check_folder(tmp_path_factory) -> Path:
     origin = {"model": fingerprint(model.state_dict()), "records": FaceRecords(folder / "data/train_part_70_class").fingerprint(),
               "images": len(labels)}
     draw = np.random.default_rng(0)
-    for kind, array in (("feature", draw.standard_normal((len(labels), 128)).astype(np.float32)), ("label", labels),
+    centres = 2 * draw.standard_normal((len(COUNTS), 128))
+    features = (centres[labels] + draw.standard_normal((len(labels), 128))).astype(np.float32)
+    for kind, array in (("feature", features), ("label", labels),
                         ("credible_ratio_90_feature", draw.random(len(labels)) < 0.9),
                         ("avg_feature", draw.standard_normal((len(COUNTS), 128)).astype(np.float32))):
         save_array(folder / f"save/OPclass/{SD}_{kind}.npy", array, origin)

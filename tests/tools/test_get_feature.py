@@ -104,8 +104,8 @@ def test_features_are_those_of_the_unflipped_images(setting, one):
     origin = json.loads((one / f"{SD}_feature.json").read_text())
     assert (origin["images"], origin["dim"], origin["records"]) == (27, 128, data.fingerprint())
     assert origin["model"] == fingerprint(model.state_dict())
-    assert sorted(p.name for p in one.iterdir()) == [f"{SD}_{n}" for n in ("feature.json", "feature.npy", "label.json",
-                                                                           "label.npy")]
+    assert sorted(p.name for p in one.iterdir()) == [f"{SD}{end}" for end in (
+        ".lock", "_feature.json", "_feature.npy", "_label.json", "_label.npy")]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -154,7 +154,7 @@ def test_a_stopped_run_is_resumed(setting, one):
     # The corrupt file had another fingerprint: give the plan that of the good one, as after a kill.
     plan = setting / f"stopped/OPclass/{SD}_feature.npy.plan.part"
     origin = json.loads((one / f"{SD}_feature.json").read_text())
-    kept = {key: value for key, value in origin.items() if key not in ("bytes", "quick", "sha256")}
+    kept = {key: value for key, value in origin.items() if key not in ("bytes", "quick", "sha256", "model_file", "record_file")}
     plan.write_text(json.dumps(kept | {"batch_size": 4}))
     rows = np.load(part, mmap_mode="r+")
     rows[0] = 7.0                                # a batch that is marked is not computed again
@@ -199,7 +199,7 @@ def test_a_stop_between_two_renames_loses_nothing(renames, tmp_path, one_rank, m
 @pytest.mark.parametrize("more, words", [
     (["--SD", "f128_r18_arc_class70"], "does not belong to"),
     (["--SD", "f128_r18_softmax_class71"], "must end in one of"),
-    (["output=nowhere"], "train it first"),
+    (["output=nowhere"], f"no model {ROOT}/nowhere/model.pt; train it first"),
     (["dataset=nowhere"], "train_part_70_class"),
     (["network=r50"], "r50"),
 ])

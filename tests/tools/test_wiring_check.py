@@ -192,7 +192,7 @@ def test_a_corrupt_verification_set_and_records_smaller_than_a_step_are_wrong(lo
 def test_ranks_head_and_method_reach_the_disk_and_the_memory(look, check_folder):
     rows = {what: found for what, found, _ in look(check_folder, "AdvBCT", ranks=3, every=True).rows}
     assert set(rows) == {"config", "records", "step", "split", "labels", "classes", "images", "output", "lfw", "old model",
-                         "old_feature", "disk", "GPU memory"}
+                         "old_feature", "order of rows", "disk", "GPU memory", "shared memory"}
     assert (rows["disk"], rows["GPU memory"], rows["images"]) == ("3 AdvBCT 5", "3 of 3 PartialFC AdvBCT", "41 True")
     rows = {what: found for what, found, _ in look(check_folder, "old", "rec=train_part_70_class").rows}
     assert (rows["GPU memory"], rows["images"]) == ("2 of 2 SoftmaxHead Method", "41 False")

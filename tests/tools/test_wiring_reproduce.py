@@ -49,7 +49,7 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     expected = [
         ("split", (), ROOT, [python, "tools/split_dataset/split_dataset_ms1mv3.py", f"--data={data}"]),
         ("old", ("split",), ROOT, ["launch", "train_old_softmax.py", old_config, *old]),
-        ("old_features", ("old",), ROOT, ["launch", feature, old_config, "--SD", sd, *old]),
+        ("old_features", ("old",), ROOT, ["launch", feature, old_config, "--SD", sd, "--force", *old]),
         ("credible", ("old_features",), ROOT, [python, "tools/get_feature/denoise_credible.py", "--T", "0.9", "--SD", sd,
                                                f"--feature-save={save}"]),
         ("means", ("old_features",), ROOT, [python, means, "--SD", sd, f"--feature-save={save}"]),
@@ -58,7 +58,8 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
          ["launch", "train.py", f"configs/{mine.format('MixBCT')}", *settings("MixBCT", model, "lr=2", "mix_ratio=0.5")]),
         ("weak", ("credible", "means"), ROOT / "BCT_Methods/L2",
          ["launch", "train.py", f"configs/{mine.format('weakenedL2')}", *settings("weak", model, "lr=4")]),
-        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, *paragon]),
+        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, "--force",
+                                                         *paragon]),
         ("compare", ("paragon_features", "old", "paragon", "MixBCT", "weak"), ROOT,
          [python, "tools/compare/compare.py", "--data", str(ijb), "--subset", "IJBC", "--old", f"old={out}/old/model.pt:r34",
           "--new", f"MixBCT={out}/MixBCT/model.pt:r50", f"weak={out}/weak/model.pt:r50",
@@ -276,14 +277,17 @@ def test_a_step_whose_command_or_inputs_changed_runs_again_and_so_does_what_need
 @pytest.mark.parametrize("gpus, cores, trainings, threads", [(0, 8, 2, "4"), (0, 3, 1, "3"), (0, 2, 4, "1"), (1, 8, 2, "none")])
 def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monkeypatch, gpus, cores, trainings, threads):
     """Each step notes its threads and whether another one was running: on a GPU never."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     note, busy = tmp_path / "notes", tmp_path / "busy"
-    text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; echo "${{OMP_NUM_THREADS:-none}} $alone" >> {note}; '
-            f'sleep 0.05; rmdir {busy} 2> /dev/null; mkdir -p "$(dirname "$1")"; touch "$1"')
+    text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; threads=${{OMP_NUM_THREADS:-none}}; '
+            f'echo "$threads $alone $GOMP_SPINCOUNT" >> {note}; sleep 0.05; rmdir {busy} 2> /dev/null; '
+            f'mkdir -p "$(dirname "$1")"; touch "$1"')
     steps = [Step(str(k), ["bash", "-c", text, "bash", f"{tmp_path}/out/{k}/model.pt"], (), tmp_path,
                   makes=tmp_path / f"out/{k}/model.pt", trains=True) for k in range(trainings)]
     run_steps(steps, tmp_path / "out", gpus, cores)
     lines = note.read_text().split("\n")[:-1]
     assert {line.split()[0] for line in lines} == {threads} and len(lines) == trainings
+    assert {line.split()[2] for line in lines} == {"1000"}       # a waiting thread must not keep a core from another job for long
     assert not gpus or {line.split()[1] for line in lines} == {"alone"}
     assert "OMP_NUM_THREADS" not in os.environ

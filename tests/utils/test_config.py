@@ -81,6 +81,9 @@ def test_locate(tmp_path, monkeypatch):
     assert locate("train", "data").as_posix() == "data/train"
     (tmp_path / "train.rec").touch()
     assert locate("train", "data").as_posix() == "train"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.rec").touch()
+    assert locate("train", "data").as_posix() == "data/train"       # the folder that was given comes first
     assert locate("/x/train", "data").as_posix() == "/x/train"
 
 

@@ -15,6 +15,7 @@ from toy import write_records
 from BCT_Methods.MixBCT.train import MixBCT
 from engine import loop, parts
 from engine.method import Method
+from utils import config
 from utils.config import load_config, read_schema
 from utils.errors import UserError
 from utils.paths import ROOT
@@ -173,7 +174,7 @@ def test_a_wrong_value_ends_with_one_sentence(wrong, place, tmp_path, monkeypatc
     mine = tmp_path / "mine.py"
     mine.write_text(f"config = dict({wrong})" if place == "config file" else "config = dict()")
     more = [f"{key}={value.replace(chr(39), '')}"] if place == "command line" else []       # a shell takes the quotes away
-    code, said = start(str(mine), "dataset=nowhere", "output=mine", *more, method=MixBCT)
+    code, said = start(str(mine), "dataset=nowhere", f"output={tmp_path}/mine", *more, method=MixBCT)
     source = "the command line" if place == "command line" else mine
     assert (code, said) == (1, f"error: config.{key} = {value} in {source}: expected {WRONG[wrong]}\n")
     assert {path.name for path in tmp_path.iterdir()} == {"base.py", "mine.py"}
@@ -188,21 +189,23 @@ def test_a_wrong_value_ends_with_one_sentence(wrong, place, tmp_path, monkeypatc
     (["lr"], "expected KEY=VALUE after the config file, found 'lr'")])
 def test_settings_that_do_not_go_together_end_with_one_sentence_too(settings, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said = start(PLAIN, "dataset=nowhere", "output=mine", *settings)
+    code, said = start(PLAIN, "dataset=nowhere", f"output={tmp_path}/mine", *settings)
     assert code == 1 and said.startswith("error: ") and sentence in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_warm_up_may_be_the_whole_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said = start(PLAIN, "dataset=nowhere", "output=mine", "warmup_epoch=35")
+    code, said = start(PLAIN, "dataset=nowhere", f"output={tmp_path}/mine", "warmup_epoch=35")
     assert code == 1 and "error: no file " in said
 
 
 @pytest.fixture
 def few(tmp_path, monkeypatch) -> list[str]:
-    """The working folder has train.rec, 49 images of five identities: two epochs of six steps."""
+    """The working folder has train.rec, 49 images of five identities: two epochs of six steps.  It is the repository, too."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.setattr(config, "ROOT", tmp_path)
     write_records(tmp_path / "train", [9, 12, 7, 10, 11])
     return [PLAIN, "rec=train", "batch_size=8", "num_epoch=2", "workers=0", "image_size=16", "val_targets=[]"]
 
@@ -233,7 +236,7 @@ def test_a_path_is_text_whatever_it_looks_like(few, tmp_path):
     code, said = start(*few, "output=out", "rec=30", *late)
     assert code == 1 and "the training has 6 steps" in said
     code, said = start(*few, "output=out", "dataset=1", "rec=missing")
-    assert code == 1 and f"error: no file {ROOT}/1/missing.rec" in said
+    assert code == 1 and f"error: no file {tmp_path}/1/missing.rec" in said
     (tmp_path / "1").mkdir()
     write_records(tmp_path / "1/2", [9, 9])
     code, said = start(*few, "output=out", f"dataset={tmp_path / '1'}", "rec=2", *late)
@@ -244,10 +247,30 @@ def test_the_files_of_the_old_model_may_have_numbers_for_names(few, tmp_path):
     """Features, and the model: a missing one is not compared, one that is there is read."""
     mix = [MIX, *few[1:], "output=out", "feature_save=2024", "old_feature=8", "old_model=7"]
     code, said = start(*mix, method=MixBCT, network=torch.nn.Identity)
-    assert code == 1 and "error: no file 2024/8" in said.splitlines()[-1]
+    assert code == 1 and f"error: no file {tmp_path}/2024/8" in said.splitlines()[-1]
     (tmp_path / "7").write_text("not a model")
     code, said = start(*mix, method=MixBCT, network=torch.nn.Identity)
-    assert code == 1 and said.splitlines()[-1].startswith("error: 7 ")
+    assert code == 1 and said.splitlines()[-1].startswith(f"error: {tmp_path}/7 ")
+
+
+def test_relative_folders_are_below_the_repository_wherever_the_command_starts(few, tmp_path, monkeypatch):
+    """From the folder of a method, ``output=work_dirs/a`` is the folder that an evaluation from the repository finds."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "model.pt").touch()
+    monkeypatch.chdir(tmp_path / "deep")
+    (tmp_path / "deep/work_dirs").mkdir()
+    cfg = load_config(PLAIN, ["output=work_dirs/a", "feature_save=old", "old_model=model.pt"])
+    assert [cfg.output, cfg.feature_save, cfg.old_model] == [f"{tmp_path}/{name}" for name in ("work_dirs/a", "old", "model.pt")]
+    cfg = load_config(PLAIN, ["output=/x/a", "feature_save=/x/b"])
+    assert (cfg.output, cfg.feature_save, cfg.old_model) == ("/x/a", "/x/b", None)
+
+
+def test_records_are_looked_up_in_the_data_set_before_the_current_folder(few, tmp_path):
+    write_records(tmp_path / "mine/train", [9, 9, 9])
+    code, said = start(*few, "output=out", f"dataset={tmp_path / 'mine'}", "gradient_acc=99")
+    assert code == 1 and "the training has 6 steps" in said
+    code, said = start(*few, "output=out", f"dataset={tmp_path / 'none'}", "gradient_acc=99")
+    assert code == 1 and "the training has 12 steps" in said
 
 
 def test_a_users_own_key_in_a_config_file_is_only_warned_about(few, tmp_path, caplog):

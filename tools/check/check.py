@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -18,10 +19,11 @@ from engine.cost import pretended_ranks
 from engine.method import Method
 from engine.parts import new_backbone, new_head
 from losses import PartialFC
-from tools.check.old_model_rows import look_at_old_model
+from records.faces import FaceRecords
+from tools.check.old_model_rows import look_at_old_model, look_at_order
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
-from tools.check.report import MISSING, Report, WarningRows
-from tools.check.resource_rows import look_at_disk, look_at_gpu
+from tools.check.report import MISSING, OK, WARNING, Report, WarningRows
+from tools.check.resource_rows import look_at_disk, look_at_gpu, look_at_shared_memory
 from tools.check.setting_rows import classes_of, look_at_output, read_settings, script_of
 from utils.command_line import at_least
 from utils.errors import UserError, run
@@ -42,6 +44,7 @@ def check(args: argparse.Namespace) -> Report:
         report.add("config", f"{args.config}: {method_class.__name__}, trained by {os.path.relpath(script)}")
     report.attempt("settings", lambda: new_backbone(cfg, device="meta"))
     problems_of_settings = report.problems()
+    report.row("shared memory", lambda: look_at_shared_memory(args.ranks))
     opened = look_at_records(cfg, args.ranks, args.all, report)
     report.row("output", lambda: look_at_output(cfg, opened[1] if opened else None, classes))
     look_at_verification(cfg, report)
@@ -49,10 +52,13 @@ def check(args: argparse.Namespace) -> Report:
         if method_class is not Method:
             report.add("old features", "not compared: the record file that they belong to is missing or wrong", MISSING)
         return report
-    _, data = opened
+    faces, data = opened
     with pretended_ranks(args.ranks):
         head = report.attempt("settings", lambda: new_head(cfg, head_class, data.classes, cfg.sample_rate, device="meta"))
         method = look_at_old_model(cfg, data, method_class, args.all, report)
+        if isinstance(faces, FaceRecords) and any(what == "old_feature" and verdict in (OK, WARNING)
+                                                  for what, _, verdict in report.rows):
+            report.row("order of rows", partial(look_at_order, cfg, data, faces))
         if head is not None and not problems_of_settings:
             report.row("disk", lambda: look_at_disk(cfg, data, args.ranks, method))
             report.row("GPU memory", lambda: look_at_gpu(cfg, data, args.ranks, head_class, method))

@@ -11,12 +11,13 @@ from backbones.weights import fingerprint, load_state
 from engine.method import Method
 from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
-from records.faces import CHUNK
+from old_model.order import MISPLACED, order_of_rows
+from records.faces import CHUNK, FaceRecords
 from records.facts import Facts
 from tools.check.record_rows import spread
 from tools.check.report import OK, WARNING, Report
 from utils.errors import UserError
-from utils.origin import check_whole, describe, load_origin
+from utils.origin import check_whole, describe, load_array, load_origin
 from utils.paths import locate
 from utils.settings import Settings
 
@@ -73,9 +74,27 @@ def look_at_array(kind: str, cfg: Settings, data: Facts, every: bool) -> tuple[s
         if not np.isfinite(array[rows]).all():
             raise UserError(f"{path} holds NaN or infinity near row {rows[0]}; train the old model again with a lower "
                             f"config.lr, or extract its features again")
+        if array.ndim == 2 and not array[rows].any(1).all():
+            raise UserError(f"{path} holds a row of zeros near row {rows[0]}, which was never written; make it again (README, "
+                            f"step 2)")
     if "sha256" not in load_origin(path):
         return f"{path}: {describe(array)}; no checksum next to it: it may be corrupt or of another model", WARNING
     return f"{path}: {describe(array)}, checksum right", OK
+
+
+def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, str]:
+    """Whether row i of the old features can be of image i: by the labels of the record file."""
+    features, labels = READERS["old_feature"](cfg, data), faces.labels()
+    path = locate(cfg.old_feature, cfg.feature_save)
+    label_file = path.with_name(f"{sd_of(path)}_label.npy")
+    if label_file.is_file():
+        different = np.count_nonzero(load_array(label_file, "tools/get_feature/get_feature.py") != labels)
+        if different:
+            raise UserError(f"{label_file} differs from the labels of the record file in {different:,} of {len(labels):,} rows: "
+                            f"the features are in another order than the images; extract them again with "
+                            f"tools/get_feature/get_feature.py")
+    found = order_of_rows(features, labels)
+    return (f"{found.misplaced} {MISPLACED} ({found})", WARNING) if found.misplaced else (str(found), OK)
 
 
 def write_zeros(path: Path, kind: str, cfg: Settings, data: Facts) -> Path:

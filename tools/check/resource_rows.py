@@ -1,5 +1,6 @@
 """Rows on room on the disk and on the memory of a GPU."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -12,7 +13,22 @@ from tools.check.report import OK, WARNING, WRONG
 from utils.settings import Settings
 
 FREE_PER_BYTE_WRITTEN = 1.2     # room that a disk should have for each byte that will be written
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_SHARED_MEMORY = 10**9     # bytes: NVIDIA's documentation of NCCL recommends --shm-size=1g; a container has 64 MB
 FULL_GPU = 0.9                  # share of a GPU's memory from which on there is a warning
+
+
+def look_at_shared_memory(ranks: int) -> tuple[str, str]:
+    """/dev/shm: NCCL exchanges the gradients of the GPUs of a machine there, if they have no direct connection."""
+    if not SHARED_MEMORY.is_dir():
+        return f"no {SHARED_MEMORY}; NCCL needs it on several GPUs: NCCL_SHM_DISABLE=1", WARNING if ranks > 1 else OK
+    there = os.statvfs(SHARED_MEMORY)
+    size = there.f_blocks * there.f_frsize
+    text = f"{SHARED_MEMORY} has {1e-9 * size:.2f} GB"
+    if ranks > 1 and size < LEAST_SHARED_MEMORY:
+        return (f"{text}, perhaps too little for NCCL on several GPUs: start the container with --shm-size=1g or --ipc=host, or "
+                f"set NCCL_SHM_DISABLE=1 (slower); the loaders need none of it"), WARNING
+    return text, OK
 
 
 def look_at_disk(cfg: Settings, data: Facts, ranks: int, method: Method | None) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from evaluation.versions import Version, Versions
 from tools.compare.page import write_page
 from tools.compare.pictures import draw_pictures
 from tools.compare.tables import tables_of, verdict_line
-from utils.command_line import at_least, make_folder
+from utils.command_line import at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 
@@ -190,8 +190,9 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
             earlier.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
-    print(f"\nwrote {out / 'index.html'} (the page), compare.txt (all {len(tables)} tables), compare.json, {len(pictures)} "
-          f"pictures, flips of {sum(map(bool, lists.values()))} models")
+    print(f"\ncompare.txt has all {len(tables)} tables; next to it are compare.json, {len(pictures)} pictures, flips of "
+          f"{sum(map(bool, lists.values()))} models, and the page")
+    print_written(out / "index.html")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.model_files import classifier_in_checkpoint, whole_classifier
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.files import written_beside
 
@@ -34,7 +35,8 @@ def main() -> None:
             torch.save(whole, file)
         else:
             np.save(file, whole["weight"].float().numpy())
-    print(f"{args.output}: {len(whole['weight'])} classes of {whole['weight'].shape[1]} dimensions")
+    print(f"{len(whole['weight'])} classes of {whole['weight'].shape[1]} dimensions")
+    print_written(args.output)
 
 
 if __name__ == "__main__":

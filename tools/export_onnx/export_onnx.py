@@ -10,7 +10,6 @@ normalised.  A runtime reads files up to its own opset: onnxruntime 1.14 18, 1.1
 import argparse
 import logging
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -22,8 +21,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.backbone import Backbone
 from backbones.weights import load_model
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
+from utils.parts import new_part
 
 PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes of weights; a larger model has them in NAME.onnx.data, in the same folder
 OPSET = 18                              # the exporter's own; other ones are converted from it
@@ -89,22 +90,22 @@ def main() -> None:
     model = load_model(args.network, args.model_file)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        parts = tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.part")
-    with disk_errors(output), parts as folder:
-        export(model, Path(folder) / output.name, args.opset)
+    with disk_errors(output), new_part(output, folder=True) as folder:
+        export(model, folder / output.name, args.opset)
         try:
-            largest, scale = difference(model, Path(folder) / output.name)
+            largest, scale = difference(model, folder / output.name)
         except Exception as error:      # onnxruntime raises many types
             raise UserError(f"the installed onnxruntime {onnxruntime.__version__} cannot run opset {args.opset}, so the file was "
                             f"not compared with PyTorch; nothing was written: choose --opset {OPSET}") from error
         if not largest <= TOLERANCE * scale:
             raise UserError(f"the ONNX form of {args.model_file} differs from PyTorch by {largest:.2e}, expected at "
                             f"most {TOLERANCE * scale:.2e}; nothing was written: install the versions in requirements.txt")
-        for written in sorted(Path(folder).iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
+        for written in sorted(folder.iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
             put_in_place(written, output.parent / written.name)
     size = model.image_size
-    print(f"wrote {output}: input [N, 3, {size}, {size}], embedding [N, {model.num_features}], opset {args.opset}")
+    print(f"input [N, 3, {size}, {size}], embedding [N, {model.num_features}], opset {args.opset}")
     print(f"largest difference to PyTorch {largest:.2e}; the largest value of an embedding is {scale:.2e}")
+    print_written(output)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact, credible_kind
+from old_model.order import warn_about_order
 from old_model.statistics import credible
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.origin import load_origin, save_array
+from utils.paths import ROOT
 
 
 def main() -> None:
@@ -27,17 +30,21 @@ def main() -> None:
     parser.add_argument("--T", type=float, default=0.9, help="share of each class that is kept, in (0, 1]")
     parser.add_argument("--no-column-norm", action="store_true",
                         help="leave out the second normalisation (of each column, over the whole set)")
-    parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features")
+    parser.add_argument("--feature-save", default=FEATURE_SAVE,
+                        help="folder of the old features; if relative, below the repository, as the setting feature_save")
     args = parser.parse_args()
+    args.feature_save = str(ROOT / args.feature_save)
     if not 0 < args.T <= 1:
         raise UserError(f"--T must be in (0, 1], found {args.T}")
 
     torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
+    warn_about_order(features, labels, source)
     mask = credible(features, labels, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))
     save_array(target, mask, load_origin(source) | {"T": args.T, "column_norm": not args.no_column_norm})
-    print(f"{target}: {mask.sum()} of {len(mask)} images ({100 * mask.mean():.1f} %) are credible")
+    print(f"{mask.sum()} of {len(mask)} images ({100 * mask.mean():.1f} %) are credible")
+    print_written(target)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 reads <config.output>/model.pt, or the model of --model, and the record file that the last part of --SD names (class100 data100
 class70 data70 class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
-A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.
+A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.  Features of
+another model or record file are not replaced without --force.
 """
 
 import argparse
@@ -17,14 +18,15 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from engine.distributed import start_ranks
+from engine.distributed import held_by_first_rank, start_ranks
 from evaluation.inputs import InputOptions
 from evaluation.models import EmbeddingModel, describe, open_model
 from evaluation.versions import Version
-from old_model.extraction import PartialFile, extract
+from old_model.extraction import PartialFile, extract, refuse_to_replace
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts
+from utils.command_line import print_written
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.paths import locate
@@ -51,7 +53,7 @@ def open_old(args: argparse.Namespace, cfg: Settings, device: torch.device) -> E
     return open_model(str(weights), cfg.network, [device], args.fp16, InputOptions())
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("config", help="config file of the old model")
@@ -62,9 +64,13 @@ def main() -> None:
                         "prescribed")
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
+    parser.add_argument("--force", action="store_true", help="replace features of another model or record file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
-    args = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     cfg = load_config(args.config, args.overrides)
     if args.model is None:
         check_names(args.config, args.SD)
@@ -77,16 +83,22 @@ def main() -> None:
     refuse_other_parts([dataset.path])
     origin = {"model": model.fingerprint, "records": dataset.fingerprint(), "images": len(dataset),
               "fp16": args.fp16} | describe(model)
-    target = artefact(cfg.feature_save, args.SD, "feature")
-    label_target = artefact(cfg.feature_save, args.SD, "label")
-    file = PartialFile(target, label_target, origin | {"batch_size": args.batch}, ranks)
+    targets = [artefact(cfg.feature_save, args.SD, kind) for kind in ("feature", "label")]
+    refusal = (f"another extraction, or a process of a killed one, still writes {targets[0]}; wait until it ends, or end it, and "
+               f"start again; or give another feature_save=FOLDER")
     replica = model.replicas()[0]
-    extract(lambda images: replica(images, mirror=False)[0], dataset, file, ranks, args.batch, cfg.workers)
-    dist.barrier()
-    if ranks.rank == 0:
-        file.finish(origin)
-        print(f"{target}: {len(dataset)} features of {model.dim} dimensions")
-    dist.barrier()
+    with held_by_first_rank(targets[0].with_name(f"{args.SD}.lock"), refusal, ranks):
+        for target in targets if not args.force else ():
+            refuse_to_replace(target, origin)
+        file = PartialFile(targets[0], targets[1], origin | {"batch_size": args.batch}, ranks)
+        extract(lambda images: replica(images, mirror=False)[0], dataset, file, ranks, args.batch, cfg.workers)
+        dist.barrier()
+        if ranks.rank == 0:
+            model_file = args.model or str((Path(cfg.output) / "model.pt").resolve())
+            file.finish(origin | {"model_file": model_file, "record_file": str(dataset.path.resolve())})
+            print(f"{len(dataset)} features of {model.dim} dimensions")
+            print_written(targets[0])
+        dist.barrier()
     dist.destroy_process_group()
 
 

@@ -33,7 +33,7 @@ from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result
 from utils.arrays import read_npz
-from utils.command_line import at_least, make_folder
+from utils.command_line import at_least, make_folder, print_written
 from utils.errors import UserError, run
 
 AUC_OF_GUESSING = 0.6       # below it, a warning
@@ -101,7 +101,8 @@ def plot_saved(patterns: list[str], out: Path) -> None:
         raise UserError("-P needs result files, found none; give them, for example -P ijbc_result/*.npz")
     results = [load_result(Path(file)) for file in files]
     print_tables([report for report, _ in results])
-    announce(plot_results(results, out / "plot"))
+    for file in plot_results(results, out / "plot"):
+        print_written(file)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -148,7 +149,8 @@ def evaluate(args: argparse.Namespace) -> None:
         print(f"warning: the AUC is {100 * area:.2f} %, hardly more than guessing: is the input of each model right (--input), "
               f"and do landmarks and templates belong to these images?")
     save_result(file, report, arrays)
-    announce([file, file.with_suffix(".json"), *plot_results([(report, arrays)], file.with_suffix(""))])
+    for written in (*plot_results([(report, arrays)], file.with_suffix("")), file.with_suffix(".json"), file):
+        print_written(written)
 
 
 def result_file(args: argparse.Namespace, name: str) -> Path:
@@ -213,12 +215,6 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
     settings["name"] = Path(str(settings["name"])).name         # it becomes part of file names
     return sides[0], sides[1] if len(sides) == 2 else None, settings
-
-
-def announce(files: list[Path]) -> None:
-    """Print which files were written."""
-    for file in files:
-        print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.rehearsal.identity import identity
 from tools.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
 from tools.rehearsal.render import Difficulty, render
-from utils.command_line import make_folder
+from utils.command_line import make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 from utils.opencv import cv2
@@ -35,7 +35,7 @@ def write_sheet(file: Path, seed: int, size: int, difficulty: Difficulty, people
         raise UserError(f"cannot write {file}: expected a name that ends in .png or .jpg") from error
     with written_beside(file) as part:
         part.write_bytes(data)
-    print(f"wrote {file}")
+    print_written(file)
 
 
 def number(kind: type, least: float, most: float = float("inf")):
@@ -87,7 +87,8 @@ def main() -> None:
     drawn += write_bin(train / "rehearsal.bin", args.pairs, **settings)
     drawn += write_ijb(args.out / "ijb", args.eval_identities, args.impostors, **settings)
     seconds = time.monotonic() - begin
-    print(f"{args.out}: {drawn} images in {seconds:.0f} s ({drawn / seconds / args.workers:.0f} images/s per process)")
+    print(f"{drawn} images in {seconds:.0f} s ({drawn / seconds / args.workers:.0f} images/s per process)")
+    print_written(args.out)
 
 
 if __name__ == "__main__":

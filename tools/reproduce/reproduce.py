@@ -24,6 +24,7 @@ from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
 from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
+from utils.command_line import print_written
 from utils.errors import UserError, run
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
@@ -135,7 +136,8 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
         return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True)
 
     def extract(name: str, model: str, sd: str, *needs: str) -> Step:
-        command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, *by_name[model].settings]
+        command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, "--force",
+                   *by_name[model].settings]      # of a model of this folder that was trained again
         return Step(name, command, needs, makes=artefact(recipe.features, sd, "feature"))
 
     def after_features(name: str, kind: str, script: str, *options: str) -> Step:
@@ -194,6 +196,7 @@ def main() -> None:
         print("all inputs are there; run without --dry-run to run these commands")
     else:
         run_steps(steps, recipe.out, gpus, cores)
+        print_written(recipe.out / "compare/index.html")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from utils.locks import hold_folder
 from utils.paths import ROOT
 
 TERMINAL = threading.Lock()
+SPINS = "1000"              # turns that a waiting thread of OpenMP spins, as environment.sh sets it and says why
 SECONDS_FOR_LOCK = 10       # that a command of a killed reproduction may take to end
 
 
@@ -103,7 +104,7 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     records, begin = Records(out), time.monotonic()
     refuse_other_settings(steps, out)
     jobs = 1 if gpus else max(1, min(cores, sum(step.trains for step in steps)))
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = {"GOMP_SPINCOUNT": SPINS} | os.environ | {"PYTHONUNBUFFERED": "1"}
     if not gpus:        # the same number in each run, whatever else runs: the bits of a training depend on its threads
         environment["OMP_NUM_THREADS"] = str(cores // jobs)
     make_folder(records.folder, "--out")
@@ -131,7 +132,7 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
                         print(f"== {step.name} failed; {', '.join(s.name for s in running.values())} will end first", flush=True)
                     future.result()             # a failure ends the reproduction, after the commands that are running have ended
                     finished.add(step.name)
-    print(f"== all done: {time.monotonic() - begin:.0f} s since the start")
+    print(f"== all done: {time.monotonic() - begin:.0f} s since the start", flush=True)
 
 
 def refuse_other_settings(steps: list[Step], out: Path) -> None:
