@@ -11,7 +11,8 @@ X, Y: rows of norm 1; n rows; C = X'X and D = X'Y of the rows minus their means.
                        |X W + b - Y|^2 + l n/d |W|^2 among the W of rank r (Mukherjee and Zhu, Statistical Analysis and Data
                        Mining 2011); l and r are chosen
     lambda-orthogonal  the minimum of |X W + b - Y|^2 / n + 10 max(0, |W'W - I| - lambda)^2 (W W' if d_in < d_out; Frobenius
-                       norms); lambda is chosen as a share of |I|
+                       norms); lambda is chosen as a share of |I| = sqrt(d), d the
+                       smaller dimension
     residual-MLP       map_training.py
 b is the best one for W, (mean of Y) - (mean of X) W; Procrustes and ridge have none.
 

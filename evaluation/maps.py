@@ -85,7 +85,7 @@ def words(kind: str, strength: Any) -> str:
     if kind == "low-rank":
         return f"l = {strength[0]:g}, rank {strength[1]}"
     if kind == "lambda-orthogonal":
-        return f"lambda = {strength:g} |I|"
+        return f"lambda = {strength:g} sqrt(d)"
     return f"l = {strength[0]:g}, {strength[1]} epochs"
 
 

@@ -211,7 +211,8 @@ def test_the_three_parts_do_not_overlap_and_the_error_is_on_unseen_rows():
 
 def test_the_strength_is_the_best_of_the_candidates_on_the_held_out_rows():
     fit, held, _ = pairs_of(*related(120, 8, 6, noise=3)).folds()
-    for kind, candidates in (("low-rank", [(strength, rank) for strength in RIDGES for rank in (1, 2, 4)]), ("lambda-orthogonal", maps.LAMBDAS)):
+    low = [(strength, rank) for strength in RIDGES for rank in (1, 2, 4)]
+    for kind, candidates in (("low-rank", low), ("lambda-orthogonal", maps.LAMBDAS)):
         errors = {candidate: measure(solve(kind, fit, candidate), held)[0] for candidate in candidates}
         assert errors[choose(kind, fit, held)] <= min(errors.values()) + 1e-3, kind
 
