@@ -55,3 +55,20 @@ def check_shapes(mapping: Map) -> None:
     width = shapes[2][-1] if len(shapes) > 2 else 0
     if shapes not in ([(d_in, d_out), (d_out,)], [(d_in, d_out), (d_out,), (d_in, width), (width,), (width, d_out)]):
         raise ValueError(f"its arrays are {[list(shape) for shape in shapes]}")
+
+
+def fitted_files(texts: list[str], versions: set[str], old: str) -> dict[str, tuple[str, Path]]:
+    """{name of the mapped version: (its version, file of the map)} from NAME=FILE.npz; UserError if one is wrong.
+
+    versions: all names, with that of the ``old`` one, which has no maps.
+    """
+    maps: dict[str, tuple[str, Path]] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        mapped = f"{name}+{Path(file).stem}"
+        if name not in versions - {old} or mapped in versions | set(maps):
+            raise UserError(f"--fitted {text}: expected one of {', '.join(sorted(versions - {old}))} before the = and file names "
+                            f"that differ after it")
+        load_map(Path(file))            # a wrong file is reported before hours of embedding
+        maps[mapped] = name, Path(file)
+    return maps

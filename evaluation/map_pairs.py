@@ -98,6 +98,7 @@ class Pairs:
         """The same images with the sides exchanged."""
         return Pairs(self.y, self.x, self.rows)
 
+    @cached_property
     def folds(self) -> Folds:
         """(to fit: 8 of 10 rows, to choose the strength: the second of 10, to report the error: the first of 10)."""
         place = np.arange(len(self)) % 10

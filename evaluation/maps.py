@@ -102,7 +102,7 @@ def measure(mapping: Map, pairs: Pairs) -> tuple[float, float]:
 def fit_one(kind: str, pairs: Pairs, seed: int = 0) -> Fitted:
     """The map of a kind, fitted on all ``pairs``, with its error on rows that neither the fit nor the choice has seen."""
     start = time.perf_counter()
-    fit, held, report = pairs.folds()
+    fit, held, report = pairs.folds
     strength, rest = choose(kind, fit, held, seed), fit.joined(held)
     error, cosine = measure(solve(kind, rest, strength, seed), report)
     mapping = solve(kind, rest.joined(report), strength, seed)
@@ -127,7 +127,7 @@ def check_related(pairs: Pairs, files: str) -> None:
     better than row i, one file has a row more at its beginning. An order that differs only among pictures of one person is not
     seen.
     """
-    fit, held, report = pairs.folds()
+    fit, held, report = pairs.folds
     rest = fit.joined(held)
     mapping = solve("ridge", rest, choose("ridge", fit, held))
     error, constant = measure(mapping, report)[0], report.moments.error(np.zeros(pairs.dims), rest.moments.y / len(rest))
@@ -155,7 +155,7 @@ def curve(kinds: tuple[str, ...], pairs: Pairs, seeds: int) -> dict[int, dict[st
 
     The largest number is all rows but those held out, with one seed.
     """
-    fit, held, report = pairs.folds()
+    fit, held, report = pairs.folds
     rest, out = fit.joined(held), {}
     for count in [*(count for count in CURVE if count < len(rest)), len(rest)]:
         out[count] = {kind: [error_on(kind, rest.sample(count, seed), report, seed)
@@ -165,5 +165,5 @@ def curve(kinds: tuple[str, ...], pairs: Pairs, seeds: int) -> dict[int, dict[st
 
 def error_on(kind: str, sample: Pairs, report: Pairs, seed: int) -> float:
     """|g(u) - y|^2 per row of ``report`` of a map fitted on ``sample``, a tenth of which chooses the strength."""
-    fit, held, third = sample.folds()
+    fit, held, third = sample.folds
     return measure(solve(kind, sample, choose(kind, fit.joined(third), held, seed), seed), report)[0]

@@ -14,8 +14,9 @@ import numpy as np
 
 from evaluation.embed import embeddings
 from evaluation.evaluation_set import Evaluation, load_npy
-from evaluation.map_files import load_map
+from evaluation.map_files import fitted_files, load_map
 from evaluation.map_forms import Map
+from evaluation.mapped import mapped_name, mapped_side
 from evaluation.maps import BACKWARD, FORWARD, fit_maps
 from evaluation.models import EmbeddingModel, open_model
 from evaluation.protocol import Images
@@ -83,19 +84,6 @@ class Features:
         return self.gallery.shape[1]
 
 
-class MappedRows:
-    """``mapping(features)``: Rows that are mapped when they are read."""
-
-    def __init__(self, features: Rows, mapping: Map):
-        self.features, self.mapping, self.shape = features, mapping, (len(features), mapping.dims[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self.mapping(self.features[rows])
-
-
 class Versions:
     """All versions with their features.
 
@@ -113,7 +101,7 @@ class Versions:
             names = ", ".join(version.name for version in (old, *new, *paragon))
             raise UserError(f"expected a different name for each version, found {names}; rename one")
         self.kinds = tuple(dict.fromkeys(args.maps))
-        files, maps = self.feature_files(args), self.map_files(args.fitted)
+        files, maps = self.feature_files(args), fitted_files(args.fitted, set(self.files), self.old)
         for version in self.files.values():         # a wrong network is reported before hours of embedding
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
@@ -165,19 +153,6 @@ class Versions:
                                 f"tools/get_feature/get_feature.py")
         return files
 
-    def map_files(self, texts: list[str]) -> dict[str, tuple[str, Path]]:
-        """{mapped version: (its version, file of the map)} from --fitted; UserError if a name or a file is wrong."""
-        maps: dict[str, tuple[str, Path]] = {}
-        for text in texts:
-            name, _, file = text.partition("=")
-            mapped = f"{name}+{Path(file).stem}"
-            if name not in self.files or name == self.old or mapped in {*maps, *self.files}:
-                expected = ", ".join(version for version in self.files if version != self.old)
-                raise UserError(f"--fitted {text}: expected one of {expected} before the = and file names that differ after it")
-            load_map(Path(file))            # a wrong file is reported before hours of embedding
-            maps[mapped] = name, Path(file)
-        return maps
-
     def add_map(self, name: str, mapped: str, found: tuple[Map, str, float], file: Path, evaluation: Evaluation) -> None:
         """Add the version ``mapped``: the model of ``name`` and a map.  found: map, direction and held-out error."""
         mapping, direction, error = found
@@ -191,9 +166,9 @@ class Versions:
                             f"models")
         on_old: tuple[Rows, Rows]
         if direction == BACKWARD:
-            on_old = old.gallery, mapped_side(new, new.query, mapping, evaluation)
+            on_old = old.gallery, mapped_side(new.views, new.query, mapping, evaluation.source)
         else:
-            on_old = mapped_side(old, old.gallery, mapping, evaluation), new.query
+            on_old = mapped_side(old.views, old.gallery, mapping, evaluation.source), new.query
         self.features[mapped] = Features(new.gallery, new.query, about=new.about, on_old=on_old)
         self.map_errors[mapped] = error
         self.free.append(mapped)
@@ -212,18 +187,6 @@ class Versions:
     def fits(self, query: str, gallery: str) -> bool:
         """Whether queries of one version can search the other's gallery."""
         return self.sides(query, gallery) is not None
-
-
-def mapped_name(name: str, kind: str, direction: str) -> str:
-    """The name of a version with a map."""
-    return f"{name}+{kind}" + ("-forward" if direction == FORWARD else "")
-
-
-def mapped_side(features: Features, side: Rows, mapping: Map, evaluation: Evaluation) -> Rows:
-    """One side of a version's features, mapped: images before they become templates, feature files when they are read."""
-    if evaluation.source is None:
-        return MappedRows(side, mapping)
-    return template_features([mapping(view) for view in features.views], evaluation.source)
 
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:

@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from onnx_toys import write_model
 
 from evaluation.map_files import load_map, save_map
 from evaluation.map_forms import Map
@@ -21,18 +22,6 @@ def drawn(*shapes) -> list[np.ndarray]:
 
 LINEAR = Map(*drawn((6, 4), 4))
 MLP = Map(*drawn((6, 4), 4), tuple(drawn((6, 5), 5, (5, 4))))
-
-
-def write_model(path, opset: int = 13, dim: int = 6, shape: tuple = ("N", 6), kind: int = TensorProto.FLOAT) -> np.ndarray:
-    """An ONNX model of images [N, 3, 2, 2], the embedding their product with the returned weight [12, dim]."""
-    weight, = drawn((12, dim))
-    constants = [numpy_helper.from_array(weight, "w")]
-    nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["product"]),
-             helper.make_node("Cast", ["product"], ["embedding"], to=kind)]
-    graph = helper.make_graph(nodes, "model", [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 2, 2])],
-                              [helper.make_tensor_value_info("embedding", kind, shape)], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
-    return weight
 
 
 @pytest.mark.parametrize("mapping", [LINEAR, MLP])

@@ -198,9 +198,9 @@ def test_the_number_of_epochs_is_the_best_one_on_the_held_out_rows(monkeypatch):
 
 def test_the_three_parts_do_not_overlap_and_the_error_is_on_unseen_rows():
     pairs = pairs_of(*related(200, 5, 4))
-    parts = [set(part.rows.tolist()) for part in pairs.folds()]
+    parts = [set(part.rows.tolist()) for part in pairs.folds]
     assert set.union(*parts) == set(range(200)) and sum(map(len, parts)) == 200 and [len(part) for part in parts] == [160, 20, 20]
-    fit, held, report = pairs.folds()
+    fit, held, report = pairs.folds
     joined = fit.joined(held)
     np.testing.assert_allclose(joined.moments.xx, Pairs(pairs.x, pairs.y, joined.rows).moments.xx)
     for kind in KINDS:
@@ -210,7 +210,7 @@ def test_the_three_parts_do_not_overlap_and_the_error_is_on_unseen_rows():
 
 
 def test_the_strength_is_the_best_of_the_candidates_on_the_held_out_rows():
-    fit, held, _ = pairs_of(*related(120, 8, 6, noise=3)).folds()
+    fit, held, _ = pairs_of(*related(120, 8, 6, noise=3)).folds
     low = [(strength, rank) for strength in RIDGES for rank in (1, 2, 4)]
     for kind, candidates in (("low-rank", low), ("lambda-orthogonal", maps.LAMBDAS)):
         errors = {candidate: measure(solve(kind, fit, candidate), held)[0] for candidate in candidates}

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from ijb_toys import two_galleries
+from onnx_toys import write_model
 
 from evaluation.map_files import load_map
 from evaluation.maps import BACKWARD, FORWARD, KINDS
@@ -90,8 +91,17 @@ def test_a_sample_of_the_images_is_named_in_the_files(tmp_path, monkeypatch, cap
         run_tool(monkeypatch, adapt, *files, "--out", tmp_path / "maps", "--images", 201)
 
 
+def test_the_model_and_the_map_are_written_as_one_file(tmp_path, monkeypatch):
+    weight = write_model(tmp_path / "model.onnx", dim=5, shape=("N", 5))
+    run_tool(monkeypatch, adapt, *write_features(tmp_path), "--out", tmp_path / "maps", "--map", "low-rank", "--samples", 0,
+             "--model", tmp_path / "model.onnx")
+    images = np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "maps/low-rank_model.onnx"))
+    expected = load_map(tmp_path / "maps/low-rank.npz")[0](images.reshape(4, 12) @ weight)
+    np.testing.assert_allclose(session.run(None, {"input": images})[0], expected, atol=1e-5)
+
+
 def test_a_model_of_other_dimensions_is_refused_before_anything_is_fitted(tmp_path, monkeypatch):
-    from tests.evaluation.test_map_files import write_model
     write_model(tmp_path / "model.onnx")
     with pytest.raises(UserError, match=r"\[6\] numbers for each image, the map takes 5"):
         run_tool(monkeypatch, adapt, *write_features(tmp_path), "--out", tmp_path / "maps", "--model", tmp_path / "model.onnx")
