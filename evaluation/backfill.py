@@ -1,6 +1,7 @@
 """Re-embedding (backfilling) a gallery step by step: the figures at each share that is re-embedded, and the cost in images.
 
-All queries are new. Gallery rows are old at first and become new in an order that is known before re-embedding:
+All queries are new. Gallery rows are old at first and become new in an order that is known before re-embedding. A mapped version
+asks old entries with one view of a query and new entries with the other. The orders:
     random                  several seeds
     lowest ... first        first the rows whose old features are least certain: lowest detector score, fewest media, or
                             smallest norm of the old feature
@@ -19,19 +20,39 @@ from evaluation.versions import Features
 
 
 class PartlyReembedded:
-    """A gallery [G, d] in which some rows are new and the others old: Rows that are chosen when they are read."""
+    """A gallery [G, d] in which some rows are new and the others old: Rows that are chosen when they are read.
 
-    def __init__(self, old: Rows, new: Rows, done: np.ndarray):
+    Two views: a row is [old, 0] or [0, new] of d_old + d_new numbers, so that the product with both views of a query
+    (:class:`BothViews`) is that with the view that belongs to the row.
+    """
+
+    def __init__(self, old: Rows, new: Rows, done: np.ndarray, two_views: bool = False):
         """done: bool [G], the rows that are new."""
-        self.old, self.new, self.done, self.shape = old, new, done, old.shape
+        self.old, self.new, self.done = old, new, done
+        self.start = old.shape[1] if two_views else 0       # of the new numbers in a row
+        self.shape = len(old), self.start + new.shape[1]
 
     def __len__(self) -> int:
         return len(self.old)
 
     def __getitem__(self, rows) -> np.ndarray:
-        done, out = self.done[rows], np.empty((len(rows), self.shape[1]), np.float32)
-        out[done], out[~done] = unit_rows(self.new, rows[done]), unit_rows(self.old, rows[~done])
+        done, out = self.done[rows], np.zeros((len(rows), self.shape[1]), np.float32)
+        out[done, self.start:] = unit_rows(self.new, rows[done])
+        out[~done, :self.old.shape[1]] = unit_rows(self.old, rows[~done])
         return out
+
+
+class BothViews:
+    """Queries [Q, d_old + d_new]: both views, each of norm 1.  All cosines are then those of one view divided by sqrt(2)."""
+
+    def __init__(self, on_old: Rows, on_new: Rows):
+        self.on_old, self.on_new, self.shape = on_old, on_new, (len(on_old), on_old.shape[1] + on_new.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return np.concatenate([unit_rows(self.on_old, rows), unit_rows(self.on_new, rows)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
     images, share = measure.evaluation.images, np.linspace(0, 1, steps + 1)
     out: dict[str, list[Curve]] = {}
     pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
+    stored, query = (new.on_old[0], BothViews(new.on_old[1], new.query)) if new.on_old else (old.gallery, new.query)
     if pairs is not None and after is None:
         after = pair_scores(new.gallery, new.query, pairs)
     for name, permutations in orders.items():
@@ -74,7 +96,8 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
                 scores = None       # the cell computes them
                 if pairs is not None and before is not None and after is not None:
                     scores = np.where(done[pairs.enrol], after, before)
-                cells.append(measure(PartlyReembedded(old.gallery, new.gallery, done), new.query, scores=scores))
+                gallery = PartlyReembedded(stored, new.gallery, done, new.on_old is not None)
+                cells.append(measure(gallery, query, scores=scores))
                 bar.update()
             cells.append(ends[1])
             cost = np.append(0, np.cumsum(images[order]))[counts]

@@ -1,82 +1,169 @@
-"""Free baselines: linear maps from new to old features, fitted on the features of the same images by both models.
+"""Maps between the features of two models, fitted on features of the same images by both, without labels and without images.
 
-Nothing is trained. The old features of the training images exist already (tools/get_feature); the new ones take one pass over
-the images. X [n, d] are the new features and Y the old ones, both scaled to rows of norm 1.
-    Procrustes   the rotation R that minimises |X R - Y|: X'Y = U S V',  R = U V'   (Schoenemann, Psychometrika 1966)
-    ridge        W = (X'X + l n/d I)^-1 X'Y
-If the dimensions differ, R has orthonormal rows or columns. A tenth of the images is held out: l is the strength with the
-smallest error on them, and the errors that are reported are those on them. The maps themselves are then fitted on all images.
+    new to old   new queries are mapped into the space of the stored vectors, which stay as they are
+    old to new   the stored vectors are mapped once into the new space, and queries stay new
+
+The rows (images) are in three parts. Strengths are chosen on every tenth row; the error that is reported is that on every other
+tenth row, of the map fitted on the remaining nine; the map itself is then fitted on all rows. Rows of one person are usually in
+all parts, so for people that no row shows the error is somewhat larger.
 """
 
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from evaluation.verification import unit_rows
+from evaluation import map_training
+from evaluation.map_forms import LAMBDAS, RIDGES, Map, affine, lambda_orthogonal, low_rank, procrustes, ranks, ridge
+from evaluation.map_pairs import Pairs, read_pairs
 from utils.errors import UserError
-from utils.origin import load_array, load_origin
 
-ROWS_PER_BLOCK = 65_536                     # feature rows in memory at a time
-STRENGTHS = 10.0 ** np.arange(-6, 1)        # candidates for ridge's l, relative to the mean square of a row
-HELD_OUT_EVERY = 10                         # every tenth image is held out
-
-
-class Moments:
-    """X'X, X'Y and |Y|^2 in float64, added up block by block."""
-
-    def __init__(self, dims: tuple[int, int]):
-        """dims: dimensions of X and of Y."""
-        self.xx, self.xy, self.yy, self.rows = np.zeros((dims[0],) * 2), np.zeros(dims), 0.0, 0
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Add rows [n, d_new] and [n, d_old] of the same images."""
-        x, y = x.astype(np.float64), y.astype(np.float64)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-        self.yy += np.square(y).sum()
-        self.rows += len(x)
-
-    def error(self, w: np.ndarray) -> float:
-        """|X w - Y|^2 per row, of a map w [d_new, d_old]."""
-        return float((np.sum(w * (self.xx @ w)) - 2 * np.sum(w * self.xy) + self.yy) / max(self.rows, 1))
+KINDS = ("Procrustes", "ridge", "low-rank", "lambda-orthogonal", "residual-MLP")
+BACKWARD, FORWARD = "new to old", "old to new"
+UNRELATED = 0.99        # held-out error relative to that of a constant vector, from which the rows do not belong together
+CURVE = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
-def fit_maps(new: Path, old: Path) -> dict[str, tuple[np.ndarray, float]]:
-    """{"Procrustes" and "ridge": (map float32 [d_new, d_old], squared error per held-out row)} from two .npy files.
+@dataclass(frozen=True)
+class Fitted:
+    """A map and how good it is."""
 
-    Row i of both belongs to image i.  UserError if the files are not features of the same images or hold NaN or infinity.
+    kind: str
+    map: Map
+    strength: str       # the strength that was chosen, as text
+    error: float        # |g(u) - y|^2 per held-out row, y of norm 1: 0 is perfect, 2 is at random
+    cosine: float       # mean cosine of g(u) and y over the held-out rows
+    images: int         # rows that the map is fitted on
+    seconds: float      # of choosing and fitting
+
+
+def choose(kind: str, fit: Pairs, held: Pairs, seed: int = 0) -> Any:
+    """The strength, as :func:`solve` takes it, with the smallest error on ``held`` of the maps fitted on ``fit``."""
+    sums = fit.moments
+    errors: dict[Any, float] = {}
+    if kind == "residual-MLP":
+        strength = choose("ridge", fit, held)
+        epochs = map_training.epochs_for(len(fit))
+        return strength, map_training.train(fit, ridge(sums, strength), epochs, seed, held)[1]
+    if kind == "ridge":
+        errors = {strength: held.moments.error(ridge(sums, strength), np.zeros(fit.dims[1])) for strength in RIDGES}
+    elif kind == "low-rank":
+        for strength in RIDGES:
+            for rank, w in zip(ranks(fit.dims), low_rank(sums, strength, ranks(fit.dims)), strict=True):
+                errors[strength, rank] = held.moments.error(w, sums.bias(w))
+    elif kind == "lambda-orthogonal":
+        errors = {share: held.moments.error(w, sums.bias(w))
+                  for share, w in zip(LAMBDAS, lambda_orthogonal(sums, LAMBDAS), strict=True)}
+    return min(errors, key=lambda strength: errors[strength]) if errors else None
+
+
+def solve(kind: str, pairs: Pairs, strength: Any, seed: int = 0) -> Map:
+    """The map of a kind, fitted on ``pairs``.  strength: of :func:`choose`."""
+    sums = pairs.moments
+    if kind == "Procrustes":
+        return affine(procrustes(sums))
+    if kind == "ridge":
+        return affine(ridge(sums, strength))
+    if kind == "residual-MLP":
+        w = ridge(sums, strength[0])
+        return replace(affine(w), hidden=map_training.train(pairs, w, strength[1], seed)[0])
+    if kind == "low-rank":
+        w = low_rank(sums, strength[0], [strength[1]])[0]
+    else:
+        w = lambda_orthogonal(sums, tuple(share for share in LAMBDAS if share <= strength))[-1]
+    return affine(w, sums.bias(w))
+
+
+def words(kind: str, strength: Any) -> str:
+    """A strength as text."""
+    if kind == "Procrustes":
+        return "none"
+    if kind == "ridge":
+        return f"l = {strength:g}"
+    if kind == "low-rank":
+        return f"l = {strength[0]:g}, rank {strength[1]}"
+    if kind == "lambda-orthogonal":
+        return f"lambda = {strength:g} sqrt(d)"
+    return f"l = {strength[0]:g}, {strength[1]} epochs"
+
+
+def measure(mapping: Map, pairs: Pairs) -> tuple[float, float]:
+    """(|g(u) - y|^2 per row, mean cosine of g(u) and y)."""
+    error = cosine = 0.0
+    for x, y in pairs.blocks():
+        mapped = mapping(x)
+        error += float(np.square(mapped - y, dtype=np.float64).sum())
+        cosine += float(((mapped * y).sum(1) / np.maximum(np.linalg.norm(mapped, axis=1), 1e-12)).sum())
+    return error / len(pairs), cosine / len(pairs)
+
+
+def fit_one(kind: str, pairs: Pairs, seed: int = 0) -> Fitted:
+    """The map of a kind, fitted on all ``pairs``, with its error on rows that neither the fit nor the choice has seen."""
+    start = time.perf_counter()
+    fit, held, report = pairs.folds
+    strength, rest = choose(kind, fit, held, seed), fit.joined(held)
+    error, cosine = measure(solve(kind, rest, strength, seed), report)
+    mapping = solve(kind, rest.joined(report), strength, seed)
+    return Fitted(kind, mapping, words(kind, strength), error, cosine, len(pairs), time.perf_counter() - start)
+
+
+def fit_maps(new: Path, old: Path, kinds: tuple[str, ...] = KINDS[:2], direction: str = BACKWARD) -> dict[str, Fitted]:
+    """{kind: map} from two .npy files whose rows i belong to image i.
+
+    UserError if they are not features of the same images, or hold NaN, infinity or zeros.
     """
-    x, y = (load_array(file, "python tools/get_feature/get_feature.py", whole=True) for file in (new, old))
-    records = {load_origin(file).get("records") for file in (new, old)} - {None}
-    if len(records) == 2:
-        raise UserError(f"{new} and {old} are features of the images of two different record files; expected one: run "
-                        f"tools/get_feature/get_feature.py with both models on the same records")
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2 * HELD_OUT_EVERY:
-        raise UserError(f"{new} holds {list(x.shape)}, {old} holds {list(y.shape)}; expected features of the same images by "
-                        f"both models, at least {2 * HELD_OUT_EVERY} of them: run tools/get_feature/get_feature.py with both")
-    seen, held = (Moments((x.shape[1], y.shape[1])) for _ in range(2))
-    for start in range(0, len(x), ROWS_PER_BLOCK):
-        rows = np.arange(start, min(start + ROWS_PER_BLOCK, len(x)))
-        for part, chosen in ((held, rows % HELD_OUT_EVERY == 0), (seen, rows % HELD_OUT_EVERY != 0)):
-            new_rows, old_rows = unit_rows(x, rows[chosen]), unit_rows(y, rows[chosen])
-            if not (np.isfinite(new_rows).all() and np.isfinite(old_rows).all()):
-                raise UserError(f"{new} or {old} holds NaN or infinity between rows {start} and {start + ROWS_PER_BLOCK}; "
-                                f"extract the features again")
-            part.add(new_rows, old_rows)
-    strength = min(STRENGTHS, key=lambda candidate: held.error(ridge(seen, candidate)))
-    errors = {"Procrustes": held.error(procrustes(seen)), "ridge": held.error(ridge(seen, strength))}
-    for name in ("xx", "xy", "yy", "rows"):
-        setattr(seen, name, getattr(seen, name) + getattr(held, name))
-    maps = {"Procrustes": procrustes(seen), "ridge": ridge(seen, strength)}
-    return {name: (w.astype(np.float32), errors[name]) for name, w in maps.items()}
+    pairs = read_pairs(new, old)
+    pairs = pairs if direction == BACKWARD else pairs.reversed()
+    check_related(pairs, f"{new} and {old}")
+    return {kind: fit_one(kind, pairs) for kind in kinds}
 
 
-def procrustes(moments: Moments) -> np.ndarray:
-    """R, float64 [d_new, d_old]."""
-    u, _, v = np.linalg.svd(moments.xy, full_matrices=False)
-    return u @ v
+def check_related(pairs: Pairs, files: str) -> None:
+    """UserError if rows i of both sides do not show the same image, as far as ridge can see it.
+
+    If it is no better on held-out rows than one constant vector, the rows are in different orders. If it meets row i + 1, say,
+    better than row i, one file has a row more at its beginning. An order that differs only among pictures of one person is not
+    seen.
+    """
+    fit, held, report = pairs.folds
+    rest = fit.joined(held)
+    mapping = solve("ridge", rest, choose("ridge", fit, held))
+    error, constant = measure(mapping, report)[0], report.moments.error(np.zeros(pairs.dims), rest.moments.y / len(rest))
+    if not error < UNRELATED * constant:
+        raise UserError(f"the rows of {files} do not belong together: ridge leaves a squared error of {error:.3f} on held-out "
+                        f"rows, a constant vector {constant:.3f}; expected row i of both files to be image i: bring them into "
+                        f"the same order")
+    for shift in (-2, -1, 1, 2):
+        difference = shifted_difference(mapping, pairs, report.rows, shift)
+        if len(difference) > 9 and difference.mean() > 3 * difference.std() / np.sqrt(len(difference)):
+            raise UserError(f"the rows of {files} are shifted: row i of one fits row i{shift:+d} of the other better than row i; "
+                            f"expected row i of both files to be image i: bring them into the same order")
 
 
-def ridge(moments: Moments, strength: float) -> np.ndarray:
-    """W, float64 [d_new, d_old]; strength: l."""
-    return np.linalg.solve(moments.xx + strength * moments.rows / len(moments.xx) * np.eye(len(moments.xx)), moments.xy)
+def shifted_difference(mapping: Map, pairs: Pairs, rows: np.ndarray, shift: int) -> np.ndarray:
+    """By how much |g(u) - y|^2 is larger for y of the same row than for y ``shift`` rows later, one number per row."""
+    rows = rows[(rows + shift >= 0) & (rows + shift < len(pairs.x))][:20_000]
+    (x, y), (_, later) = pairs.unit(rows), pairs.unit(rows + shift)
+    mapped = mapping(x)
+    return np.square(mapped - y).sum(1) - np.square(mapped - later).sum(1)
+
+
+def curve(kinds: tuple[str, ...], pairs: Pairs, seeds: int) -> dict[int, dict[str, list[float]]]:
+    """{number of images: {kind: error for each seed}}: maps fitted on random samples, measured on rows of no sample.
+
+    The largest number is all rows but those held out, with one seed.
+    """
+    fit, held, report = pairs.folds
+    rest, out = fit.joined(held), {}
+    for count in [*(count for count in CURVE if count < len(rest)), len(rest)]:
+        out[count] = {kind: [error_on(kind, rest.sample(count, seed), report, seed)
+                             for seed in range(seeds if count < len(rest) else 1)] for kind in kinds}
+    return out
+
+
+def error_on(kind: str, sample: Pairs, report: Pairs, seed: int) -> float:
+    """|g(u) - y|^2 per row of ``report`` of a map fitted on ``sample``, a tenth of which chooses the strength."""
+    fit, held, third = sample.folds
+    return measure(solve(kind, sample, choose(kind, fit.joined(third), held, seed), seed), report)[0]

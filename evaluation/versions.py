@@ -16,7 +16,10 @@ import numpy as np
 from evaluation.embed import embeddings
 from evaluation.evaluation_set import Evaluation, load_npy
 from evaluation.inputs import InputOptions, cut_options
-from evaluation.maps import fit_maps
+from evaluation.map_files import fitted_files, load_map
+from evaluation.map_forms import Map
+from evaluation.mapped import mapped_name, mapped_side
+from evaluation.maps import BACKWARD, FORWARD, fit_maps
 from evaluation.models import EmbeddingModel, describe, open_model
 from evaluation.protocol import Images
 from evaluation.templates import norms, template_features
@@ -70,43 +73,33 @@ class Version:
 
 
 class Features:
-    """A version's features of both sides, rows of any length."""
+    """A version's features of both sides, rows of any length.
 
-    def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None):
-        """gallery: [G, d]; query: [Q, d]; norm: [G], low if the model is uncertain; about: facts on the model for the report."""
-        self.gallery, self.query, self.norm, self.about = gallery, query, norm, about or {}
+    A mapped version has two views. ``gallery`` and ``query`` are what its model makes: entries that are re-embedded, and queries
+    against them. ``on_old`` are the old entries and the queries as they are compared: of one space, for which one of the two is
+    mapped.
+    """
+
+    def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None,
+                 on_old: tuple[Rows, Rows] | None = None):
+        """gallery: [G, d]; query: [Q, d]; norm: [G], low if the model is uncertain; about: facts on the model for the report.
+
+        on_old: (old entries [G, e], queries [Q, e]); None: the version has one view.
+        """
+        self.gallery, self.query, self.norm, self.about, self.on_old = gallery, query, norm, about or {}, on_old
+        self.views: list[np.ndarray] = []       # embeddings of the images, while maps are fitted
 
     @property
     def dim(self) -> int:
         """d, the number of dimensions."""
         return self.gallery.shape[1]
 
-    def mapped(self, w: np.ndarray) -> "Features":
-        """The features times the linear map w [d, d_old]: template features in memory, feature files block by block."""
-        if self.query is self.gallery and isinstance(self.gallery, np.ndarray):
-            both = self.gallery @ w
-            return Features(both, both)
-        return Features(MappedRows(self.gallery, w), MappedRows(self.query, w))
-
-
-class MappedRows:
-    """``features @ w``: Rows that are multiplied when they are read."""
-
-    def __init__(self, features: Rows, w: np.ndarray):
-        self.features, self.w, self.shape = features, w, (len(features), w.shape[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self.features[rows] @ self.w
-
 
 class Versions:
     """All versions with their features.
 
-    ``candidates`` are those that may replace ``old``: the new ones, the ``free`` ones (linear maps, fitted without training)
-    and the ``paragon``.
+    ``candidates`` are those that may replace ``old``: the new ones, the ``free`` ones (new models with a map, fitted without
+    training a network) and the ``paragon``.
     """
 
     def __init__(self, args: argparse.Namespace, evaluation: Evaluation):
@@ -118,7 +111,8 @@ class Versions:
         if len(self.files) < 1 + len(new) + len(paragon):
             names = ", ".join(version.name for version in (old, *new, *paragon))
             raise UserError(f"expected a different name for each version, found {names}; rename one")
-        files = self.feature_files(args)
+        self.kinds = tuple(dict.fromkeys(args.maps))
+        files, maps = self.feature_files(args), fitted_files(args.fitted, set(self.files), self.old)
         for version in self.files.values():         # a wrong network is reported before hours of embedding
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
@@ -127,15 +121,24 @@ class Versions:
             check_same_model(file, name, self.features[name].about)
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
-        self.add_maps(files, args.old_features)
+        for name, file in files.items():
+            for direction in [BACKWARD, FORWARD][:1 + args.forward]:
+                for kind, fitted in fit_maps(file, args.old_features, self.kinds, direction).items():
+                    mapped = mapped_name(name, kind, direction)
+                    self.add_map(name, mapped, (fitted.map, direction, fitted.error), file, evaluation)
+        for mapped, (name, file) in maps.items():
+            self.add_map(name, mapped, load_map(file), file, evaluation)
+        for features in self.features.values():
+            features.views = []
         self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
-        self.notes = [self.dimension_note(name, name in files) for name in self.candidates if not self.fits(name, self.old)]
+        self.notes = [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
 
-    def dimension_note(self, name: str, has_maps: bool) -> str:
+    def dimension_note(self, name: str) -> str:
         """What follows for a candidate whose dimensions are not those of the old version."""
         note = f"{name} has {self.features[name].dim} dimensions, {self.old} has {self.features[self.old].dim}: "
-        if has_maps:
-            return note + f"its queries are compared through its maps, {' and '.join(mapped_names(name))}"
+        mapped = [free for free in self.free if self.features[free].gallery is self.features[name].gallery]
+        if mapped:
+            return note + f"its queries are compared through its maps, {' and '.join(mapped)}"
         return note + (f"its queries need a map to the old gallery; add --old-features FILE.npy and --new-features "
                        f"{name}=FILE.npy to fit one")
 
@@ -153,7 +156,7 @@ class Versions:
             if name not in self.files or name == self.old or name in files:
                 expected = ", ".join(version for version in self.files if version != self.old)
                 raise UserError(f"--new-features {text}: expected one of {expected} before the =, each once")
-            for mapped in mapped_names(name):
+            for mapped in [mapped_name(name, kind, direction) for kind in self.kinds for direction in (BACKWARD, FORWARD)]:
                 if mapped in self.files:
                     raise UserError(f"a version is called {mapped}, which is the name of a map of {name}; rename the version")
             files[name] = Path(file)
@@ -163,26 +166,40 @@ class Versions:
                                 f"tools/get_feature/get_feature.py")
         return files
 
-    def add_maps(self, files: dict[str, Path], old_features: Path) -> None:
-        """Fit the maps of each version in ``files`` and add the mapped versions."""
-        for name, file in files.items():
-            for mapped, (w, error) in zip(mapped_names(name), fit_maps(file, old_features).values(), strict=True):
-                if w.shape != (self.features[name].dim, self.features[self.old].dim):
-                    raise UserError(f"{file} and {old_features} have {w.shape[0]} and {w.shape[1]} dimensions, expected "
-                                    f"{self.features[name].dim} and {self.features[self.old].dim} as {name} and {self.old} "
-                                    f"have; run tools/get_feature/get_feature.py with these models")
-                self.features[mapped] = self.features[name].mapped(w)
-                self.map_errors[mapped] = error
-                self.free.append(mapped)
+    def add_map(self, name: str, mapped: str, found: tuple[Map, str, float], file: Path, evaluation: Evaluation) -> None:
+        """Add the version ``mapped``: the model of ``name`` and a map.  found: map, direction and held-out error."""
+        mapping, direction, error = found
+        if mapped in self.features:
+            raise UserError(f"two maps are called {mapped}; rename the file of one")
+        new, old = self.features[name], self.features[self.old]
+        expected = (new.dim, old.dim) if direction == BACKWARD else (old.dim, new.dim)
+        if mapping.dims != expected:
+            raise UserError(f"the map of {file} goes from {mapping.dims[0]} to {mapping.dims[1]} dimensions ({direction}), "
+                            f"expected {expected[0]} to {expected[1]} as {name} and {self.old} have; fit it on features of these "
+                            f"models")
+        on_old: tuple[Rows, Rows]
+        if direction == BACKWARD:
+            on_old = old.gallery, mapped_side(new.views, new.query, mapping, evaluation.source)
+        else:
+            on_old = mapped_side(old.views, old.gallery, mapping, evaluation.source), new.query
+        self.features[mapped] = Features(new.gallery, new.query, about=new.about, on_old=on_old)
+        self.map_errors[mapped] = error
+        self.free.append(mapped)
+
+    def sides(self, query: str, gallery: str) -> tuple[Rows, Rows] | None:
+        """(gallery rows, query rows) with which queries of one version search the other's gallery; None: they cannot.
+
+        The entries of a mapped version are those of its model, so only its own queries search them.
+        """
+        asking, stored = self.features[query], self.features[gallery]
+        if gallery == self.old and asking.on_old:
+            return asking.on_old
+        alone = query != gallery and (asking.on_old or stored.on_old)
+        return None if alone or asking.dim != stored.dim else (stored.gallery, asking.query)
 
     def fits(self, query: str, gallery: str) -> bool:
-        """Whether two versions have the same number of dimensions, so that queries of one can search the other's gallery."""
-        return self.features[query].dim == self.features[gallery].dim
-
-
-def mapped_names(name: str) -> list[str]:
-    """Names of the two maps of a version."""
-    return [f"{name}+{kind}" for kind in ("Procrustes", "ridge")]
+        """Whether queries of one version can search the other's gallery."""
+        return self.sides(query, gallery) is not None
 
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:
@@ -195,7 +212,9 @@ def read_features(version: Version, evaluation: Evaluation, args: argparse.Names
     views, about = image_embeddings(version, evaluation.source, args)
     check_finite(views, evaluation.source.names, version)
     features = template_features(views, evaluation.source)
-    return Features(features, features, mean_norms(views, evaluation.source), about)
+    out = Features(features, features, mean_norms(views, evaluation.source), about)
+    out.views = views
+    return out
 
 
 def image_embeddings(version: Version, images: Images, args: argparse.Namespace) -> tuple[list[np.ndarray], dict]:

@@ -64,6 +64,7 @@ def made(tmp_path_factory) -> Path:
                         ("avg_feature", rows[:4])):
         save_array(artefact(folder, SD, kind), array, {"model": "m", "records": "r", "images": N})
         np.save(folder / f"alone_{kind}.npy", array)                # the same without a .json
+    np.save(folder / "turned.npy", rows[:, ::-1])
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), folder / "model.pt")
     (folder / "old").mkdir()
     torch.save({"weight": torch.randn(40, 8), "num_classes": 40, "class_start": 0}, folder / "old/softmax_fc_gpu_0.pt")
@@ -153,7 +154,7 @@ READERS = {
     "plain/pairs.npy": lambda f: read_evaluation(f / "plain", "IJBC"),
     "plain/gallery.npy": lambda f: plain_features(Version("old", str(f / "plain"), None), read_evaluation(f / "plain", "IJBC")),
     "plain/probe.npy": lambda f: plain_features(Version("old", str(f / "plain"), None), read_evaluation(f / "plain", "IJBC")),
-    f"{SAVE}feature.npy ": lambda f: fit_maps(f / f"{SAVE}feature.npy", f / "alone_feature.npy"),
+    f"{SAVE}feature.npy ": lambda f: fit_maps(f / f"{SAVE}feature.npy", f / "turned.npy"),
 }
 
 

@@ -63,3 +63,28 @@ def test_every_step_is_the_search_in_that_gallery():
         unit = np.array([(new if i in order[:count] else old).gallery[i] for i in range(10)])
         for name, value in measure(unit, new.query).values.items():
             assert found.values[name][k] == pytest.approx(value), (name, count)
+
+
+def test_a_mapped_version_asks_each_entry_with_the_view_that_belongs_to_it():
+    """Old entries of 3 dimensions, new ones of 5: cosines of the new view for the rows done, of the other view for the rest."""
+    gallery_owner, probe_owner = np.arange(10), DRAW.integers(0, 14, 60)
+    enrol, verify = (side.ravel() for side in np.meshgrid(np.arange(10), np.arange(60)))
+    evaluation = plain(Pairs(enrol, verify, gallery_owner[enrol] == probe_owner[verify]), gallery_owner.tolist(),
+                       probe_owner.tolist())
+    (old_gallery, on_old), (gallery, query) = ([7 * DRAW.standard_normal((n, d)).astype(np.float32) for n in (10, 60)]
+                                               for d in (3, 5))
+    old, new = Features(old_gallery, old_gallery), Features(gallery, query, on_old=(old_gallery, on_old))
+    measure, order = Measure(evaluation, 0, 0, "cpu"), np.random.default_rng(1).permutation(10)
+    ends = measure(old_gallery, on_old), measure(gallery, query)
+    found, = backfill(measure, old, new, ends, {"any": [order]}, 5, tqdm(disable=True))["any"]
+    views = [query / np.linalg.norm(query, axis=1, keepdims=True) for query in (on_old, query)]
+    stored = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (old_gallery, gallery)]
+    for k, count in enumerate((0, 2, 4, 6, 8, 10)):
+        cosines = np.array([views[i in order[:count]] @ stored[i in order[:count]][i] for i in range(10)])     # [10, 60]
+        ranks = [1 + (cosines[:, j] > cosines[owner, j]).sum() for j, owner in enumerate(probe_owner) if owner < 10]
+        assert found.values["top-1"][k] == pytest.approx(np.mean(np.array(ranks) == 1)), count
+        same = gallery_owner[enrol] == probe_owner[verify]
+        scores = cosines[enrol, verify]
+        threshold = np.sort(scores[~same])[::-1][int(0.1 * (~same).sum())]
+        assert found.values["TAR@1e-1"][k] == pytest.approx((scores[same] > threshold).mean()), count
+    assert len(set(found.values["top-1"].tolist())) > 2

@@ -47,7 +47,8 @@ def test_all_files_are_written_and_agree(result):
     assert not list(result.glob("*.part"))
     assert report["headline"] == ["TAR@1e-1", "top-1", "TPIR@1e-1"]
     maps = {f"{name}+{kind}" for name in ("turned", "six") for kind in ("Procrustes", "ridge")}
-    assert set(report["matrix"]["new"]) == {"old", "new", "turned"} | maps and set(report["matrix"]["six"]) == {"six"}
+    assert set(report["matrix"]["new"]) == {"old", "new", "turned"} and set(report["matrix"]["six"]) == {"six"}
+    assert all(set(report["matrix"][name]) == {"old", name} for name in maps)
     assert set(report["upgrades"]) == {"new", "turned"} | maps and set(report["free"]) == maps
     assert report["upgrades"]["new"]["overall"] == "compatible" and report["upgrades"]["turned"]["overall"] == "not compatible"
     for table in tables_of(report):
@@ -86,7 +87,8 @@ def test_the_page_needs_no_other_file(result):
     page = (result / "index.html").read_text()
     assert "<h1>A &lt;new&gt; model</h1>" in page
     assert page.count("<img ") == len(list(result.glob("*.png"))) == page.count('src="data:image/png;base64,') > 10
-    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page and "<script" not in page
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)         # the letters of a picture can be any
 
 
 class Parts(HTMLParser):

@@ -195,9 +195,20 @@ def test_a_map_takes_the_named_models_queries_to_the_old_gallery(report):
         assert figures(report, f"paragon+{kind}", "old") == [90, 100, 80], kind
         assert figures(report, f"paragon+{kind}", f"paragon+{kind}") == [90, 100, 80], kind
         assert report["upgrades"][f"paragon+{kind}"]["free"]
+        assert set(report["matrix"][f"paragon+{kind}"]) == {"old", f"paragon+{kind}"}
     errors = report["map errors"]                               # the rotation is exact, ridge is a little too short
     assert errors["paragon+Procrustes"] < 1e-13 < errors["paragon+ridge"] < 1e-11
     assert not report["upgrades"]["new"]["free"] and not report["upgrades"]["paragon"]["free"]
+
+
+def test_a_map_forward_takes_the_old_entries_to_the_named_models_queries(folder, tmp_path):
+    """The new queries search the old rows as the paragon stores them; re-embedded rows are the paragon's own."""
+    features = "--old-features", folder / "old/train.npy", "--new-features", f"paragon={folder / 'paragon/train.npy'}"
+    report = run_compare(folder, tmp_path, "--paragon", f"paragon={folder / 'paragon'}", *features, "--backfill", 0, "--forward",
+                         "--maps", "ridge")
+    assert report["free"] == ["paragon+ridge", "paragon+ridge-forward"]
+    for gallery in ("old", "paragon+ridge-forward"):
+        assert figures(report, "paragon+ridge-forward", gallery) == [90, 100, 80]
 
 
 # --- what is shown -----------------------------------------------------------------------------------------

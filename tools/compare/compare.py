@@ -27,6 +27,7 @@ from evaluation.cells import Cell, Measure
 from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, Evaluation, kind_of, read_evaluation
 from evaluation.formats import tidy
 from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
+from evaluation.maps import KINDS
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
 from evaluation.versions import Version, Versions
@@ -52,7 +53,10 @@ def parse_arguments() -> argparse.Namespace:
         "(newer, older) that meet the criterion")
     add("--old-features", type=Path, metavar="FILE.npy", help="old features of training images, for the free baselines")
     add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy",
-        help="features of the same images by these versions; each version gets a Procrustes and a ridge map to the old features")
+        help="features of the same images by these versions; each version gets the --maps to the old features")
+    add("--maps", nargs="+", default=["Procrustes", "ridge"], choices=KINDS, help="maps that are fitted to --new-features")
+    add("--forward", action="store_true", help="also fit maps from the old to the new features, which map the stored gallery")
+    add("--fitted", nargs="+", default=[], metavar="NAME=FILE.npz", help="maps of these versions, written by tools/adapt")
     add("-d", "--data", type=Path, default=ROOT / "dataset",
         help="folder of IJBC or IJBB, or of gallery_label.npy and probe_label.npy (and pairs.npy)")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set in an IJB folder")
@@ -84,9 +88,10 @@ def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[s
     matrix = {}
     for gallery in versions.features:
         for query in versions.features:
-            if versions.fits(query, gallery):
+            sides = versions.sides(query, gallery)
+            if sides:
                 decides = query == gallery or gallery == versions.old
-                cell = measure(versions.features[gallery].gallery, versions.features[query].query, decides)
+                cell = measure(*sides, decides)
                 if gallery != versions.old:
                     cell.scores, cell.hits = None, {}       # 63 MB at IJB-C's size; only those on the old gallery are needed
                 matrix[query, gallery] = cell
