@@ -91,7 +91,8 @@ def test_a_training_that_would_not_learn(run_check, wrong, check_copy):
     assert set(found) == {"step"} and "10 steps, fewer than config.gradient_acc = 11" in found["step"]
     assert run_check(check_copy, *OLD, "gradient_acc=10", "num_epoch=2")[1] is None
     write_records(check_copy / "data/train_part_70_class", [9])
-    assert "one identity" in wrong(run_check(check_copy, *OLD)[0])["records"]
+    for settings in ([], ["num_classes=5"]):
+        assert "one identity" in wrong(run_check(check_copy, *OLD, *settings)[0])["classes"]
 
 
 def test_a_checkpoint_to_resume_from(check_copy, monkeypatch, run_check, wrong):
