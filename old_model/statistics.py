@@ -71,6 +71,17 @@ def blocks_in_order(features: "np.ndarray | Rows", *, unit: bool, words: str) ->
             bar.update(len(block))
 
 
+def refuse_unusable(block: Tensor, start: int) -> None:
+    """UserError if one of the rows of a block, whose first row has the number ``start``, is zeros or holds NaN or infinity."""
+    norms = torch.linalg.vector_norm(block, dim=1)
+    wrong = torch.nonzero(~((norms > 0) & norms.isfinite()))
+    if len(wrong):
+        row = int(wrong[0])
+        raise UserError(f"row {start + row} of the old features {'is zeros' if norms[row] == 0 else 'holds NaN or infinity'} "
+                        f"({len(wrong)} of {len(norms)} rows near it): it was never written, or the old model diverged; extract "
+                        f"the features again with tools/get_feature/get_feature.py")
+
+
 def distances(features: "np.ndarray | Rows", labels: Tensor, centres: Tensor, weights: Tensor, *, words: str) -> np.ndarray:
     """|w (x - c)| of each unit feature x and the centre c of its class, float64 [N].
 
@@ -82,17 +93,6 @@ def distances(features: "np.ndarray | Rows", labels: Tensor, centres: Tensor, we
         torch.index_select(centres, 0, labels[rows], out=own[:len(block)])
         torch.linalg.vector_norm(block.sub_(own[:len(block)]).mul_(weights), dim=1, out=out[rows])
     return out.numpy()
-
-
-def refuse_unusable(block: Tensor, start: int) -> None:
-    """UserError if one of the rows of a block, whose first row has the number ``start``, is zeros or holds NaN or infinity."""
-    norms = block.norm(dim=1)
-    wrong = torch.nonzero(~((norms > 0) & norms.isfinite()))
-    if len(wrong):
-        row = int(wrong[0])
-        raise UserError(f"row {start + row} of the old features {'is zeros' if norms[row] == 0 else 'holds NaN or infinity'} "
-                        f"({len(wrong)} of {len(norms)} rows near it): it was never written, or the old model diverged; extract "
-                        f"the features again with tools/get_feature/get_feature.py")
 
 
 def class_order(labels: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -165,6 +165,25 @@ def test_torchrun_passes_a_signal_on(number, data, tmp_path):
     assert f"stopped by {number.name}: {newest_files(tmp_path)[0].parent} is the last good" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
+def test_ranks_save_and_end_after_their_torchrun_was_killed(data, tmp_path):
+    """Nobody passes a signal on, and nobody answers to a rank that fails."""
+    with open(tmp_path / "log", "w") as file:
+        launcher = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+                                     ROOT / "train_old_arc.py", *arguments(data, tmp_path, epochs=100_000)],
+                                    stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wait_for(tmp_path / "log", "step 3/")
+    ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    launcher.kill()
+    launcher.wait()
+    begin = time.monotonic()
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() - begin < 60
+        time.sleep(0.1)
+    assert len(ranks) == 2 and f"stopped by SIGTERM: {newest_files(tmp_path)[0].parent} is" in (tmp_path / "log").read_text()
+    print(f"{time.monotonic() - begin:.1f} s")
+
+
 FAILING = """
 import os, signal, sys
 from engine import trainer

@@ -30,6 +30,7 @@ def run(main: Callable[[], None]) -> None:
             sentence = sentence_of(error)
             if sentence is None:
                 raise
+            sys.unraisablehook = lambda _: None         # destructors of what was half built would print tracebacks
             raise UserError(sentence) from error
     except Exception as error:
         if "TORCHELASTIC_ERROR_FILE" in os.environ:

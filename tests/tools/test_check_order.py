@@ -62,8 +62,8 @@ def test_rows_that_were_never_written(run_check, wrong, check_copy):
     assert "holds a row of zeros" in wrong(rows)["old_feature"] and "order of rows" not in rows
 
 
-@pytest.mark.parametrize("size, ranks, verdict", [(64 << 20, 8, "warning"), (64 << 20, 1, "ok"), (10**9, 8, "ok"),
-                                                  (0, 2, "warning")])
+@pytest.mark.parametrize("size, ranks, verdict", [
+    (64 << 20, 8, "warning"), (64 << 20, 1, "ok"), (10**9, 8, "ok"), (0, 2, "warning")])
 def test_shared_memory_of_a_container(monkeypatch, size, ranks, verdict):
     monkeypatch.setattr(resource_rows.os, "statvfs", lambda _: SimpleNamespace(f_blocks=size, f_frsize=1))
     found, how = resource_rows.look_at_shared_memory(ranks)
