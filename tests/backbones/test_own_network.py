@@ -9,7 +9,7 @@ import torch
 import backbones
 from backbones import get_model
 from backbones.weights import load_model
-from engine.cost import new_backbone
+from engine.parts import new_backbone
 from tools.export_onnx import export_onnx
 from utils.errors import UserError
 from utils.paths import ROOT
@@ -41,7 +41,7 @@ def test_the_readmes_network_is_exported_and_counted(tiny, tmp_path):
     export_onnx.export(model, tmp_path / "tiny.onnx")
     assert export_onnx.difference(model, tmp_path / "tiny.onnx")[0] < 1e-4
     cfg = Settings(network="tiny", dropout=0.0, embedding_size=24, image_size=32)
-    assert new_backbone(cfg).state_dict()["out.1.weight"].is_meta
+    assert new_backbone(cfg, device="meta").state_dict()["out.1.weight"].is_meta
 
 
 def test_the_networks_here_have_no_buffer_for_their_size():

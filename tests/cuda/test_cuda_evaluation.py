@@ -10,6 +10,7 @@ from backbones import get_model
 from backbones.backbone import Backbone
 from evaluation import identification
 from evaluation.identification import search_each
+from evaluation.inputs import InputOptions
 from evaluation.models import find_devices, open_model
 from evaluation.protocol import People
 from old_model.extraction import PartialFile, extract
@@ -49,8 +50,9 @@ def test_old_features(device, tmp_path, one_rank):
     labels = faces.fill(pixels, range(len(faces)))
     plan = {"images": len(faces), "dim": 16, "batch_size": 4}
     file = PartialFile(tmp_path / "a_feature.npy", tmp_path / "a_label.npy", plan, one_rank)
-    model = network().to(device, memory_format=torch.channels_last)
-    extract(model, faces, file, one_rank, batch_size=4, workers=1)
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    replica, = open_model(str(tmp_path / "model.pt"), "r18", find_devices(device), False, InputOptions()).replicas()
+    extract(lambda images: replica(images, mirror=False)[0], faces, file, one_rank, batch_size=4, workers=1)
     assert one_rank.device.type == device and np.array_equal(file.labels, labels)
     assert far_off(np.array(file.features), exact_features(pixels)) < LIMIT
 
@@ -59,7 +61,7 @@ def test_old_features(device, tmp_path, one_rank):
 def test_embeddings_of_the_evaluator(device, tmp_path):
     torch.save(network().state_dict(), tmp_path / "model.pt")
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
-    model = open_model(str(tmp_path / "model.pt"), "r18", find_devices(device), False, 127.5)
+    model = open_model(str(tmp_path / "model.pt"), "r18", find_devices(device), False, InputOptions())
     for replica in model.replicas():
         found = replica(torch.from_numpy(pixels))
         for view, images in zip(found, (pixels, pixels[:, :, ::-1].copy()), strict=True):

@@ -73,7 +73,7 @@ def test_old_features_of_a_batch_without_credible_images(device, tmp_path, old_s
     """MixBCT asks for the rows of no image."""
     import numpy as np
 
-    np.save(tmp_path / "a_feature.npy", np.ones((4, 3), np.float32))
+    np.save(tmp_path / "a_feature.npy", np.full((4, 3), 0.5, np.float32))
     old = OldFeatures(tmp_path / "a_feature.npy", images=4, dim=3)
     none, two = old[torch.zeros(0, dtype=torch.int64)].to(device), old[torch.tensor([1, 3])]
     assert none.shape == (0, 3) and none.device.type == device
