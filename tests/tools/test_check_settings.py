@@ -138,7 +138,7 @@ def test_a_script_of_the_users_own(run_check, wrong, check_folder, tmp_path, end
 
 def test_the_readmes_example_of_a_method(run_check, check_folder, tmp_path):
     """It is a complete script after the imports of L2, and its term is 10 times the mean distance to the old features."""
-    example, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     imports = (ROOT / "BCT_Methods/L2/train.py").read_text().split("\n\n\nclass ")[0]
     script = tmp_path / "train.py"
     script.write_text(f"{imports}\n\n\n{example}")

@@ -38,7 +38,7 @@ def test_a_full_disk_ends_with_a_sentence(capsys, number):
     assert end.value.code == 1 and capsys.readouterr().err.startswith("error: no room on the disk for some/file (full)")
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of the program"), OSError(errno.EMFILE, "too many")])
+@pytest.mark.parametrize("error", [ValueError("a fault of the program"), OSError(errno.EPIPE, "a broken pipe")])
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)) as found:
         run(raising(error))
