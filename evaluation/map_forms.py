@@ -32,7 +32,7 @@ from scipy.optimize import minimize
 from evaluation.map_pairs import Moments
 
 Hidden = tuple[np.ndarray, np.ndarray, np.ndarray]
-RIDGES = tuple(float(x) for x in 10.0 ** np.arange(-6, 1))      # candidates for l, relative to the mean square of a row
+RIDGES = tuple(float(x) for x in 10.0 ** np.arange(-6, 3))      # candidates for l, relative to the mean square of a row
 LAMBDAS = (0.25, 0.5, 0.75)                                     # candidates for lambda / |I|
 PENALTY = 10.0              # of lambda-orthogonal: lambda is then exceeded by about 1 %
 MAX_ITERATIONS = 100        # of L-BFGS, for each lambda
