@@ -1,61 +1,24 @@
-"""Versions of a model as they are named on the command line, and their features of gallery and probes.
-
-NAME=FILE:NETWORK   .pt checkpoint of that network; .onnx and MXNet's PREFIX,EPOCH need no network
-NAME=FILE.npy       embeddings of all images of the IJB folder, float [N, d] or, with mirror images, [2, N, d]
-NAME=FILE.npz       result of ijbc_eval.py -E
-NAME=FOLDER         if the data are feature files: folder of gallery.npy [G, d] and probe.npy [Q, d]
-"""
+"""The versions of a comparison (named as in version_names.py): features of gallery and probes of each of their trainings."""
 
 import argparse
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.embed import embeddings
-from evaluation.evaluation_set import Evaluation, load_npy
+from evaluation.embed import embeddings, outside_note
+from evaluation.evaluation_set import Evaluation
+from evaluation.feature_files import ChosenRows, check_kind, load_npy, matching_rows
 from evaluation.maps import fit_maps
-from evaluation.models import EmbeddingModel, open_model
 from evaluation.protocol import Images
 from evaluation.templates import norms, template_features
+from evaluation.trainings import pick
 from evaluation.verification import Rows
+from evaluation.version_names import Version, mapped_names, split_files
 from utils.arrays import read_npz
 from utils.errors import UserError
 
 ROWS_PER_BLOCK = 16_384         # feature rows in memory at a time
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version as it is named on the command line."""
-
-    name: str
-    file: str                   # or folder, or MXNet's PREFIX,EPOCH
-    network: str | None         # of a .pt file
-
-    @classmethod
-    def parse(cls, text: str) -> "Version":
-        """The version that NAME=FILE[:NETWORK] names; UserError if ``text`` has another form."""
-        name, equals, rest = text.partition("=")
-        if not equals or not name or not rest:
-            raise UserError(f"expected NAME=FILE or NAME=FILE:NETWORK, found '{text}'")
-        if "/" in name or "\\" in name:
-            raise UserError(f"expected a name without a slash in front of the =, because it becomes part of file names; found "
-                            f"'{name}'")
-        file, colon, network = rest.rpartition(":")
-        return cls(name, file, network) if colon and not Path(rest).exists() else cls(name, rest, None)
-
-    @property
-    def is_array(self) -> bool:
-        """Whether the file holds embeddings."""
-        return Path(self.file).suffix.lower() in (".npy", ".npz")
-
-    def open(self, args: argparse.Namespace) -> EmbeddingModel:
-        """The model in the file.  args: devices, fp16, pixel_scale."""
-        if Path(self.file).suffix.lower() in (".pt", ".pth") and self.network is None:
-            raise UserError(f"expected the network of {self.file} after a colon, found none; give "
-                            f"{self.name}={self.file}:NETWORK, for example :r50")
-        return open_model(self.file, self.network or "", args.devices, args.fp16, args.pixel_scale)
 
 
 class Features:
@@ -102,21 +65,42 @@ class Versions:
         """args: the command line of compare.py.  UserError if names, files or dimensions are wrong."""
         old, new = Version.parse(args.old), [Version.parse(text) for text in args.new]
         paragon = [Version.parse(args.paragon)] if args.paragon else []
-        self.old, self.paragon = old.name, paragon[0].name if paragon else None
-        self.files = {version.name: version for version in (old, *new, *paragon)}
+        self.old, self.paragon = old[0].name, paragon[0][0].name if paragon else None
+        self.files = {trainings[0].name: trainings for trainings in (old, *new, *paragon)}
         if len(self.files) < 1 + len(new) + len(paragon):
-            names = ", ".join(version.name for version in (old, *new, *paragon))
+            names = ", ".join(trainings[0].name for trainings in (old, *new, *paragon))
             raise UserError(f"expected a different name for each version, found {names}; rename one")
+        self.check_trainings()
         files = self.feature_files(args)
-        for version in self.files.values():         # a wrong network is reported before hours of embedding
+        for version in chain.from_iterable(self.files.values()):    # a wrong network is reported before hours of embedding
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
-        self.features = {name: read_features(version, evaluation, args) for name, version in self.files.items()}
+        self.trainings = {name: [read_features(version, evaluation, args) for version in trainings]
+                          for name, trainings in self.files.items()}
+        for name, trainings in self.trainings.items():
+            if len({features.dim for features in trainings}) > 1:
+                raise UserError(f"the trainings of {name} have {', '.join(str(f.dim) for f in trainings)} dimensions; expected "
+                                f"the same number: they are trainings of one version")
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
-        self.add_maps(files, args.old_features)
-        self.candidates = [*(v.name for v in new), *self.free, *(v.name for v in paragon)]
+        self.add_maps(files)
+        self.candidates = [*(trainings[0].name for trainings in new), *self.free, *(p[0].name for p in paragon)]
         self.notes = [self.dimension_note(name, name in files) for name in self.candidates if not self.fits(name, self.old)]
+        self.warnings = [features.about["note"] for features in chain.from_iterable(self.trainings.values())
+                         if "note" in features.about]
+
+    def check_trainings(self) -> None:
+        """UserError if the numbers of trainings do not fit: the k-th training of a version belongs to one old model."""
+        olds = len(self.files[self.old])
+        for name, trainings in self.files.items():
+            if len(trainings) % olds:
+                raise UserError(f"{name} has {len(trainings)} trainings and {self.old} has {olds}; expected the same number of "
+                                f"trainings for each old model, in the order of the old models")
+
+    @property
+    def features(self) -> dict[str, Features]:
+        """{version: features of its first training}."""
+        return {name: trainings[0] for name, trainings in self.trainings.items()}
 
     def dimension_note(self, name: str, has_maps: bool) -> str:
         """What follows for a candidate whose dimensions are not those of the old version."""
@@ -126,50 +110,57 @@ class Versions:
         return note + (f"its queries need a map to the old gallery; add --old-features FILE.npy and --new-features "
                        f"{name}=FILE.npy to fit one")
 
-    def feature_files(self, args: argparse.Namespace) -> dict[str, Path]:
-        """{version: file of its features of the training images}, from --new-features.
+    def feature_files(self, args: argparse.Namespace) -> dict[str, list[Path]]:
+        """{version: a file of features of the training images for each training}, from --new-features and --old-features.
 
         UserError if a name or a file is wrong, before hours of embedding.
         """
         if bool(args.old_features) != bool(args.new_features):
             raise UserError("the free baselines need both --old-features FILE.npy and --new-features NAME=FILE.npy, found one; "
                             "give the other, too")
-        files = {}
+        files: dict[str, list[Path]] = {}
         for text in args.new_features:
-            name, _, file = text.partition("=")
+            name, _, listed = text.partition("=")
             if name not in self.files or name == self.old or name in files:
                 expected = ", ".join(version for version in self.files if version != self.old)
                 raise UserError(f"--new-features {text}: expected one of {expected} before the =, each once")
             for mapped in mapped_names(name):
                 if mapped in self.files:
                     raise UserError(f"a version is called {mapped}, which is the name of a map of {name}; rename the version")
-            files[name] = Path(file)
-        for file in [*files.values(), *([args.old_features] if files else [])]:
-            if not file.is_file():
-                raise UserError(f"no file {file}: expected features of the training images; make it with "
-                                f"tools/get_feature/get_feature.py")
+            files[name] = [Path(file) for file in split_files(listed)]
+        if files:
+            files[self.old] = [Path(file) for file in split_files(args.old_features)]
+        for name, paths in files.items():
+            if len(paths) != len(self.files[name]):
+                raise UserError(f"{name} has {len(self.files[name])} trainings and {len(paths)} files of features of the "
+                                f"training images; expected one for each training, in the same order")
+            for file in paths:
+                if not file.is_file():
+                    raise UserError(f"no file {file}: expected features of the training images; make it with "
+                                    f"tools/get_feature/get_feature.py")
         return files
 
-    def add_maps(self, files: dict[str, Path], old_features: Path) -> None:
-        """Fit the maps of each version in ``files`` and add the mapped versions."""
-        for name, file in files.items():
-            for mapped, (w, error) in zip(mapped_names(name), fit_maps(file, old_features).values(), strict=True):
-                if w.shape != (self.features[name].dim, self.features[self.old].dim):
-                    raise UserError(f"{file} and {old_features} have {w.shape[0]} and {w.shape[1]} dimensions, expected "
-                                    f"{self.features[name].dim} and {self.features[self.old].dim} as {name} and {self.old} "
-                                    f"have; run tools/get_feature/get_feature.py with these models")
-                self.features[mapped] = self.features[name].mapped(w)
-                self.map_errors[mapped] = error
-                self.free.append(mapped)
+    def add_maps(self, files: dict[str, list[Path]]) -> None:
+        """Fit the maps of each training in ``files`` to its old model's features, and add the mapped versions."""
+        for name in [name for name in files if name != self.old]:
+            made: dict[str, list[Features]] = {mapped: [] for mapped in mapped_names(name)}
+            errors: dict[str, list[float]] = {mapped: [] for mapped in made}
+            for k, file in enumerate(files[name]):
+                old_features = pick(files[self.old], k, len(files[name]))
+                for mapped, (w, error) in zip(made, fit_maps(file, old_features).values(), strict=True):
+                    if w.shape != (self.features[name].dim, self.features[self.old].dim):
+                        raise UserError(f"{file} and {old_features} have {w.shape[0]} and {w.shape[1]} dimensions, expected "
+                                        f"{self.features[name].dim} and {self.features[self.old].dim} as {name} and {self.old} "
+                                        f"have; run tools/get_feature/get_feature.py with these models")
+                    made[mapped].append(self.trainings[name][k].mapped(w))
+                    errors[mapped].append(error)
+            self.trainings |= made
+            self.map_errors |= {mapped: max(found) for mapped, found in errors.items()}
+            self.free += made
 
     def fits(self, query: str, gallery: str) -> bool:
         """Whether two versions have the same number of dimensions, so that queries of one can search the other's gallery."""
         return self.features[query].dim == self.features[gallery].dim
-
-
-def mapped_names(name: str) -> list[str]:
-    """Names of the two maps of a version."""
-    return [f"{name}+{kind}" for kind in ("Procrustes", "ridge")]
 
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:
@@ -197,10 +188,15 @@ def image_embeddings(version: Version, images: Images, args: argparse.Namespace)
     else:
         model = version.open(args)
         print(f"{version.name}:", flush=True)
-        views = list(embeddings(model, images, args.embeddings, args.batch_size, args.workers, args.force))
+        kept = embeddings(model, images, args.embeddings, args.batch_size, args.workers, args.force)
+        views = list(kept)
         about = {"fingerprint": model.fingerprint, "image_size": model.image_size, "precision": model.precision}
-    if not 1 <= len(views) <= 2 or any(view.ndim != 2 or view.dtype.kind != "f" or len(view) != len(images) for view in views):
-        raise UserError(f"{version.file} holds {[f'{v.dtype} {list(v.shape)}' for v in views]}; expected float embeddings of "
+        if note := outside_note(kept):
+            about["note"] = f"{version.name}: {note}"
+    for view in views:
+        check_kind(view, version.file)
+    if not 1 <= len(views) <= 2 or any(view.ndim != 2 or len(view) != len(images) for view in views):
+        raise UserError(f"{version.file} holds {[f'{v.dtype} {list(v.shape)}' for v in views]}; expected embeddings of "
                         f"the {len(images)} images in the order of the landmark file, [N, d] or [2, N, d]")
     with np.errstate(over="ignore"):
         return [np.asarray(view, np.float32) for view in views], about
@@ -233,7 +229,7 @@ def check_finite(arrays: list[np.ndarray], names, version: Version) -> None:
 def mean_norms(views: list[np.ndarray], images: Images) -> np.ndarray:
     """Mean norm of the embeddings in each template, float [T]; low if the model is uncertain about the images."""
     count = len(images.template_ids)
-    return np.bincount(images.templates, norms(views), count) / np.bincount(images.templates, minlength=count)
+    return np.bincount(images.templates, norms(views), count) / np.maximum(np.bincount(images.templates, minlength=count), 1)
 
 
 def plain_features(version: Version, evaluation: Evaluation) -> Features:
@@ -243,20 +239,28 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
         raise UserError(f"{version.name}={version.file} is not a folder; expected a folder of gallery.npy and probe.npy, because "
                         f"the data are feature files")
     sides = []
-    for side, ids in zip(("gallery", "probe"), evaluation.ids, strict=True):
+    for side, ids, row_ids in zip(("gallery", "probe"), evaluation.ids, evaluation.row_ids, strict=True):
         file = folder / f"{side}.npy"
         if not file.is_file():
             raise UserError(f"no file {file}: expected gallery.npy and probe.npy in the folder {folder}")
         array = load_npy(file)
-        if array.ndim != 2 or array.dtype.kind != "f" or len(array) != len(ids):
-            raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected float features [{len(ids)}, d], one row "
-                            f"per label in {side}_label.npy")
+        check_kind(array, file)
+        if array.ndim != 2 or len(array) != len(ids) and row_ids is None:
+            raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected features [{len(ids)}, d], one row per "
+                            f"label in {side}_label.npy")
         check_finite([array], RowNames(side), version)
-        sides.append(array)
+        order = matching_rows(folder, side, row_ids, len(array))
+        sides.append(array if order is None else ChosenRows(array, order))
     if sides[0].shape[1] != sides[1].shape[1]:
         raise UserError(f"{folder}: gallery.npy has {sides[0].shape[1]} dimensions and probe.npy has {sides[1].shape[1]}; "
                         f"expected the same number: write both with the same model")
-    return Features(sides[0], sides[1], norms([sides[0]]))
+    return Features(sides[0], sides[1], row_norms(sides[0]))
+
+
+def row_norms(features: Rows) -> np.ndarray:
+    """Norm of each row, float32 [N], block by block."""
+    starts = range(0, len(features), ROWS_PER_BLOCK)
+    return np.concatenate([norms([features[np.arange(start, min(start + ROWS_PER_BLOCK, len(features)))]]) for start in starts])
 
 
 class RowNames:

@@ -22,7 +22,8 @@ from evaluation.evaluation_set import read_evaluation
 from evaluation.maps import fit_maps
 from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
-from evaluation.versions import Version, kept_views, plain_features
+from evaluation.version_names import Version
+from evaluation.versions import kept_views, plain_features
 from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes
 from old_model.names import artefact

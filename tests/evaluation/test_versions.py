@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from ijb_toys import two_galleries
 
-from evaluation import versions
+from evaluation import version_names, versions
 from evaluation.evaluation_set import read_evaluation
-from evaluation.versions import Version, read_features
+from evaluation.version_names import Version
+from evaluation.versions import read_features
 
 
 def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
@@ -24,11 +25,11 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
         embedded.append((len(images), *more))
         return found["new"]
 
-    monkeypatch.setattr(versions, "open_model", open_model)
+    monkeypatch.setattr(version_names, "open_model", open_model)
     monkeypatch.setattr(versions, "embeddings", embeddings)
     args = Namespace(devices=[torch.device("cpu")], fp16=True, pixel_scale=128.0, embeddings=Path("kept"), batch_size=7,
                      workers=3, force=True)
-    version = Version.parse("mine=some/model.pt:r34")
+    version, = Version.parse("mine=some/model.pt:r34")
     features = read_features(version, read_evaluation(tmp_path, "IJBC"), args)
     assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, 128.0)]
     assert embedded == [(42, Path("kept"), 7, 3, True)]

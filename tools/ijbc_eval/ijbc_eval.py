@@ -47,6 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")
     add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder of IJBC and IJBB")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set")
+    add("--missing", default="refuse", choices=["refuse", "count"],
+        help="templates that a list names but that have no image. count: they are never matched, which lowers TAR and TPIR but "
+             "neither FAR nor FPIR")
     add("-b", "--batch_size", type=at_least(1, int), default=128,
         help="images per step and device; each is embedded twice, as it is and mirrored")
     add("-N", "--is_one_2_N", action="store_true", help="1:N identification instead of 1:1 verification")
@@ -100,7 +103,7 @@ def plot_saved(patterns: list[str], out: Path) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate one protocol in one mode or all eight; print tables and write .npz, .json and plots."""
-    images = read_images(args.data_path, args.subset)
+    images = read_images(args.data_path, args.subset, args.missing == "count")
     labels = None
     if args.is_one_2_N:
         name, kind = "1:N", "1N"
@@ -111,6 +114,10 @@ def evaluate(args: argparse.Namespace) -> None:
         pairs = read_pairs(args.data_path, args.subset, images)
         measure, protocol, labels = partial(one_to_one, pairs=pairs, public=args.roc == "public"), str(pairs), pairs.same
     print(f"{args.subset}: {len(images)} images in {len(images.template_ids)} templates, {protocol}")
+    notes = list(search.notes) if args.is_one_2_N else []
+    if images.missing.any():
+        notes.append(f"{images.missing.sum():,} templates have no image; they count as never matched")
+    print("".join(f"warning: {note}\n" for note in notes), end="")
     source = kept_embeddings if args.model_file is None else model_embeddings
     new, old, settings = source(args, images)
     settings |= {"subset": args.subset, "data": str(Path(args.data_path).resolve()), "protocol": name,
