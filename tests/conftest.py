@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: threads would only wait for each other; 2 tries two
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]

@@ -36,7 +36,7 @@ def on_ranks(world_size: int, function, *args) -> list:
 
 def _one(rank: int, world_size: int, folder: str, function, args) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world_size), rank=rank,
                                 world_size=world_size)

@@ -58,7 +58,7 @@ def ready(command: str) -> str:
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"})
+                          env=os.environ | {"PATH": path})
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:

@@ -131,7 +131,7 @@ main()
 def test_an_error_does_not_wait_for_a_rank_that_hangs(data, tmp_path):
     """The rank's part of a collective is under way when its error is raised, and the other rank does not answer."""
     (tmp_path / "train.py").write_text(HANGING)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                                 "MASTER_PORT": str(free_port())}
     ranks = [start_script(tmp_path / "train.py", *arguments(data, tmp_path, "frequent=100", epochs=1000), cwd=tmp_path,
                           env=environment | {"RANK": str(rank)}, folder=tmp_path / f"rank_{rank}") for rank in range(2)]
@@ -147,7 +147,7 @@ def torchrun(folder: Path, script: Path, *arguments: str) -> tuple[subprocess.Co
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script,
                            *arguments], capture_output=True, text=True, timeout=180, cwd=folder,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
     return done, time.monotonic() - begin
 
 
@@ -158,7 +158,7 @@ def test_torchrun_passes_a_signal_on(number, data, tmp_path):
         launcher = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
              "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", ROOT / "train_old_arc.py",
-             *arguments(data, tmp_path, epochs=1000)], stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+             *arguments(data, tmp_path, epochs=1000)], stderr=file)
     wait_for(tmp_path / "log", "step 3/")
     launcher.send_signal(number)
     assert launcher.wait(60) == 1

@@ -23,8 +23,8 @@ def start(arguments: list[str], method: str | None, ranks: int = 1, kill: tuple[
     """
     port, started = free_port(), []
     for rank in range(ranks):
-        environment = {"OMP_NUM_THREADS": "1"} if ranks == 1 else {
-            "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+        environment = {} if ranks == 1 else {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         kill_here = kill[1:] if kill and kill[0] == rank else None
         log = str(folder / f"log_{rank}") if folder else os.devnull
@@ -49,7 +49,7 @@ def run(arguments: list[str], method: str | None, environment: dict, kill: tuple
 
     from engine import model_files, trainer
     from engine.loop import main
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(os.getpid())          # each process starts with another random state
     if kill:
         moment, n = kill

@@ -11,7 +11,9 @@ from utils.errors import UserError
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("column_norm", [True, False])
-def test_credible_equals_a_loop(share, column_norm):
+@pytest.mark.parametrize("rows_per_block", [7, 1024])
+def test_credible_equals_a_loop(share, column_norm, rows_per_block, monkeypatch):
+    monkeypatch.setattr(statistics, "FILE_BLOCK", rows_per_block)
     rows, labels = random_features()
     assert credible(rows, labels, share, column_norm).tolist() == slow_credible(rows, labels, share, column_norm)
 

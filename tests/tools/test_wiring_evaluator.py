@@ -13,6 +13,7 @@ import torch
 from ijb_toys import two_galleries, write_meta
 
 from evaluation.formats import percent, rate
+from evaluation.identification import one_to_many
 from tools.ijbc_eval import ijbc_eval, report
 from utils.errors import UserError
 
@@ -115,6 +116,15 @@ def test_galleries_are_the_old_models_and_their_rates_are_averaged(evaluate, tmp
     np.savez("self.npz", embs=views["new"][0], embs_f=views["new"][1])
     evaluate("-R", "self.npz", "-N")
     assert result("self_IJBC_1N")[0]["1:N"]["top"]["1"] < .2             # the new model stores everybody elsewhere
+
+
+def test_the_search_runs_on_the_first_device(evaluate, three, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ijbc_eval, "find_devices", lambda name: [f"{name}:0", f"{name}:1"])
+    monkeypatch.setattr(ijbc_eval, "one_to_many", lambda gallery, query, protocol, device: (
+        seen.append(device) or one_to_many(gallery, query, protocol)))
+    evaluate("-R", "both.npz", "-N", "--device", "cuda")
+    assert seen == ["cuda:0"]
 
 
 # --- flags -------------------------------------------------------------------------------------------------

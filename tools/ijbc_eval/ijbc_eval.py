@@ -108,7 +108,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.is_one_2_N:
         name, kind = "1:N", "1N"
         search = read_search(args.data_path, args.subset, images)
-        measure, protocol = partial(one_to_many, protocol=search), str(search)
+        measure = partial(one_to_many, protocol=search, device=find_devices(args.device)[0])
+        protocol = str(search)
     else:
         name, kind = "1:1", "11"
         pairs = read_pairs(args.data_path, args.subset, images)
