@@ -160,3 +160,12 @@ def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path, monkeypatch, name):
                 "--backfill", 2, "--out", tmp_path / "out")
     assert (tmp_path / f"out/roc_{name}.png").is_file()
     assert plain(name).replace(r"\$", "$") == name and plain(name).count(r"\$") == name.count("$")
+
+
+@pytest.mark.parametrize("words", [["-m", f"{'a' * 300}.onnx"], ["-m", f"{'a' * 120}.onnx", "-m_old", f"{'b' * 120}.onnx"],
+                                   ["-m", "a.onnx", "-R", f"{'é' * 110}.npz"]])
+def test_names_of_results_that_no_file_can_have_are_refused_before_the_images_are_read(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["x", "-d", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"), *words])
+    with pytest.raises(UserError, match="expected at most 200: give a shorter name with -R"):
+        ijbc_eval.main()
+    assert not (tmp_path / "out").exists()

@@ -33,7 +33,8 @@ def test_a_verdict_needs_ten_people_and_follows_the_sign_of_new_minus_old(tmp_pa
     line = verdict_line("new", report)
     if answer == "undecided" and verdict:
         assert "There is no evidence in either direction. It would take" in line
-    assert line.startswith(f"new: {answer}. " + ("Decided by top-" if verdict else "No figure rests on enough errors"))
+    assert line.startswith(f"new: {answer}. " + (
+        f"{'Left open' if answer == 'undecided' else 'Decided'} by top-" if verdict else "No figure rests on enough errors"))
 
 
 def test_the_margin_of_the_command_line_is_the_loss_that_is_safe(tmp_path):

@@ -25,7 +25,8 @@ def decision(name: str, report: dict) -> str:
     if metric is None:
         return "No figure rests on enough errors and subjects to count."
     entry, counts = upgrade["criterion"][metric], count_verdicts(upgrade)
-    text = f"Decided by {metric}: {100 * entry['difference']:+.2f} points{span(entry['interval'])} against the old model; "
+    verb = "Left open" if answer in (UNDECIDED, PARTLY) else "Decided"
+    text = f"{verb} by {metric}: {100 * entry['difference']:+.2f} points{span(entry['interval'])} against the old model; "
     text += ", ".join(f"{kind} in {count}" for kind, count in counts.items() if count)
     text += f" of the {len(report['reliable'])} figures that count."
     if answer in (UNDECIDED, PARTLY):

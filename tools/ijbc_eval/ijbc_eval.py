@@ -35,6 +35,8 @@ from utils.arrays import read_npz
 from utils.command_line import at_least, make_folder
 from utils.errors import UserError, run
 
+MAX_NAME = 200      # bytes of a result's name; _IJBC_1N_bunch_tpir.png and the ending of an unfinished file follow it
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
@@ -81,6 +83,7 @@ def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
         raise UserError(f"-R {args.save_result}: expected a name that ends in .npz; .json and .png files are written next to it")
+    check_name_length(args)
     make_folder(Path(args.out), "--out or -R")
     if None not in (args.save_result, args.model_file):
         make_folder(Path(args.save_result).parent, "--out or -R")
@@ -88,6 +91,15 @@ def main() -> None:
         plot_saved(args.plot_only, Path(args.out))
     else:
         evaluate(args)
+
+
+def check_name_length(args: argparse.Namespace) -> None:
+    """UserError if the names of the result files would be too long for a file system, before hours of embedding."""
+    models = [model_name(file) for file in (args.model_file, args.old_model_file) if file is not None]
+    name = Path(args.save_result).stem if args.save_result is not None else "_on_".join(models)
+    if len(name.encode()) > MAX_NAME:
+        raise UserError(f"the results would be called {name[:40]}..., {len(name.encode())} bytes; expected at most {MAX_NAME}: give a "
+                        f"shorter name with -R FILE.npz")
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
