@@ -98,8 +98,8 @@ def check_name_length(args: argparse.Namespace) -> None:
     models = [model_name(file) for file in (args.model_file, args.old_model_file) if file is not None]
     name = Path(args.save_result).stem if args.save_result is not None else "_on_".join(models)
     if len(name.encode()) > MAX_NAME:
-        raise UserError(f"the results would be called {name[:40]}..., {len(name.encode())} bytes; expected at most {MAX_NAME}: give a "
-                        f"shorter name with -R FILE.npz")
+        raise UserError(f"the results would be called {name[:40]}..., {len(name.encode())} bytes; expected at most {MAX_NAME}: "
+                        f"give a shorter name with -R FILE.npz")
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
