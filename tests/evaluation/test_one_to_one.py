@@ -115,3 +115,9 @@ def test_scores_that_differ_by_rounding_are_equal():
     assert mated.tpir(np.array([.2, .8]))[0] == pytest.approx([1 / 6, 1 / 6])
     weights = np.ones((1, 11), np.int16)
     assert SearchDraws(np.arange(11), weights).tpir(mated)[0][3:] == pytest.approx([1 / 6, 1 / 6])
+
+
+def test_a_pair_that_is_never_matched_is_below_every_threshold():
+    rows = np.eye(3, dtype=np.float32)
+    pairs = Pairs(np.arange(3), np.arange(3), np.array([True, True, False]), np.array([False, True, False]))
+    assert pair_scores(rows, rows, pairs).tolist() == [1, -np.inf, 1]
