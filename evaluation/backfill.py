@@ -14,9 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.cells import Cell, Measure
-from evaluation.evaluation_set import Evaluation
+from evaluation.evaluation_set import Evaluation, protocol_of
 from evaluation.verification import Rows, pair_scores, unit_rows
-from evaluation.versions import Features
+from evaluation.version_features import Features
+
+CONSTANT = 1e-5         # relative range of a quality below which it is the same for all rows
 
 
 class PartlyReembedded:
@@ -57,61 +59,83 @@ class BothViews:
 
 @dataclass(frozen=True)
 class Curve:
-    """The figures along one order, at K points."""
+    """The figures along one order, at K points, and the cost in the rows that a figure's protocol uses."""
 
-    share: np.ndarray               # float [K], share of the gallery rows that is re-embedded, 0 to 1
-    images: np.ndarray              # int [K], images embedded for it
+    share: np.ndarray               # float [K], share of the protocol's gallery rows that is re-embedded, 0 to 1
+    images: dict[str, np.ndarray]   # "1:1", "1:N" -> int [K], images embedded for it
     values: dict[str, np.ndarray]   # metric -> float [K]
 
 
-def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, list[np.ndarray]]:
-    """{name: orders}; an order is a permutation of the gallery's rows, the first to be re-embedded first."""
+def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, list[dict[str, np.ndarray]]]:
+    """{name: orders}; an order has for "1:1" and "1:N" a permutation of that protocol's rows, the first to be re-embedded first.
+
+    A quality that is the same for all rows of a protocol makes no order of them.
+    """
     rows = evaluation.gallery_rows()
-    orders = {"random": [np.random.default_rng(seed).permutation(rows) for seed in range(seeds)]}
+    orders = {"random": [{protocol: np.random.default_rng(seed).permutation(own) for protocol, own in rows.items()}
+                         for seed in range(seeds)]}
     qualities = evaluation.qualities | ({"norm of the old feature": old.norm} if old.norm is not None else {})
     for name, quality in qualities.items():
-        orders[f"lowest {name} first"] = [rows[np.argsort(quality[rows], kind="stable")]]
+        order = {protocol: own[np.argsort(quality[own], kind="stable")] for protocol, own in rows.items()
+                 if np.ptp(quality[own]) > CONSTANT * abs(quality[own]).max()}
+        if order:
+            orders[f"lowest {name} first"] = [order]
     return orders
 
 
-def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell], orders: dict[str, list[np.ndarray]],
-             steps: int, bar: tqdm) -> dict[str, list[Curve]]:
-    """{order: a curve of steps + 1 points for each permutation}.
+def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell],
+             orders: dict[str, list[dict[str, np.ndarray]]], steps: int, bar: tqdm) -> dict[str, list[Curve]]:
+    """{order: a curve of steps + 1 points for each of its permutations}.
 
     ends: the cells with no row done (new queries on the old gallery) and with all rows done (new on new).
     """
-    images, share = measure.evaluation.images, np.linspace(0, 1, steps + 1)
-    out: dict[str, list[Curve]] = {}
     pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
     stored, query = (new.on_old[0], BothViews(new.on_old[1], new.query)) if new.on_old else (old.gallery, new.query)
     if pairs is not None and after is None:
         after = pair_scores(new.gallery, new.query, pairs)
+    out: dict[str, list[Curve]] = {}
     for name, permutations in orders.items():
         out[name] = []
         for order in permutations:
-            cells, counts = [ends[0]], np.round(share * len(order)).astype(int)
-            for count in counts[1:-1]:
-                done = np.zeros(len(images), bool)
-                done[order[:count]] = True
-                scores = None       # the cell computes them
-                if pairs is not None and before is not None and after is not None:
-                    scores = np.where(done[pairs.enrol], after, before)
-                gallery = PartlyReembedded(stored, new.gallery, done, new.on_old is not None)
+            cells = [ends[0]]
+            for share in np.linspace(0, 1, steps + 1)[1:-1]:
+                done = {protocol: first_rows(own, share, len(measure.evaluation.images)) for protocol, own in order.items()}
+                scores = before
+                if "1:1" in order and pairs is not None and before is not None and after is not None:
+                    scores = np.where(done["1:1"][pairs.enrol], after, before)
+                nobody = np.zeros(len(measure.evaluation.images), bool)
+                gallery = PartlyReembedded(stored, new.gallery, done.get("1:N", nobody), new.on_old is not None)
                 cells.append(measure(gallery, query, scores=scores))
                 bar.update()
             cells.append(ends[1])
-            cost = np.append(0, np.cumsum(images[order]))[counts]
-            out[name].append(Curve(share, cost, {m: np.array([cell.values[m] for cell in cells]) for m in measure.metrics}))
+            out[name].append(curve_of(cells, order, measure))
     return out
 
 
-def summary(curves: list[Curve], metric: str, start: float, part: float) -> dict:
+def first_rows(order: np.ndarray, share: float, count: int) -> np.ndarray:
+    """The first ``share`` of the order as a mask, bool [count]."""
+    done = np.zeros(count, bool)
+    done[order[:int(np.round(share * len(order)))]] = True
+    return done
+
+
+def curve_of(cells: list[Cell], order: dict[str, np.ndarray], measure: Measure) -> Curve:
+    """The curve through these cells, of the metrics whose protocol has an order."""
+    share = np.linspace(0, 1, len(cells))
+    images = {protocol: np.append(0, np.cumsum(measure.evaluation.images[own]))[np.round(share * len(own)).astype(int)]
+              for protocol, own in order.items()}
+    return Curve(share, images, {metric: np.array([cell.values[metric] for cell in cells]) for metric in measure.metrics
+                                 if protocol_of(metric) in order})
+
+
+def summary(curves: list[Curve], metric: str, starts: list[float], part: float) -> dict:
     """Means over the curves of one order: area, and share and images at which ``part`` of the gain is reached.
 
-    start: M(old, old); the gain goes from there to the curve's end.  share and images are None if some curve has no gain.
+    starts: M(old, old) for each curve; the gain goes from there to the curve's end.  share and images are None if some curve has
+    no gain.
     """
     values = np.stack([curve.values[metric] for curve in curves])
-    crossings = [crossing(curve, metric, start, part) for curve in curves]
+    crossings = [crossing(curve, metric, start, part) for curve, start in zip(curves, starts, strict=True)]
     reached = [point for point in crossings if point is not None]
     all_reached = len(reached) == len(curves)
     return {"auc": area(values.mean(0), curves[0].share),
@@ -132,7 +156,7 @@ def crossing(curve: Curve, metric: str, start: float, part: float) -> tuple[floa
     if k == 0:
         return 0.0, 0.0
     t = (goal - y[k - 1]) / (y[k] - y[k - 1])
-    share, images = (float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images))
+    share, images = (float(x[k - 1] + t * (x[k] - x[k - 1])) for x in (curve.share, curve.images[protocol_of(metric)]))
     return share, images
 
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from evaluation.identification import FPIRS, RANKS, Hits
 from evaluation.protocol import Pairs
-from evaluation.verification import ROUNDING
+from evaluation.verification import ROUNDING, TIE_TOLERANCE
 
 TAIL_SHARE = 0.15               # share of the impostor pairs, the highest scores, that is sorted: the largest FAR is 0.1
 MIN_PAIRS_FOR_TAIL = 1_000_000  # impostor pairs; all are sorted if there are fewer
@@ -94,7 +94,7 @@ class SearchDraws:
 
     def tpir(self, hits: Hits) -> np.ndarray:
         """TPIR as Hits.tpir computes it, in every sample: float64 [B, len(FPIRS)]; NaN without mated or non-mated probes."""
-        nonmated = np.flatnonzero(~hits.mated)
+        nonmated = np.flatnonzero(hits.nonmated)
         nonmated = nonmated[np.argsort(-hits.other[nonmated], kind="stable")]
         mated = np.flatnonzero(hits.mated)
         score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not at rank 1: identified at no threshold
@@ -115,4 +115,4 @@ def weight_above(ascending: np.ndarray, weights: np.ndarray, thresholds: np.ndar
     below = np.append(0, np.cumsum(weights))
     if below[-1] == 0:
         return np.full(len(thresholds), np.nan)
-    return 1 - below[np.searchsorted(ascending, thresholds, side="right")] / below[-1]
+    return 1 - below[np.searchsorted(ascending, thresholds + TIE_TOLERANCE, side="right")] / below[-1]

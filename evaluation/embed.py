@@ -20,17 +20,20 @@ from utils.errors import UserError
 from utils.files import new_array, written_beside
 from utils.memory import give_back_freed_memory
 from utils.opencv import cv2
-from utils.origin import load_array, save_origin
+from utils.origin import load_array, load_origin, save_origin
 from utils.parts import remove_left_parts
+
+UNREADABLE, READABLE, OUTSIDE = range(3)    # an image file: not decoded; decoded; decoded, but its landmarks are outside of it
+MIN_INSIDE = 3                              # landmarks of five that are inside an image whose face is; a profile may lack two
 
 
 class AlignedFaces(Dataset):
-    """Item i: (aligned face uint8 [S, S, 3] RGB, whether its file could be decoded); read by worker processes."""
+    """Item i: (aligned face uint8 [S, S, 3] RGB, UNREADABLE, READABLE or OUTSIDE); read by worker processes."""
 
     def __init__(self, images: Images, size: int):
         """size: S, pixels; UserError if the landmarks of an image are all one point."""
         self.folder, self.names, self.size = str(images.folder), images.names, size
-        self.matrices = similarity(images.landmarks, size)
+        self.matrices, self.landmarks = similarity(images.landmarks, size), images.landmarks
         unusable = np.flatnonzero(~np.isfinite(self.matrices).all((1, 2)))
         if len(unusable):
             row = unusable[0]
@@ -40,12 +43,14 @@ class AlignedFaces(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, bool]:
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         try:
             image = decode(Path(f"{self.folder}/{self.names[i]}").read_bytes(), cv2.IMREAD_COLOR_BGR)
         except (OSError, ValueError):       # an exception in a worker would reach the user inside a traceback
-            return np.zeros((self.size, self.size, 3), np.uint8), False
-        return warp(image, self.matrices[i], self.size), True
+            return np.zeros((self.size, self.size, 3), np.uint8), UNREADABLE
+        x, y = self.landmarks[i].T
+        inside = (x >= 0) & (x < image.shape[1]) & (y >= 0) & (y < image.shape[0])
+        return warp(image, self.matrices[i], self.size), READABLE if inside.sum() >= MIN_INSIDE else OUTSIDE
 
 
 def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: int, workers: int,
@@ -64,9 +69,21 @@ def embeddings(model: EmbeddingModel, images: Images, folder: Path, batch_size: 
     else:
         print(f"using the embeddings in {file} (-F computes them again)")
     array = load_array(file, "the same command and -F")
+    if note := outside_note(array):
+        print(f"warning: {note}")
     if array.shape != (2, len(images), model.dim):
         raise UserError(f"{file} holds {list(array.shape)}, expected {[2, len(images), model.dim]}; run again with -F")
     return array
+
+
+def outside_note(array: np.ndarray) -> str | None:
+    """What to say about embeddings of images whose landmarks are outside of them, without a full stop; None: there are none."""
+    file = getattr(array, "filename", None)
+    outside = load_origin(Path(file)).get("outside") if file else None
+    if not outside:
+        return None
+    return (f"The landmarks of {outside[0]:,} images lie outside of them (first: {outside[1]}): are they those of the uncropped "
+            f"pictures? The aligned faces are mostly black")
 
 
 def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_size: int, workers: int) -> None:
@@ -78,19 +95,21 @@ def write_embeddings(file: Path, model: EmbeddingModel, images: Images, batch_si
     try:
         with written_beside(file) as part:
             out = new_array(part, np.float32, (2, len(images), model.dim))
-            done = 0
+            done, outside = 0, []
             with tqdm(total=len(images), desc="embedding", unit=" images") as bar:
                 for readable, features in embed_batches(model.replicas(), loader):
                     rows = slice(done, done + len(readable))
                     check_batch(readable, features, images, done)
                     out[:, rows] = features
+                    outside += [images.names[done + i] for i in np.flatnonzero(readable == OUTSIDE)]
                     done = rows.stop
                     bar.update(len(readable))
             out.flush()
     except torch.OutOfMemoryError as error:
         raise UserError(f"the GPU has too little memory for {batch_size} images and their mirror images; "
                         f"run with a smaller -b") from error
-    save_origin(file, {"model": model.fingerprint, "images": len(images)} | describe(model))
+    origin = {"model": model.fingerprint, "images": len(images)} | describe(model)
+    save_origin(file, origin | ({"outside": [len(outside), str(outside[0])]} if outside else {}))
 
 
 def as_arrays(items: list[tuple[np.ndarray, bool]]) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +122,7 @@ def one_thread(worker: int) -> None:
 
 
 def embed_batches(replicas: list[Replica], batches: Iterable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (readable bool [B], features float32 [2, B, d]) for each batch, in order; the replicas take turns.
+    """Yield (readable int [B], as AlignedFaces has it; features float32 [2, B, d]) for each batch, in order; replicas take turns.
 
     Batch k goes to replica k % n as soon as that replica has finished batch k - n: each replica has one batch at a time.
     """

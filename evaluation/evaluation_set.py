@@ -1,8 +1,7 @@
 """The evaluation set on which models are compared: an IJB folder, or feature files with labels.
 
 IJB folder      <data>/IJBC/{loose_crop,meta}, in the layout of protocol.py
-feature files   <data>/gallery_label.npy  int [G], <data>/probe_label.npy  int [Q]: the subject of each feature
-                <data>/pairs.npy          int [P, 3], gallery row, probe row, 1 = same subject (optional, for 1:1)
+feature files   <data>/gallery_label.npy ..., in the layout of feature_files.py
 
 The evaluation set is the same for all models; versions.py reads their features on it.
 """
@@ -14,13 +13,12 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from evaluation.feature_files import read_labels, read_plain_pairs
 from evaluation.formats import rate
 from evaluation.identification import FPIRS, RANKS
 from evaluation.protocol import Images, Pairs, People, Search, read_images, read_pairs, read_search
 from evaluation.verification import FARS, ROUNDING
-from utils.arrays import open_npy
 from utils.errors import UserError
-from utils.origin import check_whole, is_ours
 
 MIN_ERRORS = 30     # errors that a reliable figure rests on: with fewer false accepts, TAR@FAR is a matter of luck
 MIN_SUBJECTS = 10   # subjects that a verdict rests on: with fewer, bootstrap intervals are too narrow
@@ -38,10 +36,13 @@ class Evaluation:
     pairs: Pairs | None                         # None: no 1:1 protocol
     search: Search
     subjects: tuple[np.ndarray, np.ndarray]     # int64 [G], [Q]: subject of each row, 0 to count - 1
-    ids: tuple[np.ndarray, np.ndarray]          # int64 [G], [Q]: name of each row in lists
+    ids: tuple[np.ndarray, np.ndarray]          # int64 or text [G], [Q]: name of each row in lists
     images: np.ndarray                          # int64 [G], number of images that a gallery row is made of
     qualities: dict[str, np.ndarray] = field(default_factory=dict)      # name -> float [G], higher is better
     source: Images | None = None                # IJB: the images to embed; None: feature files
+    row_ids: tuple[np.ndarray | None, np.ndarray | None] = (None, None)     # feature files: ids to match their rows by
+    labels: np.ndarray | None = None            # [Q], subject of each query row as the user wrote it; None: as in ``search``
+    data_notes: tuple[str, ...] = ()            # what was assumed about the data, as sentences without a full stop
 
     def compared_subjects(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """(the subjects of all probes and pairs, ascending; for each side, the place of each row's subject among them, or -1)."""
@@ -59,15 +60,19 @@ class Evaluation:
         pairs = 0 if self.pairs is None else len(np.unique(self.subjects[0][self.pairs.enrol[self.pairs.same]]))
         return {"TAR": pairs, "top": len(mated), "TPIR": len(mated)}
 
-    def gallery_rows(self) -> np.ndarray:
-        """The rows that a protocol uses on the gallery side, ascending."""
-        used = [people.templates for people in self.search.galleries.values()]
-        return np.unique(np.concatenate(used + ([self.pairs.enrol] if self.pairs is not None else [])))
+    def gallery_rows(self) -> dict[str, np.ndarray]:
+        """{"1:1", "1:N": the rows with images that the protocol uses on the gallery side, ascending}."""
+        used = {"1:N": np.concatenate([people.templates for people in self.search.galleries.values()])}
+        if self.pairs is not None:
+            used = {"1:1": self.pairs.enrol} | used
+        return {protocol: np.unique(rows[self.images[rows] > 0]) for protocol, rows in used.items()}
 
     def negatives(self) -> dict[str, int]:
         """{"1:1": number of impostor pairs, "1:N": number of non-mated probes in the gallery that has the fewest}."""
         probes = self.search.probes.subjects
-        nonmated = min(int((~np.isin(probes, people.subjects)).sum()) for people in self.search.galleries.values())
+        never = self.search.probes.never
+        known = np.ones(len(probes), bool) if never is None else ~never
+        nonmated = min(int((~np.isin(probes, people.subjects) & known).sum()) for people in self.search.galleries.values())
         return {"1:1": 0 if self.pairs is None else int((~self.pairs.same).sum()), "1:N": nonmated}
 
     def metrics(self) -> list[str]:
@@ -120,6 +125,11 @@ class Evaluation:
         return out
 
 
+def protocol_of(metric: str) -> str:
+    """The protocol of a metric: "1:1" of TAR, "1:N" of top-k and TPIR."""
+    return "1:1" if kind_of(metric) == "TAR" else "1:N"
+
+
 def places_in(names: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     """Place of each subject in ``names`` (ascending), int64; -1: not among them."""
     place = np.searchsorted(names, subjects).clip(max=len(names) - 1)
@@ -131,14 +141,17 @@ def kind_of(metric: str) -> str:
     return metric.replace("-", "@").split("@")[0]
 
 
-def read_evaluation(data: Path, subset: str) -> Evaluation:
-    """The evaluation set in the folder ``data``: feature files, or else the IJB subset.  UserError if it is neither."""
+def read_evaluation(data: Path, subset: str, count_missing: bool = False) -> Evaluation:
+    """The evaluation set in the folder ``data``: feature files, or else the IJB subset.  UserError if it is neither.
+
+    count_missing: see protocol.read_images.
+    """
     if (data / "gallery_label.npy").is_file() or (data / "probe_label.npy").is_file():
         return read_plain(data)
     if not any((folder / "meta").is_dir() for folder in (data, data / subset)):
         raise UserError(f"{data} holds neither {subset} (its folders meta and loose_crop) nor labels of feature files "
                         f"(gallery_label.npy, probe_label.npy); give a folder that holds one of them with --data")
-    images = read_images(data, subset)
+    images = read_images(data, subset, count_missing)
     name = f"{subset} in {data.resolve().name}"
     return ijb_evaluation(images, read_pairs(data, subset, images), read_search(data, subset, images), name)
 
@@ -146,11 +159,16 @@ def read_evaluation(data: Path, subset: str) -> Evaluation:
 def ijb_evaluation(images: Images, pairs: Pairs, search: Search, name: str) -> Evaluation:
     """The evaluation set of an IJB folder; rows are templates."""
     count = np.bincount(images.templates, minlength=len(images.template_ids))
-    score = np.bincount(images.templates, images.scores, len(count)) / count
+    score = np.bincount(images.templates, images.scores, len(count)) / np.maximum(count, 1)
     media = np.unique(np.stack([images.templates.astype(np.int64), images.media]), axis=1)[0]
     subjects = subjects_of_templates(len(count), pairs, search)
+    notes = search.notes
+    if images.missing.any():
+        notes += (f"{images.missing.sum():,} templates have no image; they count as never matched, which lowers TAR and TPIR but "
+                  f"neither FAR nor FPIR",)
     return Evaluation(name, pairs, search, (subjects, subjects), (images.template_ids, images.template_ids), count,
-                      {"detector score": score, "number of media": np.bincount(media, minlength=len(count))}, images)
+                      {"detector score": score, "number of media": np.bincount(media, minlength=len(count))}, images,
+                      data_notes=notes)
 
 
 def subjects_of_templates(templates: int, pairs: Pairs, search: Search) -> np.ndarray:
@@ -168,58 +186,13 @@ def subjects_of_templates(templates: int, pairs: Pairs, search: Search) -> np.nd
 
 
 def read_plain(data: Path) -> Evaluation:
-    """The evaluation set of feature files, from their labels (and pairs)."""
-    labels = [load_labels(data / f"{side}_label.npy") for side in ("gallery", "probe")]
-    names, index = np.unique(np.concatenate(labels), return_inverse=True)
-    subjects = index[:len(labels[0])], index[len(labels[0]):]
-    rows = np.arange(len(labels[0])), np.arange(len(labels[1]))
-    search = Search({"gallery": People(rows[0], labels[0])}, People(rows[1], labels[1]))
-    return Evaluation(data.resolve().name, read_plain_pairs(data / "pairs.npy", labels), search, subjects, rows,
-                      np.ones(len(rows[0]), np.int64))
-
-
-def load_labels(file: Path) -> np.ndarray:
-    """Subjects of the features of one side, int64 [N]; UserError if the file is not such a list."""
-    if not file.is_file():
-        raise UserError(f"no file {file}: expected gallery_label.npy and probe_label.npy, the subject of each feature as an int")
-    labels = load_npy(file, "a list of ints, one per feature")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise UserError(f"{file} holds {labels.dtype} {list(labels.shape)}; expected a list of ints, one per feature")
-    return np.asarray(labels, np.int64)
-
-
-def read_plain_pairs(file: Path, labels: list[np.ndarray]) -> Pairs | None:
-    """The pairs in ``file``; None if there is no such file.  UserError if they do not fit the labels of the two sides."""
-    if not file.is_file():
-        return None
-    table = load_npy(file, "rows of gallery row, probe row, 1 or 0")
-    sizes = [len(labels[0]), len(labels[1]), 2]
-    if table.ndim != 2 or table.shape[1] != 3 or table.dtype.kind not in "iu" or not len(table) \
-            or table.min() < 0 or (table.max(0) >= sizes).any():
-        raise UserError(f"{file} holds {table.dtype} {list(table.shape)}; expected rows of gallery row, probe row, and 1 (same "
-                        f"subject) or 0, as ints from 0 and below {sizes}")
-    same = table[:, 2] == 1
-    if same.all() or not same.any():
-        raise UserError(f"{file}: expected genuine pairs (1) and impostor pairs (0), found only "
-                        f"{'genuine' if same.all() else 'impostor'} pairs; make it again with both")
-    wrong = np.flatnonzero(same != (labels[0][table[:, 0]] == labels[1][table[:, 1]]))
-    if len(wrong):
-        gallery_row, probe_row, label = table[wrong[0]]
-        raise UserError(f"{file} row {wrong[0]} labels gallery row {gallery_row} and probe row {probe_row} with {label}, but "
-                        f"their subjects are {'different' if label else 'the same'}; expected 1 for the same subject and 0 for "
-                        f"different ones: make it again")
-    return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
-
-
-def load_npy(file: Path, expected: str = "features [N, d]") -> np.ndarray:
-    """A .npy file of numbers, memory-mapped; nothing in it is executed.  UserError if it cannot be read.
-
-    expected: the contents in words, for the error.
-    """
-    try:
-        array = open_npy(file)
-    except ValueError as error:
-        raise UserError(f"{file} is not a complete .npy file of numbers ({error}); expected {expected}") from error
-    if is_ours(file):
-        check_whole(file, "the command that wrote it", whole=False)
-    return array
+    """The evaluation set of feature files, from their labels (and ids and pairs)."""
+    labels = read_labels(data)
+    subjects = labels.gallery, labels.probe
+    rows = np.arange(len(subjects[0])), np.arange(len(subjects[1]))
+    search = Search({"gallery": People(rows[0], subjects[0])}, People(rows[1], subjects[1]))
+    index = np.unique(np.concatenate(subjects), return_inverse=True)[1]
+    ids = tuple(own if own is not None else row for own, row in zip(labels.ids, rows, strict=True))
+    return Evaluation(data.resolve().name, read_plain_pairs(data / "pairs.npy", subjects), search,
+                      (index[:len(rows[0])], index[len(rows[0]):]), (ids[0], ids[1]), np.ones(len(rows[0]), np.int64),
+                      row_ids=labels.ids, labels=labels.text, data_notes=labels.notes)

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from evaluation.protocol import People, Search
-from evaluation.verification import ROUNDING, Rows, nan_unless_supported, unit_rows
+from evaluation.verification import ROUNDING, TIE_TOLERANCE, Rows, nan_unless_supported, unit_rows
 
 FPIRS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])             # false positive identification rates of the 1:N table
 RANKS = (1, 5, 10)                                          # k of the top-k in the 1:N table
 CURVE_FPIRS = np.logspace(-4, 0, 161)                       # those of the curves in the plots, and the largest rank there
 CURVE_RANKS = 50
+NEVER = 1 << 40             # rank of a mate that cannot be found
 GALLERY_ROWS_PER_BLOCK = 16_384
 SEARCH_SIMILARITIES_PER_BLOCK = {"cpu": 8_000_000, "cuda": 256_000_000}    # of a block's rows to probes: 32 MB, 1 GB
-TIE_TOLERANCE = 1e-6        # cosines that differ by less are a tie: float32 sums depend on their order
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,18 @@ class Hits:
 
     mate: np.ndarray        # float32 [n], best cosine to the mate; -inf if the probe has none
     other: np.ndarray       # float32 [n], best cosine to any other subject; -inf if there is none
-    rank: np.ndarray        # int64 [n], rank of the mate, 1: strictly first; 0: the probe has none
+    rank: np.ndarray        # int64 [n], rank of the mate, 1: strictly first; 0: the probe has none; -1: it counts nowhere
     entries: int            # subjects in the gallery
 
     @property
     def mated(self) -> np.ndarray:
         """Which probes have a mate, bool [n]."""
         return self.rank > 0
+
+    @property
+    def nonmated(self) -> np.ndarray:
+        """Which probes have no mate and count as such, bool [n]."""
+        return self.rank == 0
 
     def within(self, rank: int) -> int:
         """Number of probes whose mate is among the first ``rank`` subjects."""
@@ -52,12 +57,12 @@ class Hits:
         The threshold is entry max(int(n FPIR) - 1, 0) of the n non-mated probes' best scores, descending. Both are NaN if
         there are no mated or no non-mated probes.
         """
-        negatives = np.sort(self.other[~self.mated])[::-1]
+        negatives = np.sort(self.other[self.nonmated])[::-1]
         if not len(negatives) or not self.mated.any():
             return np.full(len(fpirs), np.nan), np.full(len(fpirs), np.nan)
         threshold = negatives[np.maximum((len(negatives) * fpirs + ROUNDING).astype(np.int64) - 1, 0)]
         first = np.sort(self.mate[self.rank == 1])
-        above = len(first) - np.searchsorted(first, threshold, side="right")
+        above = len(first) - np.searchsorted(first, threshold + TIE_TOLERANCE, side="right")
         return above / self.mated.sum(), threshold
 
 
@@ -108,8 +113,13 @@ def search(gallery: Rows, query: Rows, people: People, probes: People, device: s
 
 def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes: People,
                 device: str | torch.device = "cpu") -> dict[str, Hits]:
-    """:func:`search` in each gallery and, if there are several, in the merged gallery of all ("mixed").  {gallery: hits}"""
-    device = torch.device(device)
+    """:func:`search` in each gallery and, if there are several, in the merged gallery of all ("mixed").  {gallery: hits}
+
+    Templates without an image are never found: see :func:`with_missing`.
+    """
+    device, everybody = torch.device(device), galleries | {"mixed": reduce(add, galleries.values())}
+    every_probe, probes = probes, probes.with_images()
+    galleries = {name: people.with_images() for name, people in galleries.items()}
     queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
     places = {name: places_of(people, probes).to(device) for name, people in galleries.items()}
     mates = {name: best_mates(gallery, people, queries, places[name]) for name, people in galleries.items()}
@@ -125,8 +135,24 @@ def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes
     if len(galleries) > 1 and subjects == sum(single.entries for single in hits.values()):
         hits["mixed"] = hits_of(best, torch.stack(others).amax(0), before, subjects)
     elif len(galleries) > 1:            # a subject in two galleries would be counted twice
-        hits["mixed"] = search(gallery, query, everyone, probes, device)
-    return hits
+        hits["mixed"] = search(gallery, query, everyone, probes, device)        # both have images: no recursion
+    return {name: with_missing(single, everybody[name], every_probe) for name, single in hits.items()}
+
+
+def with_missing(hits: Hits, people: People, probes: People) -> Hits:
+    """The hits of all probes from those of the probes with an image in the entries with an image.
+
+    A probe whose mate or own template has no image has rank NEVER: it is mated and found at no rank and no threshold. A probe
+    without image and without mate in this gallery counts nowhere.
+    """
+    if people.never is None and probes.never is None:
+        return hits
+    known = np.ones(len(probes.subjects), bool) if probes.never is None else ~probes.never
+    mate, other = (np.full(len(known), -np.inf, np.float32) for _ in range(2))
+    rank = np.full(len(known), -1)
+    mate[known], other[known], rank[known] = hits.mate, hits.other, hits.rank
+    rank[np.isin(probes.subjects, people.subjects) & (rank < 1)] = NEVER
+    return Hits(mate, other, rank, len(np.unique(people.subjects)))
 
 
 def hits_of(mate: Tensor, other: Tensor, before: Tensor, entries: int) -> Hits:
@@ -178,7 +204,7 @@ def block_size(block: Block) -> int:
 def gallery_figures(hits: Hits) -> dict:
     """Figures of one gallery for tables and JSON; top-k is a share of the mated probes."""
     mated = int(hits.mated.sum())
-    nonmated = len(hits.rank) - mated
+    nonmated = int(hits.nonmated.sum())
     tpir, threshold = (nan_unless_supported(x, FPIRS, nonmated) for x in hits.tpir(FPIRS))
     return {"entries": hits.entries, "mated": mated, "nonmated": nonmated, "FPIR": FPIRS, "TPIR": tpir,
             "threshold": threshold, "top": {str(k): share(hits.within(k), mated) for k in RANKS}}
@@ -213,7 +239,7 @@ def search_figures(hits: dict[str, Hits]) -> tuple[dict, dict]:
                "top": {str(k): share(correct[k], mated) for k in RANKS},
                "top_of_all_probes": {str(k): correct[k] / probes for k in RANKS},
                "probes": probes, "mated": mated, "galleries": per_gallery}
-    curves = [nan_unless_supported(single.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int((~single.mated).sum()))
+    curves = [nan_unless_supported(single.tpir(CURVE_FPIRS)[0], CURVE_FPIRS, int(single.nonmated.sum()))
               for single in hits.values()]
     return figures, {"fpir": CURVE_FPIRS, "tpir": np.mean(curves, 0), "ranks": np.array(list(correct)),
                      "cmc": np.array([share(count, mated) for count in correct.values()])}

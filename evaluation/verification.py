@@ -18,6 +18,7 @@ CURVE_FARS = np.logspace(-6, 0, 241)                        # those of the curve
 SIMILARITIES_PER_BLOCK = 40_000_000     # cosines computed at a time by a product of matrices: 160 MB in float32
 MAX_SIMILARITIES_PER_PAIR = 64          # with more of them per pair, the pairs are computed one by one
 PAIRS_PER_BLOCK = 16_384                # ... and that many at a time
+TIE_TOLERANCE = 1e-6        # cosines that differ by less are a tie: float32 sums depend on their order
 ROUNDING = 1e-9             # added before rounding down: 0.29 * 100 is 28.999999999999996 in binary, but 29 errors are allowed
 
 
@@ -33,7 +34,15 @@ class Rows(Protocol):
 
 
 def pair_scores(gallery: Rows, query: Rows, pairs: Pairs, dtype: type = np.float32) -> np.ndarray:
-    """Cosine of each pair, [P], computed in ``dtype``; gallery, query: rows [T, d] of all templates.
+    """Cosine of each pair, [P], computed in ``dtype``; -inf if it is never matched.  gallery, query: rows [T, d]."""
+    scores = cosines(gallery, query, pairs, dtype)
+    if pairs.never is not None:
+        scores[pairs.never] = -np.inf
+    return scores
+
+
+def cosines(gallery: Rows, query: Rows, pairs: Pairs, dtype: type) -> np.ndarray:
+    """Cosine of each pair, [P], computed in ``dtype``.
 
     IJB-C's 15.7 M pairs share 3,531 x 19,593 templates: the product of all gallery rows with all query rows is computed in
     blocks and the pairs are picked from it. That reads 50 MB of features instead of 64 GB. If there are few pairs for their
@@ -63,6 +72,11 @@ def unit_rows(features: Rows, rows: np.ndarray | slice, dtype: type = np.float32
     return chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
 
 
+def above(scores: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Which scores are accepted at a threshold, bool: those above it by more than a tie."""
+    return scores > threshold + TIE_TOLERANCE
+
+
 def used_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(the distinct values in ``rows``, ascending; the place of each entry of ``rows`` among them, int32).
 
@@ -87,19 +101,19 @@ class Roc:
     def at(self, fars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(TAR, threshold) for each FAR: the largest TAR with a share of false accepts <= FAR.
 
-        A pair is accepted if its score is *above* the threshold. If k false accepts are allowed, the threshold is the
-        (k+1)-th largest score of the impostor pairs, or -inf if there are no more than k.
+        A pair is accepted if its score is *above* the threshold (:func:`above`). If k false accepts are allowed, the threshold
+        is the (k+1)-th largest score of the impostor pairs, or -inf if there are no more than k.
         """
         n = len(self.different)
         allowed = np.floor(fars * n + ROUNDING).astype(np.int64)
         threshold = np.where(allowed < n, self.different[np.maximum(n - 1 - allowed, 0)], -np.inf)
-        accepted = len(self.same) - np.searchsorted(self.same, threshold, side="right")
+        accepted = len(self.same) - np.searchsorted(self.same, threshold + TIE_TOLERANCE, side="right")
         return accepted / len(self.same), threshold
 
     def auc(self) -> float:
         """Probability that a genuine pair has a higher score than an impostor pair; a tie counts half."""
-        below = np.searchsorted(self.different, self.same, side="left").astype(np.float64)
-        not_above = np.searchsorted(self.different, self.same, side="right")
+        below = np.searchsorted(self.different, self.same - TIE_TOLERANCE, side="left").astype(np.float64)
+        not_above = np.searchsorted(self.different, self.same + TIE_TOLERANCE, side="right")
         return float((below + not_above).mean() / 2 / len(self.different))
 
 

@@ -23,7 +23,8 @@ from evaluation.inputs import InputOptions, ModelInput
 from evaluation.maps import fit_maps
 from evaluation.models import open_model
 from evaluation.protocol import read_images, read_pairs, read_search
-from evaluation.versions import Version, kept_views, plain_features
+from evaluation.version_features import kept_views, plain_features
+from evaluation.version_names import Version
 from old_model.extraction import PartialFile
 from old_model.features import OldFeatures, load_credible, load_features, load_labels, load_prototypes
 from old_model.names import artefact

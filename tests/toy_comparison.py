@@ -34,9 +34,10 @@ def write_features(folder: Path) -> None:
 
 
 def write_people(folder: Path, people: int, nonmated: int, pairs: int = 0) -> Path:
-    """``people`` with one gallery row and three probes each; the model "good" finds all of them, "bad" and "half" fewer.
+    """``people`` with one gallery row and three probes each; the model "good" finds all of them, the others fewer.
 
-    bad: every probe points to where nobody is.  half: every other person is found.
+    bad: two of the three probes of each person are found, the first points to where nobody is.  half, other: every other person
+    is found.  No probe equals a gallery row: its cosine to its person is 0.995.
     """
     folder.mkdir()
     labels, owner = np.arange(people), np.repeat(np.arange(people), 3)
@@ -45,9 +46,11 @@ def write_people(folder: Path, people: int, nonmated: int, pairs: int = 0) -> Pa
     if pairs:
         rows = [(k, 3 * k + i, 1) for k in range(people) for i in range(2)]
         np.save(folder / "pairs.npy", np.array(rows + [(i % people, 3 * people + i % nonmated, 0) for i in range(pairs)]))
-    axes = np.eye(people + 1, dtype=np.float32)                 # the last one is nobody's
-    for name, right in (("good", owner >= 0), ("bad", owner < 0), ("half", owner % 2 == 0)):
+    axes = np.eye(people + 2, dtype=np.float32)                 # the last two are nobody's
+    for name, right in (("good", owner >= 0), ("bad", np.arange(len(owner)) % 3 > 0), ("half", owner % 2 == 0),
+                        ("other", owner % 2 == 1)):
         (folder / name).mkdir()
         np.save(folder / name / "gallery.npy", axes[:people])
-        np.save(folder / name / "probe.npy", axes[np.r_[np.where(right, owner, people), np.full(nonmated, people)]])
+        probes = axes[np.r_[np.where(right, owner, people), np.full(nonmated, people)]] + .1 * axes[people + 1]
+        np.save(folder / name / "probe.npy", probes)
     return folder

@@ -11,8 +11,8 @@ MAX_EXPANSION = 20          # how many times its size in the file a member of an
 MAX_SMALL_MEMBER = 1 << 24  # ... unless it has no more bytes than this (16 MiB)
 
 
-def open_npy(path: Path, mode: Literal["r", "r+"] = "r") -> np.memmap:
-    """The numbers or booleans of a .npy, memory-mapped; at least one of them, in at least one dimension.
+def open_npy(path: Path, mode: Literal["r", "r+"] = "r", text: bool = False) -> np.memmap:
+    """The numbers or booleans of a .npy, memory-mapped; at least one of them, in at least one dimension.  text: accept text, too.
 
     Raises ValueError, in words that follow "is not a whole .npy file", for anything else, also for a file that is longer or
     shorter than its header says.
@@ -23,7 +23,8 @@ def open_npy(path: Path, mode: Literal["r", "r+"] = "r") -> np.memmap:
     except Exception as error:      # numpy parses the header with Python's parser, which raises many errors
         raise ValueError(one_line(error)) from error
     expected, size = array.offset + array.nbytes, Path(path).stat().st_size
-    if array.dtype.kind not in "biuf" or array.itemsize > 8 or not array.dtype.isnative:
+    if not (text and array.dtype.kind in "SU") and (array.dtype.kind not in "biuf" or array.itemsize > 8) \
+            or not array.dtype.isnative:
         raise ValueError(f"it holds {array.dtype} instead of numbers in this machine's order of bytes")
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"it holds no rows, {list(array.shape)}")

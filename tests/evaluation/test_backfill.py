@@ -7,14 +7,14 @@ from tqdm import tqdm
 
 from evaluation.backfill import Curve, PartlyReembedded, backfill, crossing, orders_of, summary
 from evaluation.cells import Measure
-from evaluation.protocol import Pairs
-from evaluation.versions import Features
+from evaluation.protocol import Pairs, People
+from evaluation.version_features import Features
 
 DRAW = np.random.default_rng(0)
 
 
 def curve(values: list, images: list) -> Curve:
-    return Curve(np.linspace(0, 1, len(values)), np.array(images), {"m": np.array(values, float)})
+    return Curve(np.linspace(0, 1, len(values)), {"1:N": np.array(images)}, {"m": np.array(values, float)})
 
 
 def test_where_the_gain_is_reached_by_hand():
@@ -24,9 +24,9 @@ def test_where_the_gain_is_reached_by_hand():
     assert share == pytest.approx(0.5 + 0.25 * 0.6) and images == pytest.approx(30 + 0.6 * 40)
     assert crossing(curve([0.9, 0.7, 0.9], [0, 1, 2]), "m", 0.5, 0.8) == (0, 0)     # there from the start
     assert crossing(curve([0.4, 0.45, 0.5], [0, 1, 2]), "m", 0.5, 0.8) is None      # re-embedding gains nothing
-    found = summary([slow, slow], "m", 0.5, 0.8)
+    found = summary([slow, slow], "m", [0.5, 0.5], 0.8)
     assert found == {"auc": pytest.approx((0.2 + 0.5 + 0.7 + 0.9 + 0.45) / 4), "share": pytest.approx(0.65), "images": 54}
-    assert summary([slow], "m", 0.95, 0.8)["images"] is None
+    assert summary([slow], "m", [0.95], 0.8)["images"] is None
 
 
 def test_a_partly_reembedded_gallery_has_new_rows_where_done():
@@ -40,10 +40,46 @@ def test_orders_begin_with_the_lowest_and_cover_the_gallery():
     evaluation = plain(None, [0, 1, 2, 3], [0, 9])
     evaluation.qualities["sharpness"] = np.array([0.3, 0.1, 0.9, 0.2])
     orders = orders_of(evaluation, Features(np.eye(4), np.eye(4), np.array([4.0, 3.0, 2.0, 1.0])), seeds=3)
-    assert orders["lowest sharpness first"][0].tolist() == [1, 3, 0, 2]
-    assert orders["lowest norm of the old feature first"][0].tolist() == [3, 2, 1, 0]
-    assert [sorted(order) for order in orders["random"]] == [[0, 1, 2, 3]] * 3
-    assert len({tuple(order) for order in orders["random"]}) > 1
+    assert orders["lowest sharpness first"][0]["1:N"].tolist() == [1, 3, 0, 2]
+    assert orders["lowest norm of the old feature first"][0]["1:N"].tolist() == [3, 2, 1, 0]
+    assert [sorted(order["1:N"]) for order in orders["random"]] == [[0, 1, 2, 3]] * 3
+    assert len({tuple(order["1:N"]) for order in orders["random"]}) > 1
+
+
+def test_each_protocol_counts_and_orders_its_own_rows():
+    """1:N enrols rows 0 and 1, 1:1 rows 2 to 4 (and 0): a quality that is constant in a protocol makes no order there."""
+    pairs = Pairs(np.array([0, 2, 3, 4]), np.zeros(4, int), np.array([True, False, False, False]))
+    evaluation = plain(pairs, [0, 1, 2, 3, 4], [0])
+    evaluation.search.galleries["gallery"] = People(np.array([0, 1]), np.array([0, 1]))
+    evaluation.images[:] = [5, 8, 1, 2, 4]
+    evaluation.qualities["media"] = np.array([2.0, 2 + 1e-7, 1, 3, 0])
+    rows = evaluation.gallery_rows()
+    assert {name: own.tolist() for name, own in rows.items()} == {"1:1": [0, 2, 3, 4], "1:N": [0, 1]}
+    order, = orders_of(evaluation, Features(np.eye(5), np.eye(5)), seeds=1)["lowest media first"]
+    assert {name: own.tolist() for name, own in order.items()} == {"1:1": [4, 2, 0, 3]}
+    evaluation.qualities["media"] = np.ones(5)
+    assert list(orders_of(evaluation, Features(np.eye(5), np.eye(5)), seeds=1)) == ["random"]
+    draw = np.random.default_rng(0)
+    old, new = (Features(draw.standard_normal((5, 3)).astype(np.float32), draw.standard_normal((1, 3)).astype(np.float32))
+                for _ in range(2))
+    measure = Measure(evaluation, 0, 0, "cpu")
+    ends = measure(old.gallery, new.query), measure(new.gallery, new.query)
+    measure.metrics = ["top-1", "TAR@1e-1"]
+    for cell in ends:
+        cell.values["TAR@1e-1"] = 0.5
+    measured = []
+
+    def record(gallery, query, scores=None):
+        measured.append((gallery.done.tolist(), scores.round(5).tolist()))
+        return ends[0]
+    record.evaluation, record.metrics = evaluation, measure.metrics
+    found, = backfill(record, old, new, ends, {"any": [{"1:1": np.array([3, 0, 2, 4]), "1:N": np.array([1, 0])}]}, 2,
+                      tqdm(disable=True))["any"]
+    mixed = [ends[1].scores[0], ends[0].scores[1], ends[1].scores[2], ends[0].scores[3]]        # pairs of the rows 0, 2, 3, 4
+    assert measured == [([False, True, False, False, False], np.round(mixed, 5).tolist())]
+    assert found.images["1:1"].tolist() == [0, 7, 12] and found.images["1:N"].tolist() == [0, 8, 13]
+    only, = backfill(record, old, new, ends, {"any": [{"1:1": np.array([3, 0, 2, 4])}]}, 2, tqdm(disable=True))["any"]
+    assert list(only.values) == ["TAR@1e-1"] and list(only.images) == ["1:1"] and not any(measured[1][0])
 
 
 def test_every_step_is_the_search_in_that_gallery():
@@ -56,10 +92,10 @@ def test_every_step_is_the_search_in_that_gallery():
                 for _ in range(2))
     measure = Measure(evaluation, 0, 0, "cpu")
     ends, order = (measure(old.gallery, new.query), measure(new.gallery, new.query)), np.random.default_rng(1).permutation(10)
-    found, = backfill(measure, old, new, ends, {"any": [order]}, 5, tqdm(disable=True))["any"]
+    found, = backfill(measure, old, new, ends, {"any": [{"1:1": order, "1:N": order}]}, 5, tqdm(disable=True))["any"]
     assert found.share == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     for k, count in enumerate((0, 2, 4, 6, 8, 10)):
-        assert found.images[k] == sum(order[:count] + 1)
+        assert found.images["1:1"][k] == found.images["1:N"][k] == sum(order[:count] + 1)
         unit = np.array([(new if i in order[:count] else old).gallery[i] for i in range(10)])
         for name, value in measure(unit, new.query).values.items():
             assert found.values[name][k] == pytest.approx(value), (name, count)
@@ -76,7 +112,7 @@ def test_a_mapped_version_asks_each_entry_with_the_view_that_belongs_to_it():
     old, new = Features(old_gallery, old_gallery), Features(gallery, query, on_old=(old_gallery, on_old))
     measure, order = Measure(evaluation, 0, 0, "cpu"), np.random.default_rng(1).permutation(10)
     ends = measure(old_gallery, on_old), measure(gallery, query)
-    found, = backfill(measure, old, new, ends, {"any": [order]}, 5, tqdm(disable=True))["any"]
+    found, = backfill(measure, old, new, ends, {"any": [{"1:1": order, "1:N": order}]}, 5, tqdm(disable=True))["any"]
     views = [query / np.linalg.norm(query, axis=1, keepdims=True) for query in (on_old, query)]
     stored = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (old_gallery, gallery)]
     for k, count in enumerate((0, 2, 4, 6, 8, 10)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import write_ijb
 
-from evaluation.embed import AlignedFaces, embed_batches, embeddings
+from evaluation.embed import OUTSIDE, READABLE, AlignedFaces, embed_batches, embeddings, outside_note
 from evaluation.inputs import ModelInput
 from evaluation.protocol import read_images
 from utils.errors import UserError
@@ -125,3 +125,23 @@ def test_images_are_read_in_colour(images):
     face, readable = AlignedFaces(images, 112)[1]
     assert readable and face.shape == (112, 112, 3)
     assert np.abs(face.astype(int) - 77)[10:-10, 10:-10].max() <= 1
+
+
+@pytest.mark.parametrize("moved", [(5000, 0), (-300, 0), (0, 400), (300, -200)])
+def test_images_whose_landmarks_are_outside_are_counted_and_named(images, tmp_path, capsys, moved):
+    """They are embedded, and every command that uses the embeddings says so, also when they are kept."""
+    images.landmarks[[7, 17]] += np.float32(moved)
+    images.landmarks[9, :2] -= 500                          # two of five: a profile
+    for _ in range(2):
+        found = embeddings(MeanColour(), images, tmp_path / "kept", 5, 0)
+        note = outside_note(found)
+        assert f"warning: {note}" in capsys.readouterr().out
+        assert note.startswith(f"The landmarks of 2 images lie outside of them (first: {images.names[7]})")
+    images.landmarks[[7, 17]] -= np.float32(moved)
+    assert outside_note(embeddings(MeanColour(), images, tmp_path / "kept", 5, 0, force=True)) is None
+    wide = np.zeros((40, 90, 3), np.uint8)
+    (images.folder / images.names[0]).write_bytes(cv2.imencode(".png", wide)[1].tobytes())
+    images.landmarks[0] = [[50, 5], [80, 5], [60, 20], [55, 30], [75, 30]]
+    assert AlignedFaces(images, 16)[0][1] == READABLE
+    images.landmarks[0] = images.landmarks[0, :, ::-1]
+    assert AlignedFaces(images, 16)[0][1] == OUTSIDE

@@ -38,7 +38,7 @@ def test_images_score_and_media_of_a_template_in_an_ijb_folder():
     found = ijb_evaluation(images, pairs, search, "IJBC")
     assert found.images.tolist() == [3, 1] and found.qualities["number of media"].tolist() == [2, 1]
     assert found.qualities["detector score"] == pytest.approx([1.3 / 3, 0.9])
-    assert found.gallery_rows().tolist() == [0] and found.compared_subjects()[0].tolist() == [0, 1]
+    assert found.gallery_rows()["1:N"].tolist() == [0] and found.compared_subjects()[0].tolist() == [0, 1]
     assert found.negatives() == {"1:1": 1, "1:N": 1}
     notes = " ".join(found.notes())
     assert "Gallery G has a single subject" in notes and "smallest FAR that they support is 1" in notes

@@ -1,52 +1,75 @@
-"""Verdicts, gains, thresholds and flips worked by hand."""
+"""Words, answers, gains and P scores worked by hand."""
 
 import numpy as np
 import pytest
-from toy_evaluation import cell, hits, plain
+from scipy.stats import t as student
+from toy_evaluation import cell
 
-from evaluation.cells import Measure
-from evaluation.judgement import (
-    average_compatibility,
-    compare_cells,
-    fixed_threshold,
-    flips,
-    overall,
-    p_scores,
-    right,
-    update_gain,
-)
-from evaluation.protocol import Pairs
+from evaluation.judgement import average_compatibility, compare_cells, overall, p_scores, update_gain, verdict
+from evaluation.trainings import Trainings
 
-# --- criterion, gain, P, AC ------------------------------------------------------------------------------
+# --- words and answers -----------------------------------------------------------------------------------
 
-def test_verdicts_rest_on_the_interval_of_the_difference():
-    """The intervals of the two cells overlap in every figure, but that of their difference may exclude 0."""
-    old = cell({"a": 0.5, "b": 0.5, "c": 0.5}, {name: [0.3, 0.5, 0.7] for name in "abc"})
-    new = cell({"a": 0.6, "b": 0.4, "c": 0.55}, {"a": [0.4, 0.6, 0.8], "b": [0.2, 0.4, 0.6], "c": [0.5, 0.4, 0.8]})
-    found = compare_cells(new, old, ["a", "b"])
-    assert {name: entry["overall"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": None}
-    assert {name: entry["verdict"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": "undecided"}
+def judged(new: dict, old: dict, counted: list[str], new_draws: dict | None = None, old_draws: dict | None = None) -> dict:
+    """compare_cells of one training each, with a margin of one point and 101 people."""
+    return compare_cells(Trainings([cell(new, new_draws)]), Trainings([cell(old, old_draws)]), counted, .01, 101)
+
+
+def test_a_word_rests_on_the_interval_of_the_difference_in_the_same_samples():
+    """The two cells go up and down by 20 points together: their own intervals overlap, the difference is 10 in each sample."""
+    shared = np.array([-.2, 0, .2])
+    found = judged({"a": .6, "b": .4, "c": .55}, dict.fromkeys("abc", .5), ["a", "b"],
+                   {"a": .6 + shared, "b": .4 + shared, "c": [.5, .4, .8]}, {name: .5 + shared for name in "abc"})
+    assert {name: entry["verdict"] for name, entry in found.items()} == {"a": "better", "b": "worse", "c": None}
     assert {name: entry["criterion"] for name, entry in found.items()} == {"a": True, "b": False, "c": True}
-    assert found["a"]["interval"] == pytest.approx((0.1, 0.1)) and found["c"]["interval"] == pytest.approx((-0.09, 0.195))
-    assert compare_cells(new, old, [], few=["a"])["a"]["verdict"] == "undecided"
-    without = compare_cells(cell(new.values), cell(old.values), ["a"])
-    assert [entry["verdict"] for entry in without.values()] == ["better", "worse", "better"]
+    assert found["a"]["interval"] == pytest.approx((.1, .1))
+    half = student.ppf(1 - .05 / 2 / 2, 100) * np.std([.2, -.1, .1], ddof=1)        # two figures count; 101 people
+    assert found["c"]["interval"] == pytest.approx((.05 - half, .05 + half))
+    without = judged({"a": .6, "b": .4, "c": .495}, dict.fromkeys("abc", .5), ["a", "b", "c"])
+    assert [entry["verdict"] for entry in without.values()] == ["better", "worse", "safe"]
+    assert without["a"]["interval"] is None
 
 
-@pytest.mark.parametrize("words, expected", [
-    (["better", "undecided"], "compatible"), (["better", "worse"], "better in some, worse in others"),
-    (["worse", "undecided"], "not compatible"), (["undecided"], "undecided")])
-def test_the_overall_verdict(words, expected):
-    assert overall({str(i): {"overall": word} for i, word in enumerate([*words, None])}) == expected
+@pytest.mark.parametrize("low, high, word", [
+    (.001, .02, "better"), (0, .02, "safe"), (-.0099, .02, "safe"), (-.0099, -.001, "safe"), (-.01, .02, "undecided"),
+    (-.01, -.001, "worse"), (-.5, -.4, "worse"), (-.5, 0, "undecided"), (-.5, .4, "undecided")])
+def test_the_word_for_an_interval_with_a_margin_of_one_point(low, high, word):
+    assert verdict((low + high) / 2, (low, high), .01) == word
 
 
-def test_the_overall_verdict_on_ten_figures_needs_wider_intervals():
-    """Each of ten figures is better in 98 % of the samples: enough for one figure, but one of ten may be so by chance."""
-    old = cell({str(i): 0.5 for i in range(10)}, {str(i): np.full(1000, 0.5) for i in range(10)})
-    drawn = {name: 0.5 + np.r_[np.full(20, -0.01), np.full(980, 0.1)] for name in old.values}
-    found = compare_cells(cell(dict.fromkeys(old.values, 0.6), drawn), old, list(old.values))
-    assert {entry["verdict"] for entry in found.values()} == {"better"}
-    assert {entry["overall"] for entry in found.values()} == {"undecided"}
+@pytest.mark.parametrize("intervals, answer, decided", [
+    ({"a": (.1, .2), "b": (-.005, .1)}, "better", "a"), ({"a": (-.003, .2), "b": (-.005, .1)}, "safe", "b"),
+    ({"a": (.1, .2), "b": (-.3, -.1), "c": (-.2, -.15)}, "better in some, worse in others", "c"),
+    ({"a": (-.1, .2), "b": (-.3, -.1)}, "worse", "b"),
+    ({"a": (.1, .2), "b": (-.3, .1)}, "better in some, undecided in others", "b"),
+    ({"a": (-.1, .2), "b": (-.3, .1), "c": (-.005, 0)}, "undecided", "b"), ({}, "undecided", None)])
+def test_the_answer_and_the_figure_that_decided_it(intervals, answer, decided):
+    compared = {name: {"verdict": verdict(sum(span) / 2, span, .01), "interval": span, "difference": sum(span) / 2}
+                for name, span in intervals.items()}
+    compared["grey"] = {"verdict": None, "interval": (-.9, -.8), "difference": -.85}        # counts for nothing
+    assert overall(compared) == (answer, decided)
+
+
+def test_ten_figures_need_wider_intervals_than_one():
+    """Each of ten differences is 2.3 standard errors above 0: enough for one figure, but one of ten may be so by chance."""
+    old, new = dict.fromkeys(map(str, range(10)), .5), dict.fromkeys(map(str, range(10)), .5 + .023)
+    z = np.random.default_rng(0).standard_normal(4000)
+    draws = {name: .5 + .01 * (z - z.mean()) / z.std() for name in old}
+    still = {name: np.full(4000, .5) for name in old}
+    assert judged(new, old, ["3"], draws, still)["3"]["verdict"] == "better"
+    assert {entry["verdict"] for entry in judged(new, old, list(old), draws, still).values()} == {"safe"}
+
+
+def test_what_would_decide():
+    """The interval is 2 points wide on both sides of -0.5; half a point on both sides would be safe: 16 times the people."""
+    z = np.random.default_rng(0).standard_normal(4000)
+    draws = {"a": .5 + .01 * (z - z.mean()) / z.std(ddof=1)}
+    entry = judged({"a": .495}, {"a": .5}, ["a"], draws, {"a": np.full(4000, .5)})["a"]
+    assert entry["verdict"] == "undecided" and entry["needed"]["trainings"] is None
+    assert entry["needed"]["people"] == pytest.approx(101 * (15.38 - 1), rel=.002)     # (1.961 x 1 / 0.5)^2: Student's t
+    assert entry["to tell"]["people"] == 0                                         # 2 points: already
+    far = judged({"a": .48}, {"a": .5}, ["a"], {"a": draws["a"] * 2}, {"a": np.full(4000, .5)})["a"]       # -2 +- 4: worse at 2
+    assert far["verdict"] == "undecided" and far["needed"]["people"] == pytest.approx(101 * 3, rel=.05)
 
 
 def test_gain_and_p_scores_by_hand():
@@ -69,73 +92,3 @@ def test_average_compatibility_by_hand():
     assert average_compatibility(matrix, ["1", "2", "3"], "m") == pytest.approx(2 / 3)
     del matrix["3", "1"]
     assert average_compatibility(matrix, ["1", "2", "3"], "m") == pytest.approx(1 / 3)
-
-
-# --- fixed threshold and flips ---------------------------------------------------------------------------
-
-def test_thresholds_of_today_by_hand():
-    """Ten impostor pairs score 0.0 ... 0.9 in the old system: at FAR 0.1 its threshold is 0.8."""
-    same = np.arange(14) >= 10
-    evaluation = plain(Pairs(np.zeros(14, int), np.zeros(14, int), same), [0, 1], [0])
-    old = cell({}, scores=np.array([*np.arange(10) / 10, 0.95, 0.85, 0.75, 0.05]))
-    cross = cell({}, scores=np.array([*np.arange(10) / 10 + 0.05, 0.81, 0.79, 0.7, 0.9]))
-    row, = fixed_threshold(evaluation, old, cross)["1:1"]
-    assert (row["rate"], row["threshold"], row["old"]) == ("1e-1", 0.8, 0.5)
-    assert (row["errors"], row["of"], row["mixed rate"], row["mixed"]) == (2, 10, 0.2, 0.5)     # 0.85, 0.95; 0.81 and 0.9
-    assert row["new threshold"] == pytest.approx(0.85) and row["old rate"] == 0.1
-
-
-def test_a_mate_above_the_threshold_is_right_only_if_nobody_is_above_the_mate():
-    mates = hits([.9, .9, .4, -np.inf, -np.inf], [.1, .95, .1, .5, .6], [1, 2, 1, 0, 0])
-    assert right(mates, .5).tolist() == [True, False, False, True, False]
-
-
-def test_search_thresholds_and_flips_by_hand():
-    """Probes 0 - 3 are mated, 10 non-mated ones score 0.0 ... 0.9: at FPIR 1e-1 the threshold is 0.9, the highest."""
-    nonmated = np.arange(10) / 10
-    old = cell({}, hits={"gallery": hits([0.95, 0.92, 0.5, 0.99] + [-np.inf] * 10, [0.1, 0.1, 0.6, 0.2, *nonmated],
-                                         [1, 1, 2, 1] + [0] * 10)})
-    cross = cell({}, hits={"gallery": hits([0.91, 0.85, 0.95, 0.5] + [-np.inf] * 10, [0.1, 0.1, 0.6, 0.7, *nonmated[:-1], 0.93],
-                                           [1, 1, 1, 2] + [0] * 10)})
-    evaluation = plain(None, [0, 1, 2, 3, 4], [0, 1, 2, 3] + [7] * 10)
-    row, = fixed_threshold(evaluation, old, cross)["1:N"]
-    assert row["threshold"] == [pytest.approx(0.9)] and row["new threshold"] == [pytest.approx(0.93)]
-    assert (row["old"], row["mixed"], row["mixed rate"], row["errors"], row["of"]) == (0.75, 0.5, 0.1, 1, 10)
-    assert row["old rate"] == 0                             # the highest non-mated score is at the threshold, not above it
-    counts, rows = flips(evaluation, old, cross, None, "1e-1")
-    assert counts == {"top-1": {"decisions": 4, "negative": 1, "positive": 1},          # probe 3 lost, probe 2 gained
-                      "FPIR 1e-1, mated probes": {"decisions": 4, "negative": 2, "positive": 1},     # 1 and 3 lost, 2 gained
-                      "FPIR 1e-1, non-mated probes": {"decisions": 10, "negative": 1, "positive": 0}}      # 13 let in
-    assert [(r["judged by"], r["flip"], r["probe"]) for r in rows] == [
-        ("top-1", "positive", 2), ("top-1", "negative", 3), ("FPIR 1e-1, mated probes", "negative", 1),
-        ("FPIR 1e-1, mated probes", "positive", 2), ("FPIR 1e-1, mated probes", "negative", 3),
-        ("FPIR 1e-1, non-mated probes", "negative", 13)]
-    lost = rows[1]
-    assert (lost["subject"], lost["old rank"], lost["new rank"], lost["mated"], lost["gallery"]) == (3, 1, 2, True, "gallery")
-    assert (lost["old mate"], lost["new mate"], lost["old other"], lost["new other"]) == pytest.approx((0.99, 0.5, 0.2, 0.7))
-
-
-def test_pairs_that_flip_are_counted():
-    same = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], bool)
-    evaluation = plain(Pairs(np.zeros(13, int), np.zeros(13, int), same), [0], [0])
-    old = cell({}, scores=np.array([0.95, 0.85, 0.5, *np.arange(10) / 10]))     # at FAR 1e-1 the threshold is 0.8
-    new = cell({}, scores=np.array([0.7, 0.9, 0.9, *np.arange(9) / 10, 0.8]))   # the impostor pair of 0.9 was accepted
-    counts, _ = flips(evaluation, old, new, "1e-1", None)
-    assert counts["FAR 1e-1, genuine pairs"] == {"decisions": 3, "negative": 1, "positive": 1}
-    assert counts["FAR 1e-1, impostor pairs"] == {"decisions": 10, "negative": 0, "positive": 1}
-
-
-def test_the_same_model_twice_changes_nothing():
-    """No flip, no figure better or worse; at the old threshold the rates are the old system's own, at most the nominal ones."""
-    draw = np.random.default_rng(8)
-    enrol, verify = (side.ravel() for side in np.meshgrid(np.arange(20), np.arange(200)))
-    owner = draw.integers(0, 30, 200)
-    evaluation = plain(Pairs(enrol, verify, enrol == owner[verify]), list(range(20)), owner.tolist())
-    same = Measure(evaluation, 30, 0, "cpu")(*(draw.standard_normal((n, 6)).astype(np.float32) for n in (20, 200)), resample=True)
-    assert {entry["verdict"] for entry in compare_cells(same, same, evaluation.reliable()).values()} == {"undecided"}
-    for rows in fixed_threshold(evaluation, same, same).values():
-        for row in rows:
-            assert row["mixed rate"] == row["old rate"] <= float(row["rate"]) and row["mixed"] == row["old"]
-            assert row["new threshold"] == row["threshold"]
-    counts, rows = flips(evaluation, same, same, "1e-1", "1e-1")
-    assert rows == [] and all(entry["negative"] == entry["positive"] == 0 for entry in counts.values())

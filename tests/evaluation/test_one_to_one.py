@@ -6,6 +6,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from toy_evaluation import random_unit_rows
 
 from evaluation import verification
+from evaluation.bootstrap import SearchDraws
+from evaluation.identification import Hits
 from evaluation.protocol import Pairs
 from evaluation.verification import Roc, one_to_one, pair_scores, public_roc
 
@@ -100,3 +102,22 @@ def test_the_gallery_is_the_first_column():
     gallery, query = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 2, 0]]
     pairs = Pairs(np.array([1, 0], np.int32), np.array([0, 1], np.int32), np.array([True, False]))
     assert one_to_one(gallery, query, pairs)[1]["scores"].tolist() == [1.0, 0.0]
+
+
+def test_scores_that_differ_by_rounding_are_equal():
+    """Ten impostor pairs score 0.3 and 0.2 to 1e-7: what is equal to the threshold is not accepted, whatever the last bit is."""
+    near = np.float32(.3) + np.array([-2e-7, -1e-7, 0, 1e-7, 2e-7], np.float32)
+    roc = Roc.of(np.r_[near, np.full(5, .2, np.float32), near, [.301, .5]].astype(np.float32), np.arange(17) >= 10)
+    assert roc.at(np.array([.1, .4, .5]))[0] == pytest.approx([2 / 7, 2 / 7, 1])
+    assert roc.auc() == pytest.approx((2 * 1 + 5 * .75) / 7)                    # a tie counts half
+    mated = Hits(np.r_[near, .301, np.full(5, -np.inf)].astype(np.float32), np.r_[np.zeros(6), near].astype(np.float32),
+                 np.r_[np.ones(6, int), np.zeros(5, int)], 9)
+    assert mated.tpir(np.array([.2, .8]))[0] == pytest.approx([1 / 6, 1 / 6])
+    weights = np.ones((1, 11), np.int16)
+    assert SearchDraws(np.arange(11), weights).tpir(mated)[0][3:] == pytest.approx([1 / 6, 1 / 6])
+
+
+def test_a_pair_that_is_never_matched_is_below_every_threshold():
+    rows = np.eye(3, dtype=np.float32)
+    pairs = Pairs(np.arange(3), np.arange(3), np.array([True, True, False]), np.array([False, True, False]))
+    assert pair_scores(rows, rows, pairs).tolist() == [1, -np.inf, 1]

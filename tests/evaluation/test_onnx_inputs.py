@@ -8,7 +8,7 @@ from onnx_toys import SIZE, constant_node, embedded, expected, node, write
 
 from evaluation.inputs import InputOptions, ModelInput, cut_options, parse_pixels
 from evaluation.models import open_model
-from evaluation.versions import Version
+from evaluation.version_names import Version
 from utils.errors import UserError
 
 CPU = [torch.device("cpu")]
@@ -243,13 +243,13 @@ def test_words_follow_the_file_of_a_version(tmp_path, monkeypatch):
     assert cut_options("models/r100/model,0") == ("models/r100/model,0", "")
     assert cut_options("a,b/model,12,input=0/255,bgr") == ("a,b/model,12", "input=0/255,bgr")
     assert parse_pixels("1/2", "") == {"mean": (1.0,), "std": (2.0,)}
-    found = Version.parse("new=a.onnx,input=raw,bgr")
+    found, = Version.parse("new=a.onnx,input=raw,bgr")
     assert (found.file, found.network, found.words) == ("a.onnx", None, "input=raw,bgr")
-    found = Version.parse("new=a.pt:r50,input=1:2:3/4:5:6")
+    found, = Version.parse("new=a.pt:r50,input=1:2:3/4:5:6")
     assert (found.file, found.network, found.words) == ("a.pt", "r50", "input=1:2:3/4:5:6")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,bgr").mkdir()
-    assert Version.parse("new=a,bgr").file == "a,bgr"                                   # a folder of that name
+    assert Version.parse("new=a,bgr")[0].file == "a,bgr"                                   # a folder of that name
     (tmp_path / "plain").mkdir()
     for text in ("new=a.npy,input=raw", "new=plain,bgr"):
         with pytest.raises(UserError, match="holds embeddings, which have no input; leave out"):

@@ -9,11 +9,12 @@ import pytest
 import torch
 from ijb_toys import two_galleries
 
-from evaluation import versions
+from evaluation import version_features, version_names
 from evaluation.evaluation_set import read_evaluation
 from evaluation.inputs import RAW, InputOptions
 from evaluation.models import describe
-from evaluation.versions import Version, check_same_model, read_features
+from evaluation.version_features import check_same_model, read_features
+from evaluation.version_names import Version
 from tools.compare import compare
 from utils.errors import UserError
 from utils.origin import save_array
@@ -58,7 +59,8 @@ def test_kept_embeddings_say_which_model_made_them(tmp_path):
     evaluation = read_evaluation(tmp_path, "IJBC")
     save_array(tmp_path / "e.npy", found["new"], {"model": "f" * 64, "images": 42, "dim": 5, "input": "raw"})
     np.save(tmp_path / "plain.npy", found["new"])
-    versions_ = [read_features(Version.parse(f"new={tmp_path}/{name}.npy"), evaluation, Namespace()) for name in ("e", "plain")]
+    versions_ = [read_features(Version.parse(f"new={tmp_path}/{name}.npy")[0], evaluation, Namespace())
+                 for name in ("e", "plain")]
     assert [version.about for version in versions_] == [{"fingerprint": "f" * 64, "dim": 5, "input": "raw"}, {}]
 
 
@@ -74,11 +76,11 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
         embedded.append((len(images), *more))
         return found["new"]
 
-    monkeypatch.setattr(versions, "open_model", open_model)
-    monkeypatch.setattr(versions, "embeddings", embeddings)
+    monkeypatch.setattr(version_names, "open_model", open_model)
+    monkeypatch.setattr(version_features, "embeddings", embeddings)
     args = Namespace(devices=[torch.device("cpu")], fp16=True, pixel_scale=128.0, embeddings=Path("kept"), batch_size=7,
                      workers=3, force=True)
-    version = Version.parse("mine=some/model.pt:r34,bgr")
+    version, = Version.parse("mine=some/model.pt:r34,bgr")
     features = read_features(version, read_evaluation(tmp_path, "IJBC"), args)
     options = InputOptions(bgr=True, scale=128.0)
     assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, options)]

@@ -6,12 +6,11 @@ Expected figures are counted by hand or written out pair by pair from the weight
 import numpy as np
 import pytest
 from toy_comparison import write_people
-from toy_evaluation import cell, plain
+from toy_evaluation import plain
 
 from evaluation.bootstrap import draw_weights, interval
 from evaluation.cells import Measure
 from evaluation.evaluation_set import read_evaluation
-from evaluation.judgement import compare_cells
 from evaluation.protocol import Pairs
 
 
@@ -79,15 +78,6 @@ def test_the_band_of_a_curve_is_the_interval_of_the_figure_at_the_same_rate():
         low, high = found.curve["low"][at], found.curve["high"][at]
         assert (low, high) == pytest.approx(found.interval(name)) and low < high
         assert found.curve["tar"][at] == found.values[name]
-
-
-def test_intervals_are_widened_by_the_number_of_figures_that_count():
-    """Above 0 in 99 % of the samples: enough alone (97.5 %) and for two figures (98.75 %), not for four (99.375 %)."""
-    drawn = {"m": np.r_[np.full(10, -.1), np.full(990, .1)]}
-    old = cell({"m": .5}, {"m": np.zeros(1000)})
-    for figures, word in ((1, "better"), (2, "better"), (4, "undecided")):
-        found = compare_cells(cell({"m": .6}, drawn), old, ["m", *map(str, range(figures - 1))])
-        assert (found["m"]["verdict"], found["m"]["overall"]) == ("better", word), figures
 
 
 def test_people_behind_a_figure_are_counted_not_rows(tmp_path):

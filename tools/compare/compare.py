@@ -12,28 +12,23 @@ import argparse
 import csv
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from evaluation.backfill import backfill, orders_of, summary
-from evaluation.cells import Cell, Measure
-from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, Evaluation, kind_of, read_evaluation
-from evaluation.formats import tidy
-from evaluation.judgement import average_compatibility, compare_cells, fixed_threshold, flips, overall, p_scores, update_gain
+from evaluation.evaluation_set import MIN_ERRORS, read_evaluation
 from evaluation.maps import KINDS
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
-from evaluation.versions import Version, Versions
+from evaluation.versions import Versions
 from tools.compare.page import write_page
 from tools.compare.pictures import draw_pictures
-from tools.compare.tables import tables_of, verdict_line
+from tools.compare.report import Comparison
+from tools.compare.sentences import verdict_line
+from tools.compare.tables import tables_of
 from utils.command_line import at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
@@ -42,17 +37,18 @@ from utils.files import write_text, written_beside
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    version = "NAME=FILE[:NETWORK][,WORDS]"
+    version = "NAME=FILE[:NETWORK][,WORDS][,FILE ...]"
     add("--old", required=True, metavar=version, help="the version that embedded the stored gallery; FILE: .pt with its network, "
         ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy; WORDS: "
         "the model's input, if what is found in its file is wrong, for example ,input=raw,bgr or ,input=127.5/128 for (pixel - "
-        "127.5) / 128")
+        "127.5) / 128; several files are trainings of one version that differ in their seed: figures are means, and verdicts "
+        "count people and seeds")
     add("--new", required=True, nargs="+", metavar=version, help="candidates; with --sequence the versions after the old one")
     add("--paragon", metavar=version, help="a new model trained without the old one; shows what full re-embedding could reach")
     add("--sequence", action="store_true", help="--new are successive versions, oldest first; adds AC, the share of the pairs "
         "(newer, older) that meet the criterion")
-    add("--old-features", type=Path, metavar="FILE.npy", help="old features of training images, for the free baselines")
-    add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy",
+    add("--old-features", metavar="FILE.npy[,FILE.npy ...]", help="old features of training images, for the free baselines")
+    add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy[,FILE.npy ...]",
         help="features of the same images by these versions; each version gets the --maps to the old features")
     add("--maps", nargs="+", default=["Procrustes", "ridge"], choices=KINDS, help="maps that are fitted to --new-features")
     add("--forward", action="store_true", help="also fit maps from the old to the new features, which map the stored gallery")
@@ -64,6 +60,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--title", default="Can the new model replace the old one?", help="heading of the page")
     add("--metrics", nargs="+", metavar="METRIC", help="figures in tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
         f"default: top-1, and TAR and TPIR at the smallest rates that rest on {MIN_ERRORS} errors")
+    add("--margin", type=at_least(0, float), default=1.0, metavar="POINTS",
+        help="accepted loss against the old model, in percentage points: a figure is safe if its interval is above -POINTS")
+    add("--missing", default="refuse", choices=["refuse", "count"], help="templates of an IJB folder without an image. count: "
+        "they are never matched, which lowers TAR and TPIR but neither FAR nor FPIR")
     add("--draws", type=at_least(0, int), default=1000, help="bootstrap samples of the subjects; 0: no intervals")
     add("--seed", type=at_least(0, int), default=0, help="seed of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
@@ -83,97 +83,6 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def fill_matrix(versions: Versions, measure: Measure, bar: tqdm) -> dict[tuple[str, str], Cell]:
-    """{(query, gallery): cell} of all versions whose dimensions agree; with intervals if a verdict rests on the cell."""
-    matrix = {}
-    for gallery in versions.features:
-        for query in versions.features:
-            sides = versions.sides(query, gallery)
-            if sides:
-                decides = query == gallery or gallery == versions.old
-                cell = measure(*sides, decides)
-                if gallery != versions.old:
-                    cell.scores, cell.hits = None, {}       # 63 MB at IJB-C's size; only those on the old gallery are needed
-                matrix[query, gallery] = cell
-            bar.update()
-    return matrix
-
-
-def judge(name: str, versions: Versions, matrix: dict, evaluation: Evaluation, headline: list[str]) -> tuple[dict, list]:
-    """(the report on one candidate, its flips)."""
-    old, cross, alone = matrix[versions.old, versions.old], matrix[name, versions.old], matrix[name, name]
-    behind = evaluation.subjects_behind()
-    few = [metric for metric in cross.values if behind[kind_of(metric)] < MIN_SUBJECTS]
-    compared = compare_cells(cross, old, evaluation.reliable(), few)
-    upgrade: dict = {"criterion": compared, "overall": overall(compared), "free": name in versions.free}
-    if versions.paragon:
-        paragon = matrix[versions.paragon, versions.paragon]
-        gain = update_gain(cross, old, paragon)
-        upgrade |= {"gain": gain} | p_scores(gain, alone, paragon)
-    rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
-    upgrade["threshold"] = fixed_threshold(evaluation, old, cross)
-    upgrade["flips"], rows = flips(evaluation, old, cross, *rates)
-    return upgrade, rows
-
-
-def plan_backfill(name: str, versions: Versions, matrix: dict, measure: Measure, orders: dict, args, bar: tqdm) -> dict:
-    """{order: points of its curves, and for each metric the area and the cost}."""
-    ends, start = (matrix[name, versions.old], matrix[name, name]), matrix[versions.old, versions.old].values
-    curves = backfill(measure, versions.features[versions.old], versions.features[name], ends, orders, args.backfill, bar)
-    return {order: {"share": same[0].share, "images": np.mean([curve.images for curve in same], 0),
-                    "values": {m: np.stack([curve.values[m] for curve in same]) for m in measure.metrics},
-                    **{m: summary(same, m, start[m], args.part) for m in measure.metrics}}
-            for order, same in curves.items()}
-
-
-def make_report(args: argparse.Namespace, evaluation: Evaluation, versions: Versions) -> tuple[dict, dict]:
-    """(the report that tables, pictures and page show; {candidate: its flips})."""
-    measure = Measure(evaluation, args.draws, args.seed, str(args.devices[0]))
-    headline = args.metrics or evaluation.headline()
-    candidates = [name for name in versions.candidates if versions.fits(name, versions.old)]
-    orders = orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
-    points = len(candidates) * sum(map(len, orders.values())) * max(args.backfill - 1, 0)
-    upgrades, lists = {}, {}
-    with tqdm(total=len(versions.features) ** 2 + points, desc="comparing", unit=" cells") as bar:
-        matrix = fill_matrix(versions, measure, bar)
-        for name in candidates:
-            upgrades[name], lists[name] = judge(name, versions, matrix, evaluation, headline)
-            if orders:
-                upgrades[name]["backfill"] = plan_backfill(name, versions, matrix, measure, orders, args, bar)
-    names = [versions.old, *(Version.parse(text).name for text in args.new)]
-    report = {
-        "title": args.title, "command": shlex.join(["python", "tools/compare/compare.py", *sys.argv[1:]]),
-        "evaluation": {"name": evaluation.name, "negatives": evaluation.negatives(),
-                       "subjects": len(evaluation.compared_subjects()[0]),
-                       "gallery rows": len(evaluation.gallery_rows()), "probes": len(evaluation.search.probes.subjects),
-                       "gallery images": int(evaluation.images[evaluation.gallery_rows()].sum()),
-                       "genuine pairs": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
-        "draws": args.draws, "seed": args.seed, "part": args.part, "notes": evaluation.notes() + versions.notes,
-        "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
-        "versions": {name: about(name, versions) for name in versions.features},
-        "metrics": measure.metrics, "headline": headline, "reliable": evaluation.reliable(),
-        "matrix": {query: {gallery: {m: {"value": value, "interval": cell.interval(m)} for m, value in cell.values.items()}
-                           for (q, gallery), cell in matrix.items() if q == query} for query in versions.features},
-        "curves": {f"{query} / {gallery}": cell.curve for (query, gallery), cell in matrix.items() if cell.curve},
-        "upgrades": upgrades}
-    if args.sequence:
-        report["AC"] = {metric: average_compatibility(matrix, names, metric) for metric in measure.metrics}
-        shares = ", ".join(f"{100 * report['AC'][metric]:.0f} % in {metric}" for metric in headline)
-        report["notes"].append(f"AC, the share of the pairs (newer, older) of {', '.join(names)} that meet the criterion, is "
-                               f"{shares}")
-    if 0 < args.draws < 200:
-        report["notes"].append(f"The intervals are rough, because they are from {args.draws} bootstrap samples; the default is "
-                               f"1000")
-    return tidy(report), lists
-
-
-def about(name: str, versions: Versions) -> dict:
-    """Dimensions and source of a version."""
-    features = versions.features[name]
-    file = versions.files.get(name)
-    return {"dim": features.dim, "file": file.file if file else None, "network": file.network if file else None} | features.about
-
-
 def write_all(report: dict, lists: dict, out: Path) -> None:
     """Write the files of the result, the page last; each is complete or not there.  Then remove older files with such names."""
     flipped = {out / f"flips_{name}.csv": rows for name, rows in lists.items() if rows}
@@ -183,7 +92,8 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
     tables = tables_of(report)
-    answers = "\n".join([verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
+    warnings = [f"WARNING: {text}" for text in report["warnings"]]
+    answers = "\n".join(warnings + [verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
     texts = [table.text() for table in tables]
     files = {"compare.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
              "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
@@ -205,7 +115,7 @@ def main() -> None:
     if not 0 < args.part <= 1:
         raise UserError(f"--part {args.part}: expected a share of the gain in (0, 1], for example 0.8")
     make_folder(args.out, "--out")
-    evaluation = read_evaluation(args.data, args.subset)
+    evaluation = read_evaluation(args.data, args.subset, args.missing == "count")
     metrics = evaluation.metrics()
     if not metrics:
         raise UserError(f"{args.data} has neither pairs nor a mated probe; expected at least one of them to compare models by")
@@ -215,7 +125,7 @@ def main() -> None:
     versions = Versions(args, evaluation)
     if not any(versions.fits(name, versions.old) for name in versions.candidates):
         raise UserError("; ".join(versions.notes))
-    write_all(*make_report(args, evaluation, versions), args.out)
+    write_all(*Comparison(args, evaluation, versions).report(), args.out)
 
 
 if __name__ == "__main__":

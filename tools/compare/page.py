@@ -10,13 +10,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS
-from evaluation.judgement import BETTER, COMPATIBLE, CONTRADICTORY, INCOMPATIBLE, UNDECIDED, WORSE
-from tools.compare.tables import Table, meaning_of_verdicts, reasons
+from evaluation.judgement import BETTER, CONTRADICTORY, NO_VERDICT, PARTLY, SAFE, UNDECIDED, WORSE
+from tools.compare.sentences import reasons
+from tools.compare.tables import NOT_COUNTED, Table, meaning_of_verdicts
 from utils.files import write_text
 
 # Verdict -> its class in the style sheet.
-MARKS = {BETTER: "better", COMPATIBLE: "better", WORSE: "worse", INCOMPATIBLE: "worse", UNDECIDED: "undecided",
-         CONTRADICTORY: "undecided"}
+MARKS = {BETTER: "better", SAFE: "safe", PARTLY: "partly", UNDECIDED: "undecided", WORSE: "worse", CONTRADICTORY: "worse",
+         NOT_COUNTED: "grey", NO_VERDICT: "grey"}
 
 
 def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], file: Path) -> None:

@@ -39,8 +39,14 @@ def save(figure: Figure, file: Path) -> Path:
     return file
 
 
+def plain(text: str) -> str:
+    """``text`` without a meaning of $: matplotlib takes what is between two of them for a formula."""
+    return text.replace("$", r"\$")
+
+
 def start(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """A figure with empty axes."""
+    title, xlabel, ylabel = map(plain, (title, xlabel, ylabel))
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=13)
@@ -63,20 +69,25 @@ def errors(report: dict, query: str, gallery: str, metric: str) -> list | None:
 
 
 def scatter(report: dict, metric: str) -> Figure:
-    """new / old against new / new: a model above the line old / old is compatible; one right of the paragon's lost nothing."""
+    """new / old against new / new: a model above the line old / old is better; one right of the paragon's lost nothing."""
     old, paragon = report["old"], report["paragon"]
     figure, axes = start(metric, "new / new, %", f"new / {old}, %")
-    axes.axhline(value(report, old, old, metric), color="0.4", label=f"{old} / {old}")
+    axes.axhline(value(report, old, old, metric), color="0.4", label=plain(f"{old} / {old}"))
     band = report["matrix"][old][old][metric]["interval"]
     if band:
         axes.axhspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.12)
     if paragon:
-        axes.axvline(value(report, paragon, paragon, metric), color="tab:orange", linestyle="--", label=f"{paragon} / {paragon}")
+        axes.axvline(value(report, paragon, paragon, metric), color="tab:orange", linestyle="--",
+                     label=plain(f"{paragon} / {paragon}"))
     for number, (name, upgrade) in enumerate(report["upgrades"].items()):
         if name != paragon:
-            axes.errorbar(value(report, name, name, metric), value(report, name, old, metric), errors(report, name, old, metric),
-                          errors(report, name, name, metric), fmt=MARKERS[number % len(MARKERS)], elinewidth=0.6, alpha=0.9,
-                          markerfacecolor="none" if upgrade["free"] else None, label=name)
+            mark = MARKERS[number % len(MARKERS)]
+            bars = axes.errorbar(value(report, name, name, metric), value(report, name, old, metric),
+                                 errors(report, name, old, metric), errors(report, name, name, metric), fmt=mark, elinewidth=0.6,
+                                 alpha=0.9, markerfacecolor="none" if upgrade["free"] else None, label=plain(name))
+            seeds = [100 * np.array(report["matrix"][name][gallery][metric]["each"], float) for gallery in (name, old)]
+            if len(seeds[0]) > 1:
+                axes.plot(*seeds, mark, color=bars.lines[0].get_color(), markersize=3, alpha=0.5)
     figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
 
@@ -89,8 +100,8 @@ def heat_map(report: dict, metric: str) -> Figure:
     figure, axes = start(metric + ", %", "gallery", "query")
     axes.imshow(table, cmap="viridis", vmin=0, vmax=max(1.0, np.nanmax(table)))
     axes.grid(False)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(names)), list(map(plain, names)), rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(names)), list(map(plain, names)), fontsize=8)
     for (i, j), number in np.ndenumerate(table):
         if np.isfinite(number):
             axes.text(j, i, f"{number:.0f}", ha="center", va="center", fontsize=8,
@@ -107,7 +118,7 @@ def roc(report: dict, name: str) -> Figure:
         lines[f"{paragon} / {paragon}"] = "tab:orange"
     for label, colour in lines.items():
         curve = report["curves"][label]
-        axes.plot(curve["far"], curve["tar"], color=colour, label=label, linewidth=1.5)
+        axes.plot(curve["far"], curve["tar"], color=colour, label=plain(label), linewidth=1.5)
         if "low" in curve:
             far = curve["far"][:len(curve["low"])]
             low, high = (np.array(curve[side], float) for side in ("low", "high"))      # None, for NaN in JSON, becomes NaN
@@ -121,11 +132,13 @@ def backfill(report: dict, name: str, metric: str) -> Figure:
     """The metric while the gallery is re-embedded: a line per order, for random orders their mean and range."""
     old, paragon = report["old"], report["paragon"]
     figure, axes = start(f"{metric}, gallery re-embedded with {name}", "share of the gallery re-embedded, %", f"{metric}, %")
-    axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=f"{old} / {old}")
+    axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=plain(f"{old} / {old}"))
     if paragon and paragon != name:
         axes.axhline(value(report, paragon, paragon, metric), color="tab:orange", linewidth=1, linestyle="--",
-                     label=f"{paragon} / {paragon}")
+                     label=plain(f"{paragon} / {paragon}"))
     for order, curve in report["upgrades"][name]["backfill"].items():
+        if metric not in curve["values"]:
+            continue
         share, values = 100 * np.array(curve["share"]), 100 * np.array(curve["values"][metric], float)
         line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
         if len(values) > 1:

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from prettytable import PrettyTable
 
-from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS
+from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, protocol_of
 from evaluation.formats import percent
-from evaluation.judgement import BETTER, UNDECIDED, WORSE
+from evaluation.judgement import BETTER, NO_VERDICT, POINTS, SAFE, UNDECIDED, WORSE
+
+NOT_COUNTED = "does not count"
+SOURCES = ("people", "seed", "old model")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ def whole_percent(value: float | None) -> str:
 
 def tables_of(report: dict) -> list[Table]:
     """All tables in the order of the page: one for each headline figure, then that of all figures, then the details."""
-    made = [*(verdict_table(report, metric) for metric in report["headline"]), summary_table(report), figures_table(report),
-            *threshold_tables(report), flip_table(report), *backfill_tables(report), *matrix_tables(report)]
+    made = [*(verdict_table(report, metric) for metric in report["headline"]), summary_table(report), sources_table(report),
+            figures_table(report), *threshold_tables(report), flip_table(report), *backfill_tables(report),
+            *matrix_tables(report)]
     if "AC" in report:
         made.append(Table("Sequence of versions: AC, share of the pairs (newer, older) that meet the criterion, in %",
                           ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]]))
@@ -69,27 +73,41 @@ def verdict_table(report: dict, metric: str) -> Table:
         entry = upgrade["criterion"][metric]
         gain = whole_percent(upgrade["gain"][metric]) if paragon else "n/a"
         change = f"{100 * entry['difference']:+.2f}{span(entry['interval'])}"
-        rows.append([name, entry["verdict"], cell(name, old), change, gain, cell(name, name)])
-    note = f"In brackets: 95 % intervals from {report['draws']} bootstrap samples of subjects." if report["draws"] else ""
+        rows.append([name, word(name, metric, report), cell(name, old), change, gain, cell(name, name)])
+    note = ""
+    if report["draws"]:
+        note = (f"In brackets: 95 % intervals; those of the change hold for all {len(report['reliable'])} figures that count "
+                f"together.")
+        if metric not in report["reliable"]:
+            note += f" {metric} does not count: it rests on fewer than {MIN_ERRORS} errors or {MIN_SUBJECTS} subjects."
     return Table(f"{metric}, in %", ["new model", "verdict", f"on the gallery of {old}", f"change against {old} / {old}",
                                      "update gain", "alone"], rows, note)
 
 
+def word(name: str, metric: str, report: dict) -> str:
+    """The word for one figure of one candidate; that it does not count, or that there is no verdict."""
+    upgrade = report["upgrades"][name]
+    if upgrade["overall"] == NO_VERDICT:
+        return NO_VERDICT
+    return upgrade["criterion"][metric]["verdict"] or NOT_COUNTED
+
+
 def count_verdicts(upgrade: dict) -> dict[str, int]:
-    """{verdict: number of metrics with it}."""
+    """{verdict: number of counted metrics with it}."""
     verdicts = [entry["verdict"] for entry in upgrade["criterion"].values()]
-    return {kind: verdicts.count(kind) for kind in (BETTER, UNDECIDED, WORSE)}
+    return {kind: verdicts.count(kind) for kind in (BETTER, SAFE, UNDECIDED, WORSE)}
 
 
 def summary_table(report: dict) -> Table:
-    """For all metrics together: the overall verdict, how many metrics are better, undecided and worse, and the P scores."""
+    """For all metrics together: the answer, how many counted metrics have each word, and the P scores."""
     rows = []
     for name, upgrade in report["upgrades"].items():
         counts = count_verdicts(upgrade)
         meets = sum(entry["criterion"] for entry in upgrade["criterion"].values())
         scores = [f"{upgrade[key]:.1f}" if upgrade.get(key) is not None else "n/a" for key in ("P_comp", "P_up", "P_1")]
         rows.append([name, upgrade["overall"], f"{meets}", *(str(count) for count in counts.values()), *scores])
-    columns = ["new model", "verdict", "meets the criterion in", "better in", "undecided in", "worse in", "P_comp", "P_up", "P_1"]
+    columns = ["new model", "answer", "meets the criterion in", "better in", "safe in", "undecided in", "worse in", "P_comp",
+               "P_up", "P_1"]
     return Table(f"All {len(report['metrics'])} figures", columns, rows, summary_note(report))
 
 
@@ -97,21 +115,63 @@ def summary_note(report: dict) -> str:
     """What the columns of the summary table mean."""
     reliable = ", ".join(report["reliable"]) or "none"
     sentences = ["Criterion: above the old model on its own gallery.", meaning_of_verdicts(report),
-                 f"The verdict counts only the figures that rest on at least {MIN_ERRORS} errors and {MIN_SUBJECTS} subjects "
-                 f"({reliable})."]
-    if report["draws"]:
-        sentences.append("Its intervals are wider, so that they hold for all of these figures together.")
+                 f"Only the figures that rest on at least {MIN_ERRORS} errors and {MIN_SUBJECTS} subjects count ({reliable})."]
     if report["paragon"]:
         sentences.append("P_comp can be above 50 although some figures fail the criterion.")
     return " ".join(sentences)
 
 
 def meaning_of_verdicts(report: dict) -> str:
-    """What better, worse and undecided mean in this report."""
+    """What the words mean in this report."""
+    margin = f"{100 * report['margin']:g}"
     if not report["draws"]:
-        return "Better, worse: the difference new - old is above, below 0, without intervals."
-    return (f"Better, worse: the 95 % interval of the difference new - old is above, below 0; undecided: it contains 0. The "
-            f"intervals are from {report['draws']} bootstrap samples of subjects.")
+        return (f"The words are about the difference new - old, without intervals. Better: above 0; safe: above -{margin} "
+                f"points; worse: below that.")
+    return (f"The words are about the interval of the difference new - old, in percentage points. Better: above 0; safe: above "
+            f"-{margin}; worse: below 0 and not safe; undecided: everything else. {about_intervals(report)}")
+
+
+def about_intervals(report: dict) -> str:
+    """What the intervals hold."""
+    trainings = max(entry["trainings"] for entry in report["versions"].values())
+    text = (f"The intervals hold for all figures that count together with 95 %; they are from {report['draws']} bootstrap "
+            f"samples of people")
+    if trainings == 1:
+        return f"{text}. They are about these trainings: one training of a version tells nothing about another seed."
+    seeds = f"{text} and the spread of the trainings (Student's t; tests/evaluation/test_trainings.py has its coverage)."
+    return seeds + (" Two trainings are too few for it: take three." if trainings == 2 else "")
+
+
+def sources_table(report: dict) -> Table | None:
+    """Where the error of each headline figure comes from, and what makes it small."""
+    rows = []
+    for name, upgrade in report["upgrades"].items():
+        for metric in report["headline"]:
+            entry = upgrade["criterion"][metric]
+            if entry["shares"] and entry["to tell"]:
+                values = "" if len(entry["each"]) == 1 else " ".join(f"{100 * x:+.2f}" for x in entry["each"])
+                shares = [share_of(entry["shares"], source) for source in SOURCES]
+                rows.append([name, metric, values, *shares, more(entry["to tell"])])
+    note = ("Share of the variance of the difference new - old. With one training nothing is known about seeds; with one old "
+            "model, nothing about other old models.")
+    return Table("Where the uncertainty comes from, in %", ["new model", "figure", "change of each training", *SOURCES,
+                 f"to tell {100 * POINTS:g} points apart"], rows, note) if rows else None
+
+
+def share_of(shares: dict[str, float], source: str) -> str:
+    """The share of a source in %; of seed and old model together if each training has its own old model."""
+    if source in shares:
+        return whole_percent(shares[source])
+    both = shares.get("seed and old model")
+    return "n/a" if both is None else f"{whole_percent(both)} (both)"
+
+
+def more(needed: dict[str, int | None]) -> str:
+    """How many more people or trainings do."""
+    if needed["people"] == 0:
+        return "enough"
+    parts = [f"{needed[kind]:,} more {kind}" for kind in ("people", "trainings") if needed[kind] is not None]
+    return " or ".join(parts) or "more people and more trainings"
 
 
 def figures_table(report: dict) -> Table:
@@ -161,17 +221,21 @@ def backfill_tables(report: dict) -> list[Table]:
         rows = []
         for name, upgrade in report["upgrades"].items():
             for order, curve in upgrade.get("backfill", {}).items():
+                if metric not in curve["values"]:
+                    continue        # the quality is the same for all rows of this protocol
                 entry = curve[metric]
                 reached = ["no gain", ""] if entry["share"] is None else [whole_percent(entry["share"]), f"{entry['images']:,}"]
                 mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
                 on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
                 rows.append([name, order, *on_the_way, *reached])
         if rows:
+            protocol = protocol_of(metric)
             out.append(Table(f"Re-embedding the gallery step by step: {metric}, in %",
                              ["new model", "order", "nothing re-embedded", "lowest on the way", "mean on the way",
                               "all re-embedded", f"share for {part}", "images for it"], rows,
-                             f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery has "
-                             f"{report['evaluation']['gallery images']:,} images."))
+                             f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery side of {protocol} "
+                             f"has {report['evaluation']['gallery rows'][protocol]:,} entries of "
+                             f"{report['evaluation']['gallery images'][protocol]:,} images."))
     return out
 
 
@@ -181,30 +245,3 @@ def matrix_tables(report: dict) -> list[Table]:
     return [Table(f"{metric} of every query model (rows) on every gallery (columns), in %", ["query", *names],
                   [[query, *(percent(report["matrix"][query][g][metric]["value"]) if g in report["matrix"][query] else ""
                              for g in names)] for query in names]) for metric in report["headline"][:1]]
-
-
-def verdict_line(name: str, report: dict) -> str:
-    """The answer for one candidate: the overall verdict and its reasons."""
-    return f"{name}: {report['upgrades'][name]['overall']}. {reasons(name, report)}"
-
-
-def reasons(name: str, report: dict) -> str:
-    """Sentences: in how many reliable figures it is better; the effect of the threshold; the cheapest way to most of the gain."""
-    upgrade, old, reliable = report["upgrades"][name], report["old"], report["reliable"]
-    counted = [entry["overall"] for entry in upgrade["criterion"].values()]
-    text = f"Better in {counted.count(BETTER)} and worse in {counted.count(WORSE)} of the {len(reliable)} reliable figures."
-    metric = next((m for m in report["headline"] if "@" in m), report["headline"][0])
-    protocol, rate_name = ("1:1", "FAR") if metric.startswith("TAR") else ("1:N", "FPIR")
-    row = next((row for row in upgrade["threshold"][protocol] if metric.endswith(f"@{row['rate']}")), None)
-    if row:
-        new = value(report, name, old, metric)["value"]
-        text += (f" {metric} goes from {percent(row['old'])} to {percent(new)} % with a new threshold, "
-                 f"{numbers(row['new threshold'])}; with today's threshold, {numbers(row['threshold'])}, it goes to "
-                 f"{percent(row['mixed'])} % and the {rate_name} from {small(row['old rate'])} to {small(row['mixed rate'])} %.")
-    ways = [(entry[metric]["images"], order) for order, entry in upgrade.get("backfill", {}).items()
-            if entry[metric]["images"] is not None]
-    if ways:
-        images, order = min(ways)
-        text += (f" Re-embedding {images:,} of {report['evaluation']['gallery images']:,} images reaches "
-                 f"{100 * report['part']:.0f} % of its gain in {metric} (cheapest order: {order}).")
-    return text

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.distributed import held_by_first_rank, start_ranks
 from evaluation.inputs import InputOptions
 from evaluation.models import EmbeddingModel, describe, open_model
-from evaluation.versions import Version
+from evaluation.version_names import Version
 from old_model.extraction import PartialFile, extract, refuse_to_replace
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
@@ -43,7 +43,7 @@ def check_names(config_path: str, sd: str) -> None:
 def open_old(args: argparse.Namespace, cfg: Settings, device: torch.device) -> EmbeddingModel:
     """The model of --model, or else model.pt of the config; UserError if there is none."""
     if args.model is not None:
-        version = Version.parse(f"model={args.model}")
+        version = Version.parse_file("model", args.model, f"--model {args.model}")
         if version.is_array:
             raise UserError(f"--model {args.model}: expected a model; tools/import_features reads vectors")
         return version.open(argparse.Namespace(devices=[device], fp16=args.fp16, pixel_scale=127.5))

@@ -37,6 +37,7 @@ from utils.command_line import at_least, make_folder, print_written
 from utils.errors import UserError, run
 
 AUC_OF_GUESSING = 0.6       # below it, a warning
+MAX_NAME = 200      # bytes of a result's name; _IJBC_1N_bunch_tpir.png and the ending of an unfinished file follow it
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")
     add("-d", "--data_path", default=str(ROOT / "dataset"), metavar="DIR", help="folder of IJBC and IJBB")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set")
+    add("--missing", default="refuse", choices=["refuse", "count"],
+        help="templates that a list names but that have no image. count: they are never matched, which lowers TAR and TPIR but "
+             "neither FAR nor FPIR")
     add("-b", "--batch_size", type=at_least(1, int), default=128,
         help="images per step and device; each is embedded twice, as it is and mirrored")
     add("-N", "--is_one_2_N", action="store_true", help="1:N identification instead of 1:1 verification")
@@ -84,6 +88,7 @@ def main() -> None:
     args = parse_arguments()
     if args.save_result is not None and Path(args.save_result).suffix != ".npz":
         raise UserError(f"-R {args.save_result}: expected a name that ends in .npz; .json and .png files are written next to it")
+    check_name_length(args)
     make_folder(Path(args.out), "--out or -R")
     if None not in (args.save_result, args.model_file):
         make_folder(Path(args.save_result).parent, "--out or -R")
@@ -91,6 +96,15 @@ def main() -> None:
         plot_saved(args.plot_only, Path(args.out))
     else:
         evaluate(args)
+
+
+def check_name_length(args: argparse.Namespace) -> None:
+    """UserError if the names of the result files would be too long for a file system, before hours of embedding."""
+    models = [model_name(file) for file in (args.model_file, args.old_model_file) if file is not None]
+    name = Path(args.save_result).stem if args.save_result is not None else "_on_".join(models)
+    if len(name.encode()) > MAX_NAME:
+        raise UserError(f"the results would be called {name[:40]}..., {len(name.encode())} bytes; expected at most {MAX_NAME}: "
+                        f"give a shorter name with -R FILE.npz")
 
 
 def plot_saved(patterns: list[str], out: Path) -> None:
@@ -107,7 +121,7 @@ def plot_saved(patterns: list[str], out: Path) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate one protocol in one mode or all eight; print tables and write .npz, .json and plots."""
-    images = read_images(args.data_path, args.subset)
+    images = read_images(args.data_path, args.subset, args.missing == "count")
     labels = None
     if args.is_one_2_N:
         name, kind = "1:N", "1N"
@@ -119,6 +133,10 @@ def evaluate(args: argparse.Namespace) -> None:
         pairs = read_pairs(args.data_path, args.subset, images)
         measure, protocol, labels = partial(one_to_one, pairs=pairs, public=args.roc == "public"), str(pairs), pairs.same
     print(f"{args.subset}: {len(images)} images in {len(images.template_ids)} templates, {protocol}")
+    notes = list(search.notes) if args.is_one_2_N else []
+    if images.missing.any():
+        notes.append(f"{images.missing.sum():,} templates have no image; they count as never matched")
+    print("".join(f"warning: {note}\n" for note in notes), end="")
     source = kept_embeddings if args.model_file is None else model_embeddings
     new, old, settings = source(args, images)
     settings |= {"subset": args.subset, "data": str(Path(args.data_path).resolve()), "protocol": name,

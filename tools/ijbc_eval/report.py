@@ -135,7 +135,7 @@ def plot(file: Path, lines: list[tuple], xlabel: str, ylabel: str, xscale: str, 
         yscale = "linear"
     for name, x, y in lines:
         shown = np.where(y > 0, y, np.nan) if yscale == "log" else y
-        axes.plot(x, shown, linewidth=1.2, label=str(name))
+        axes.plot(x, shown, linewidth=1.2, label=str(name).replace("$", r"\$"))         # $ begins a formula
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     if yscale == "linear":
         axes.set_ylim(0, 1.02)
