@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from tools.check import resource_rows
 from utils.origin import load_origin, save_array
 
