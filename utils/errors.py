@@ -45,13 +45,9 @@ def run(main: Callable[[], None]) -> None:
 
 def open_standard_files() -> None:
     """Open /dev/null as stdin, stdout or stderr if it is closed (2>&-): the next file would get its number, and its messages."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)      # gets the lowest free number, this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):          # a new file gets the lowest free number
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))       # noqa: SIM115  for the rest of the process
+            setattr(sys, name, open(os.devnull, mode))                              # noqa: SIM115  for the rest of the process
 
 
 def sentence_of(error: OSError) -> str | None:

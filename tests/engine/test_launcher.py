@@ -31,6 +31,7 @@ for _ in range(400):
 """
 LAUNCHER = """
 import subprocess, sys, threading, time
+from pathlib import Path
 start = lambda: subprocess.Popen([sys.executable, "-c", *sys.argv[2:]])
 if sys.argv[1] == "thread":
     thread = threading.Thread(target=start)
@@ -38,7 +39,10 @@ if sys.argv[1] == "thread":
     thread.join()
 else:
     start()
-if sys.argv[1] != "ends":
+if sys.argv[1] == "ends":
+    while not (Path(sys.argv[3]) / "pid").is_file():
+        time.sleep(0.02)
+else:
     time.sleep(20)
 """
 
@@ -95,7 +99,7 @@ def test_other_ends_are_none_of_the_ranks(launch, tmp_path, how, elastic):
 
 
 def test_a_closed_terminal_is_heard_unless_nohup_says_otherwise(one_rank):
-    for handler, heard in ((signal.SIG_DFL, "SIGHUP"), (signal.SIG_IGN, None)):
+    for handler, heard in ((lambda *_: None, "SIGHUP"), (signal.SIG_IGN, None)):
         before = signal.signal(signal.SIGHUP, handler)
         try:
             with StopSignal() as stop:

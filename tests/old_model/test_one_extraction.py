@@ -91,11 +91,12 @@ def test_the_refusal_names_the_records_and_the_model(command):
         command.call()
 
 
-def test_the_same_extraction_may_be_repeated(command):
+def test_the_same_extraction_may_be_repeated(command, capsys):
+    """The last line says where the result is."""
     command.call()
     before = content(command)
     command.call()
-    assert content(command) == before
+    assert content(command) == before and capsys.readouterr().out.splitlines()[-1] == f"wrote {command.start}_feature.npy"
 
 
 def test_a_second_extraction_of_the_same_name_is_refused_while_the_first_runs(command):

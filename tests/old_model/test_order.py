@@ -76,6 +76,13 @@ def test_rows_that_are_in_another_order_are_named(change, words):
     assert order_of_rows(change(rows), labels).misplaced.find(words) >= 0
 
 
+def test_a_random_order_is_seen_however_it_falls():
+    """Half of the random orders give a share above the mean of random orders."""
+    rows, labels = people()
+    found = [order_of_rows(np.random.default_rng(seed).permutation(rows), labels) for seed in range(20)]
+    assert {one.misplaced for one in found} == {"all rows"} and any(one.share > one.chance for one in found)
+
+
 def test_records_in_any_order_are_in_order():
     rows, labels = people()
     place = np.random.default_rng(5).permutation(IMAGES)

@@ -197,6 +197,7 @@ def test_the_answer_is_about_the_metric_that_was_chosen(people, tmp_path, monkey
     row = report["upgrades"]["new"]["threshold"]["1:N"][-1]
     new = report["matrix"]["new"]["old"]["TPIR@1e-1"]["value"]
     text = capsys.readouterr().out
+    assert text.splitlines()[-1] == f"wrote {tmp_path.resolve()}/index.html"
     assert f"TPIR@1e-1 goes from {100 * row['old']:.2f} to {100 * new:.2f} % with the threshold" in text
     assert f"it goes to {100 * row['mixed']:.2f} % and the FPIR" in text and "are from 20 bootstrap samples" in text
 

@@ -155,11 +155,13 @@ def test_a_classifier_is_exported_in_the_order_of_its_classes(tmp_path, monkeypa
         assert torch.equal(found["weight"], rows) and torch.equal(found["bias"], rows[:, 0] - 5) and len(found) == 2
 
 
-def test_a_checkpoint_is_exported_as_a_checkpoint(tmp_path, monkeypatch):
+def test_a_checkpoint_is_exported_as_a_checkpoint(tmp_path, monkeypatch, capsys):
     """The folder says what it is: complete.json belongs to a checkpoint."""
     (tmp_path / "complete.json").write_text("{}")
     asked = []
     monkeypatch.setattr(export_classifier, "classifier_in_checkpoint",
                         lambda folder: asked.append(folder) or {"weight": torch.ones(4, 2)})
-    run(monkeypatch, export_classifier, "-f", tmp_path, "-o", tmp_path / "c.npy")
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, export_classifier, "-f", tmp_path, "-o", "c.npy")
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path.resolve()}/c.npy"
     assert asked == [tmp_path] and np.load(tmp_path / "c.npy").shape == (4, 2)

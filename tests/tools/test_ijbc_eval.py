@@ -46,7 +46,9 @@ def evaluate(place, tmp_path, monkeypatch, capsys):
     def call(*flags: str, data: Path = place / "data") -> str:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-d", str(data), "--workers", "0", *map(str, flags)])
         ijbc_eval.main()
-        return capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert text.splitlines()[-1].startswith("wrote /")          # wherever it was started
+        return text
 
     yield call
     torch.set_num_threads(threads)
