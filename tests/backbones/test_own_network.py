@@ -36,6 +36,7 @@ def test_the_readmes_network_is_read_again_at_its_size(tiny, tmp_path, num_featu
     assert torch.equal(again(images), model(images)) and again(images).shape == (2, num_features)
 
 
+@pytest.mark.long
 def test_the_readmes_network_is_exported_and_counted(tiny, tmp_path):
     model = get_model("tiny", num_features=24, image_size=32).eval()
     export_onnx.export(model, tmp_path / "tiny.onnx")

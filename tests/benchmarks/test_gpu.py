@@ -119,6 +119,7 @@ def test_a_process_that_dies_leaves_its_rows(tmp_path, monkeypatch):
     assert result.errors == ["the process of this part ended with exit code 3"]
 
 
+@pytest.mark.long
 def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "GRACE", 0.5)
     number = tmp_path / "number"

@@ -65,6 +65,7 @@ def most_on_the_cpu(cfg: Settings, classes: int, ranks: Ranks, trace: Path) -> i
     return kept + max(event["args"]["Total Allocated"] for event in events) - before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device, settings, classes", CASES)
 def test_the_estimate_is_within_15_percent(device, settings, classes, tmp_path):
     cfg = load_config(CONFIG, [*settings, f"output={tmp_path}"])

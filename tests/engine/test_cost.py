@@ -64,6 +64,7 @@ def allocated_in_a_step(model: nn.Module, images: torch.Tensor, file: Path) -> i
     return max(event["args"]["Total Allocated"] for event in events) - first["args"]["Total Allocated"] + first["args"]["Bytes"]
 
 
+@pytest.mark.long
 def test_memory_without_data_is_what_a_real_step_allocates(tmp_path):
     def model():
         return get_model("mbf", num_features=8, image_size=32).train()

@@ -21,6 +21,7 @@ def test_learning_rate(name, warmup):
     near(found, g[f"lr_warmup_{name}"], 1e-12)
 
 
+@pytest.mark.long
 def test_three_training_steps(monkeypatch, one_rank):
     g = golden("13_train_steps")
     norms = []

@@ -31,6 +31,7 @@ def write_features(folder, rows: int = 200) -> list:
     return ["--old", folder / "old_train.npy", "--new", folder / "new_train.npy"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reverse", [False, True])
 def test_compare_gives_the_figures_of_the_map_for_npz_onnx_and_its_own_fit(tmp_path, monkeypatch, reverse):
     """The three ways to a mapped version: fitted in compare, --fitted FILE.npz, and embeddings mapped by onnxruntime."""

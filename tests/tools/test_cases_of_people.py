@@ -153,6 +153,7 @@ def test_pictures_on_both_sides_are_left_out_and_a_copied_file_gives_no_verdict(
         assert any(text in warning for warning in report["warnings"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["$x", "a$b$c", "n$\\frac$ew".replace("\\", ""), "x_{2}^$", "%s$$"])
 def test_a_name_with_dollars_is_drawn_as_it_is(tmp_path, monkeypatch, name):
     folder = write_people(tmp_path / "data", 12, nonmated=20, pairs=40)

@@ -21,6 +21,7 @@ SD = "f128_r18_softmax_class70"
 CONFIG = "BCT_Methods/{0}/configs/OPclass_ms1mv3_r18_to_r50_{0}_softmax_to_arc_f128.py"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2"])
 def test_all_is_there(run_check, check_folder, method):
     rows, end = run_check(check_folder, CONFIG.format(method), "--all")
@@ -34,6 +35,7 @@ def test_all_is_there(run_check, check_folder, method):
     assert all(verdict == "ok" for said in rows.values() for verdict, _ in said)
 
 
+@pytest.mark.long
 def test_old_models(run_check, check_folder):
     for name, head in (("softmax", "softmax"), ("arc", "arc")):
         dim = {"softmax": "f128", "arc": "f512"}[name]
@@ -77,6 +79,7 @@ def test_records_cut_short(run_check, wrong, check_copy):
     assert set(wrong(rows)) == {"records", "old features"} and "past the end of the file" in wrong(rows)["records"] and end
 
 
+@pytest.mark.long
 def test_a_record_that_is_not_an_image(run_check, wrong, check_copy):
     with RecordWriter(check_copy / "data/train_part_70_class") as writer:
         writer.write(0, pack([9, 2], b"", 0, 0))
@@ -86,6 +89,7 @@ def test_a_record_that_is_not_an_image(run_check, wrong, check_copy):
     assert "2 of 8 cannot be read" in wrong(rows)["images"] and "record 3" in wrong(rows)["images"]
 
 
+@pytest.mark.long
 def test_corrupt_records_that_the_training_would_replace(run_check, wrong, check_copy):
     """Half a percent of them are a warning: the training accepts up to 1 % at any time on any rank."""
     with RecordWriter(check_copy / "data/train_part_70_class") as writer:

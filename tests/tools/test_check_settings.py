@@ -25,6 +25,7 @@ SMALL = ["network=mbf", "image_size=16", "batch_size=4", "val_targets=['lfw']"]
 CONFIG = "BCT_Methods/{0}/configs/OPclass_ms1mv3_r18_to_r50_{0}_softmax_to_arc_f128.py"
 
 
+@pytest.mark.long
 def test_every_config_that_comes_with_the_project():
     """Its script, method and head are found, and its settings are right."""
     configs = [p for pattern in ("configs/*.py", "BCT_Methods/*/configs/*.py") for p in ROOT.glob(pattern) if p.stem != "base"]
@@ -50,6 +51,7 @@ def test_settings(run_check, check_folder):
     assert rows["credible"][0][0] == "ok" and "GPU memory" not in rows      # the rest is checked all the same
 
 
+@pytest.mark.long
 def test_settings_that_end_a_training_later(run_check, wrong, check_copy):
     rows, _ = run_check(check_copy, CONFIG.format("MixBCT"), "workers=-1", "timeout=0", "save_every=None", "decay_epoch=5",
                   "keep_checkpoints=1.5", "seed=-1", "val_targets=lfw", "sample_rate=None")
@@ -85,6 +87,7 @@ def test_each_wrong_value_of_a_config_file_is_a_row(run_check, check_folder, tmp
     assert end == "3 of 3 rows are missing or wrong: see the table"
 
 
+@pytest.mark.long
 def test_a_training_that_would_not_learn(run_check, wrong, check_copy):
     """One identity only, and fewer steps than are added up to an update."""
     found = wrong(run_check(check_copy, *OLD, "gradient_acc=11", "num_epoch=2")[0])
@@ -95,6 +98,7 @@ def test_a_training_that_would_not_learn(run_check, wrong, check_copy):
         assert "one identity" in wrong(run_check(check_copy, *OLD, *settings)[0])["classes"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_to_resume_from(check_copy, monkeypatch, run_check, wrong):
     """One of another training, or a corrupt one, is refused as the training would refuse it."""
     arguments = [str(ROOT / "configs/f128_r18_softmax_class30.py"), f"dataset={check_copy / 'data'}", "rec=train_part_70_class",

@@ -142,6 +142,7 @@ def test_the_page_in_a_browser(result, tmp_path, width):
     assert f"<title>{pictures},{pictures},true</title>" in done.stdout, done.stderr[-500:]
 
 
+@pytest.mark.long
 def test_an_ijb_folder_with_checkpoints_and_kept_embeddings(tmp_path, monkeypatch):
     write_ijb(tmp_path)
     torch.manual_seed(0)

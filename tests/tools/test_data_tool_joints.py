@@ -120,6 +120,7 @@ class Half(nn.Module):
         return self.linear(x.flatten(1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags, asked, written", [
     (["-m", "m/model.pt"], ("r50", "m/model.pt"), "m/model.onnx"),
     (["-m", "m/model.pt", "-net", "vit_t", "-o", "to/there.onnx"], ("vit_t", "m/model.pt"), "to/there.onnx")])

@@ -43,6 +43,7 @@ def answers(file: str, size: int, count: int) -> tuple[np.ndarray, torch.Tensor]
     return onnxruntime.InferenceSession(file).run(["embedding"], {"input": x.numpy()})[0], x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [export_onnx.PROTOBUF_LIMIT, 0])      # 0: weights in a second file
 def test_the_file_equals_the_model_for_any_number_of_images(export, monkeypatch, capsys, limit):
     model = Tiny().eval()
@@ -58,6 +59,7 @@ def test_the_file_equals_the_model_for_any_number_of_images(export, monkeypatch,
 
 
 # opset -> version of the file format that has it, from ONNX's table of versions; onnxruntime 1.16 reads up to opset 19, format 9.
+@pytest.mark.long
 @pytest.mark.parametrize("opset, file_format", [(17, 8), (18, 8), (19, 9), (21, 10)])
 def test_older_runtimes_get_their_opset(export, monkeypatch, opset, file_format):
     model = Tiny().eval()
@@ -70,6 +72,7 @@ def test_older_runtimes_get_their_opset(export, monkeypatch, opset, file_format)
     np.testing.assert_allclose(found, model(x).detach(), atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_opset_that_cannot_be_written_or_run_is_named(export, monkeypatch):
     monkeypatch.setattr(export_onnx, "load_model", lambda network, file: Tiny().eval())
     with pytest.raises(UserError, match="cannot run opset 25, so the file was not compared"):

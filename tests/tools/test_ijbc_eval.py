@@ -130,6 +130,7 @@ def test_bunch_gives_eight_rows(evaluate, flags):
     assert len(result("new_IJBC_1N_bunch")["modes"]) == 8
 
 
+@pytest.mark.long
 def test_embeddings_are_kept_and_force_computes_them_again(evaluate, flags, embedded, place):
     evaluate(*flags["self"])
     assert len(embedded) == 1
@@ -158,6 +159,7 @@ def test_result_file_with_embeddings_is_a_source_of_its_own(evaluate, flags, emb
     assert Path("kept/mine.npz").is_file()
 
 
+@pytest.mark.long
 def test_a_name_in_a_file_does_not_lead_out_of_the_results(evaluate, flags, tmp_path):
     evaluate(*flags["self"], "-E", "-R", "kept/mine.npz")
     with np.load("kept/mine.npz") as arrays:
@@ -183,6 +185,7 @@ def test_public_reading_differs_and_leaves_nothing_out(evaluate, flags):
     assert "n/a" not in out and None not in result("new_IJBC_11")["1:1"]["TAR"]
 
 
+@pytest.mark.long
 def test_plots_of_saved_results(evaluate, flags):
     evaluate(*flags["self"])
     evaluate(*flags["cross"])

@@ -35,6 +35,7 @@ def drawn(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("drawn") / "a", "--workers", "1")
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes_for_any_number_of_processes(drawn, tmp_path):
     assert digests(make(tmp_path / "b", "--workers", "2")) == digests(drawn)
     assert digests(make(tmp_path / "c", "--seed", "1")) != digests(drawn)
