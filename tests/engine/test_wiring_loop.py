@@ -1,7 +1,9 @@
 """What the loop passes to method, backbone, trainer, checkpoints and verification, step by step, against hand calculations."""
 
+import os
 import re
 import runpy
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +264,17 @@ def test_the_old_models_scripts(script, head, data, tmp_path):
     run = record(data, tmp_path, "num_epoch=1", start=lambda *_: runpy.run_path(str(ROOT / script), run_name="__main__"))
     assert run.code == 0 and type(run.trainer.head) is head and type(run.trainer.plain_method) is Method
     assert all(step["terms"].keys() == {"cls"} for step in run.steps)
+
+
+# signals
+
+@pytest.mark.parametrize("acc, last, position", [(1, 8, (1, 24)), (4, 11, (2, 0)), (5, 9, (1, 32))])
+def test_a_signal_ends_the_run_at_the_next_update(acc, last, position, data, tmp_path):
+    """A SIGTERM during step 8 (from 0): a checkpoint at the next update, exit code 75."""
+    def send_signal(step):
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
+    run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=send_signal)
+    assert run.code == 75 and run.steps[-1]["clock"].step == last and run.events[-1] == ("save", *position)
+    assert "stopped by SIGTERM" in run.log and signal.getsignal(signal.SIGTERM) == before

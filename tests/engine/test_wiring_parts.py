@@ -1,9 +1,7 @@
-"""The parts that the loop builds and calls: settings, data set, network, heads, loader, verification, speed, signals."""
+"""The parts that the loop builds and calls: settings, data set, network, heads, loader, verification, speed."""
 
-import os
 import re
 import shutil
-import signal
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,17 +292,3 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.start_ranks().device == torch.device("cuda", 1) == chosen[0]
     assert not torch.backends.cudnn.allow_tf32
-
-
-# signals
-
-@pytest.mark.parametrize("acc, last, position", [(1, 8, (1, 24)), (4, 11, (2, 0)), (5, 9, (1, 32))])
-def test_a_signal_ends_the_run_at_the_next_update(acc, last, position, data, tmp_path):
-    """A SIGTERM during step 8 (from 0): a checkpoint at the next update, exit code 75."""
-    def send_signal(step):
-        if step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-    before = signal.getsignal(signal.SIGTERM)
-    run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=send_signal)
-    assert run.code == 75 and run.steps[-1]["clock"].step == last and run.events[-1] == ("save", *position)
-    assert "stopped by SIGTERM" in run.log and signal.getsignal(signal.SIGTERM) == before

@@ -34,9 +34,8 @@ from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
+def add_versions(add) -> None:
+    """The options that name versions and their maps."""
     version = "NAME=FILE[:NETWORK][,WORDS][,FILE ...]"
     add("--old", required=True, metavar=version, help="the version that embedded the stored gallery; FILE: .pt with its network, "
         ".onnx, MXNet's PREFIX,EPOCH, embeddings as .npy or .npz, or a folder of gallery.npy and probe.npy; WORDS: "
@@ -53,6 +52,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--maps", nargs="+", default=["Procrustes", "ridge"], choices=KINDS, help="maps that are fitted to --new-features")
     add("--forward", action="store_true", help="also fit maps from the old to the new features, which map the stored gallery")
     add("--fitted", nargs="+", default=[], metavar="NAME=FILE.npz", help="maps of these versions, written by tools/adapt")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add_versions(add)
     add("-d", "--data", type=Path, default=ROOT / "dataset",
         help="folder of IJBC or IJBB, or of gallery_label.npy and probe_label.npy (and pairs.npy)")
     add("-s", "--subset", default="IJBC", choices=list(GALLERIES), help="data set in an IJB folder")

@@ -161,8 +161,13 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.save_embeddings or is_source(file, args):
         arrays |= {f"embs{view}{side}": kept[k] for side, kept in (("", new), ("_old", old))
                    if kept is not None for k, view in enumerate(("", "_f"))}
+    give_out(report, arrays, file)
+
+
+def give_out(report: dict, arrays: dict[str, np.ndarray], file: Path) -> None:
+    """Print the table of a result, write it to ``file`` and draw its curves."""
     print_tables([report])
-    area = report[name].get("auc")
+    area = report.get("1:1", {}).get("auc")
     if area is not None and area < AUC_OF_GUESSING:
         print(f"warning: the AUC is {100 * area:.2f} %, hardly more than guessing: is the input of each model right (--input), "
               f"and do landmarks and templates belong to these images?")
