@@ -1,6 +1,7 @@
 """Vectors from elsewhere as old features: any order of any ids gives the rows of the record file, or a sentence."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def imported(data, monkeypatch):
     def call(file="v.npz", *flags: str, rows=None, ids=None, sd: str = SD) -> tuple[np.ndarray, np.ndarray]:
         if rows is not None:
             np.savez(file, vectors=rows, ids=np.array(ids))
-        monkeypatch.setattr(sys, "argv", ["x", str(file), "--SD", sd, "--dataset", "dataset", "--feature-save", "kept", *flags])
+        monkeypatch.setattr(sys, "argv", ["x", str(file), "--SD", sd, "--dataset", "dataset", "--feature-save", os.path.abspath("kept"), *flags])
         import_features.main()
         folder = Path("kept") / import_features.part_of(sd)[0].replace("train", "")
         return np.load(folder / f"{sd}_feature.npy"), np.load(folder / f"{sd}_label.npy")

@@ -27,7 +27,7 @@ from evaluation.map_forms import Map
 from evaluation.map_onnx import map_model, model_and_map, save_onnx, session_of
 from evaluation.map_pairs import MIN_IMAGES, Pairs, read_pairs
 from evaluation.maps import BACKWARD, FORWARD, KINDS, Fitted, check_related, curve, fit_one
-from utils.command_line import at_least, make_folder
+from utils.command_line import at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
 
@@ -129,7 +129,8 @@ def main() -> None:
     name = f"adapt{suffix(args)}.json"
     write_text(args.out / name, json.dumps({"direction": FORWARD if args.reverse else BACKWARD, "old": str(args.old),
                                            "new": str(args.new), "images": len(pairs), "maps": facts}, indent=1) + "\n")
-    print(f"\nwrote {', '.join(written)} and {name} in {args.out}")
+    print(f"\n{', '.join(written)} and {name} are in the folder:")
+    print_written(args.out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.files import file_hash, new_array, written_beside
 from utils.origin import save_array, save_origin
@@ -130,11 +131,12 @@ def main() -> None:
     parser.add_argument("--SD", required=True, help="source and data: a name of your choice, then _class70, _data100, ...")
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files (default: dataset)")
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
-    parser.add_argument("--feature-save", default=FEATURE_SAVE, help="folder of the old features (default: feature_save)")
+    parser.add_argument("--feature-save", default=FEATURE_SAVE,
+                        help="folder of the old features; if relative, below the repository (default: feature_save)")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
     args = parser.parse_args()
 
-    target, label_target = (artefact(args.feature_save, args.SD, kind) for kind in ("feature", "label"))
+    target, label_target = (artefact(str(ROOT / args.feature_save), args.SD, kind) for kind in ("feature", "label"))
     if target.exists() and not args.force:
         raise UserError(f"{target} exists; give another --SD or --feature-save, or --force to replace it")
     records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
@@ -155,7 +157,8 @@ def main() -> None:
             out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
         out.flush()
     save_origin(target, origin)
-    print(f"{target}: {shape[0]} features of {shape[1]} dimensions")
+    print(f"{shape[0]} features of {shape[1]} dimensions")
+    print_written(target)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from evaluation.photos import add_options, check_options, read_again, read_peopl
 from records.folders import Tree
 from records.left_out import write_list
 from records.pictures import encode, upright_jpeg
-from utils.command_line import Help, at_least, make_folder
+from utils.command_line import Help, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
 
@@ -107,6 +107,7 @@ def main() -> None:
     if (listed := write_list(tree, args.out)) is not None:
         print(f"{listed}: {len(tree.left_out)} files and folders that are not used", file=sys.stderr)
     report(args.out)
+    print_written(args.out / SUBSET)
 
 
 if __name__ == "__main__":

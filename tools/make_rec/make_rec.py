@@ -29,7 +29,7 @@ from records.lost_index import write_index
 from records.ordered import refuse_existing, write_ordered, writing_to
 from records.pictures import encode, upright_jpeg
 from records.recordio import RecordWriter, pack
-from utils.command_line import Help, at_least
+from utils.command_line import Help, at_least, print_written
 from utils.errors import run
 from utils.files import write_text
 
@@ -99,6 +99,7 @@ def main() -> None:
         write_ordered(args.from_rec, args.out, args.force)
     else:
         from_folder(args)
+    print_written(args.index.with_suffix(".idx") if args.index else args.out / "train.rec")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.split import split
+from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.paths import ROOT
 
@@ -36,6 +37,7 @@ def main() -> None:
     if round(100 * args.ratio) == 50:
         raise UserError("--ratio 0.5 would give both parts the same name (train_part_50_...); use 0.49 or 0.51")
     split(Path(args.data) / "train.rec", args.ratio, Path(args.out or args.data), args.force)
+    print_written(Path(args.out or args.data))
 
 
 if __name__ == "__main__":
