@@ -54,7 +54,8 @@ def imported(data, monkeypatch):
     def call(file="v.npz", *flags: str, rows=None, ids=None, sd: str = SD) -> tuple[np.ndarray, np.ndarray]:
         if rows is not None:
             np.savez(file, vectors=rows, ids=np.array(ids))
-        monkeypatch.setattr(sys, "argv", ["x", str(file), "--SD", sd, "--dataset", "dataset", "--feature-save", os.path.abspath("kept"), *flags])
+        monkeypatch.setattr(sys, "argv", ["x", str(file), "--SD", sd, "--dataset", "dataset", "--feature-save",
+                                          os.path.abspath("kept"), *flags])
         import_features.main()
         folder = Path("kept") / import_features.part_of(sd)[0].replace("train", "")
         return np.load(folder / f"{sd}_feature.npy"), np.load(folder / f"{sd}_label.npy")
