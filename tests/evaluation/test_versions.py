@@ -15,6 +15,7 @@ from evaluation.inputs import RAW, InputOptions
 from evaluation.models import describe
 from evaluation.version_features import check_same_model, read_features
 from evaluation.version_names import Version
+from evaluation.versions import Versions
 from tools.compare import compare
 from utils.errors import UserError
 from utils.origin import save_array
@@ -88,3 +89,25 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
     assert features.about == {"fingerprint": "f", "dim": 5, "image_size": 16, "input": "raw", "colours": "rgb", "output": "",
                               "precision": "float16", "similarity": "cosine"}
     assert features.gallery[:4].round(5).tolist() == np.eye(5)[[1, 2, 3, 0]].tolist() and features.query is features.gallery
+
+
+def test_each_training_has_its_own_map_and_views(tmp_path):
+    """Two trainings whose features of the training images are the old ones in another order of the columns: a map of each."""
+    found, draw = two_galleries(tmp_path), np.random.default_rng(0)
+    old = draw.normal(size=(60, 5)).astype(np.float32)
+    orders = [np.array([1, 0, 2, 3, 4]), np.array([0, 1, 2, 4, 3])]
+    np.save(tmp_path / "old.npy", found["old"])
+    np.save(tmp_path / "old_train.npy", old)
+    for k, order in enumerate(orders):
+        np.save(tmp_path / f"new{k}.npy", found["new"] * (k + 1))
+        np.save(tmp_path / f"new{k}_train.npy", old[:, order] + draw.normal(0, 1e-3, old.shape))
+    args = Namespace(old=f"old={tmp_path}/old.npy", new=[f"new={tmp_path}/new0.npy,{tmp_path}/new1.npy"], paragon=None,
+                     maps=["Procrustes"], forward=False, fitted=[], old_features=f"{tmp_path}/old_train.npy",
+                     new_features=[f"new={tmp_path}/new0_train.npy,{tmp_path}/new1_train.npy"])
+    made = Versions(args, read_evaluation(tmp_path, "IJBC"))
+    for k, order in enumerate(orders):
+        plain, mapped = made.trainings["new"][k], made.trainings["new+Procrustes"][k]
+        assert mapped.query is plain.query and mapped.gallery is plain.gallery
+        back = np.argsort(order)                # its column j is column back[j] of the new features
+        assert mapped.on_old[0] is made.trainings["old"][0].gallery
+        np.testing.assert_allclose(mapped.on_old[1], plain.query[:, back], atol=0.02 * np.abs(plain.query).max())
