@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import platform
 import re
 import statistics
 import threading
@@ -12,6 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+
+def processor() -> str:
+    """The processor's name as the kernel has it."""
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def fork_from_here() -> None:

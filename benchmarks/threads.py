@@ -20,7 +20,7 @@ import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.training_step import make_step
+from benchmarks.steps import plain_step
 from utils.command_line import at_least
 from utils.errors import run
 
@@ -35,7 +35,7 @@ BUSY = [sys.executable, "-c", "while True: pass"]
 
 def images_per_second(seconds: float) -> float:
     """Of MobileFaceNet at 32x32 with batches of 64, in this process; after two steps that are not counted."""
-    step, batch = make_step("mbf", 32, 64, OURS, torch.device("cpu")), 64
+    step, batch = plain_step("mbf", 32, 64, OURS, torch.device("cpu")), 64
     step(), step()
     steps, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:

@@ -17,7 +17,7 @@ import torch
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.measure import in_a_process, product_speed, seconds
+from benchmarks.measure import in_a_process, processor, product_speed, seconds
 from benchmarks.steps import CHANNELS_LAST, COMPILED, FUSED, HALF, KEPT, Work, plain_step
 from utils.errors import run
 from utils.precision import half_precision
@@ -74,7 +74,7 @@ def main() -> None:
                 table.add_row([network, batch, name, f"{value:.2f}", f"{value / speed[PLAIN]:.2f}", f"{share:.2f}",
                                f"{first:.1f}"])
     print(table)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"]
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     print(f"torch {torch.__version__}, {device.type} ({name}), {args.size}x{args.size}, half precision: {half}, "
           f"{torch.get_num_threads()} threads; large products: "
           + ", ".join(f"{dtype} {value / 1e12:.2f} TFLOP/s" for dtype, value in peaks.items()))

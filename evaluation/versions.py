@@ -4,6 +4,8 @@ import argparse
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from evaluation.evaluation_set import Evaluation
 from evaluation.map_files import fitted_files, load_map
 from evaluation.map_forms import Map
@@ -14,6 +16,8 @@ from evaluation.verification import Rows
 from evaluation.version_features import Features, check_same_model, read_features
 from evaluation.version_names import Version, split_files
 from utils.errors import UserError
+
+LOOKED_AT = 100         # gallery rows by which the same model is found
 
 
 class Versions:
@@ -64,6 +68,14 @@ class Versions:
         self.notes = [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
         self.warnings = list(dict.fromkeys(features.about["note"] for features in chain.from_iterable(self.trainings.values())
                                            if "note" in features.about))
+        self.warnings += [f"{name} is the same model as {self.old}: the first rows of their galleries are equal" for name in
+                          self.files if name != self.old and self.equals_old(name)]
+
+    def equals_old(self, name: str) -> bool:
+        """Whether the first rows of a version's gallery are those of the old version."""
+        mine, theirs = (self.features[version].gallery for version in (name, self.old))
+        rows = np.arange(min(LOOKED_AT, len(mine), len(theirs)))
+        return mine.shape[1] == theirs.shape[1] and np.array_equal(mine[rows], theirs[rows])
 
     def check_trainings(self) -> None:
         """UserError if the numbers of trainings do not fit: the k-th training of a version belongs to one old model."""

@@ -18,7 +18,10 @@ def at_least(minimum, kind) -> Callable:
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a docstring with its line breaks, and the default of each option."""
+    """Shows a docstring with its line breaks, and the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def print_written(path: Path) -> None:

@@ -2,15 +2,14 @@
 
 import os
 import platform
-import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.gpu_parts.job import Cases, Job
+from benchmarks.measure import processor
 from utils.opencv import cv2
 from utils.paths import ROOT
 
@@ -43,12 +42,6 @@ def commit() -> str:
         return os.environ.get("COMMIT", "unknown")
     changed = output(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
     return output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) + (", with changes" if changed else "")
-
-
-def processor() -> str:
-    """The processor's name as the kernel has it."""
-    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
 
 
 def memory() -> int:

@@ -111,3 +111,13 @@ def test_each_training_has_its_own_map_and_views(tmp_path):
         back = np.argsort(order)                # its column j is column back[j] of the new features
         assert mapped.on_old[0] is made.trainings["old"][0].gallery
         np.testing.assert_allclose(mapped.on_old[1], plain.query[:, back], atol=0.02 * np.abs(plain.query).max())
+
+
+def test_the_same_model_under_two_names_is_a_warning(tmp_path):
+    found = two_galleries(tmp_path)
+    for name, rows in (("old", found["old"]), ("copy", found["old"]), ("other", found["new"])):
+        np.save(tmp_path / f"{name}.npy", rows)
+    args = Namespace(old=f"old={tmp_path}/old.npy", new=[f"{name}={tmp_path}/{name}.npy" for name in ("copy", "other")],
+                     paragon=None, maps=[], forward=False, fitted=[], old_features=None, new_features=[])
+    made = Versions(args, read_evaluation(tmp_path, "IJBC"))
+    assert made.warnings == ["copy is the same model as old: the first rows of their galleries are equal"]

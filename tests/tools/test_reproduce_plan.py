@@ -194,3 +194,12 @@ def test_a_killed_reproduction_continues(data, start, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "soft:threshold=0.3", "--dry-run")])
     with pytest.raises(UserError, match=r"soft was trained with other settings \(then: threshold=0.2, now: threshold=0.3\)"):
         reproduce.main()
+
+
+def test_exchanged_folders_are_named(tmp_path):
+    (tmp_path / "ijb/IJBC").mkdir(parents=True)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/train.rec").touch()
+    first = check_inputs([], tmp_path / "ijb", tmp_path / "records", "IJBC")[0]
+    assert first == (f"--records {tmp_path}/ijb holds an evaluation set and --ijb {tmp_path}/records a training set: exchange "
+                     f"the two folders")

@@ -12,7 +12,7 @@ import torch
 from backbones import get_model
 from backbones.weights import load_model
 from records.images import to_input
-from utils.command_line import at_least, make_folder
+from utils.command_line import Help, at_least, make_folder
 from utils.errors import UserError, run
 from utils.files import free_space, whole_file, written_beside
 from utils.logging import errors_in_log, start_logging
@@ -138,3 +138,11 @@ def test_a_loaded_model_has_the_precision_that_was_asked_for(tmp_path, fp16):
     torch.save(get_model("mbf", num_features=8, image_size=16).state_dict(), tmp_path / "model.pt")
     model = load_model("mbf", tmp_path / "model.pt", fp16=fp16)
     assert model.fp16 is fp16 and not model.training and not any(m.training for m in model.modules())
+
+
+def test_help_shows_a_default_where_there_is_one():
+    parser = argparse.ArgumentParser(description="a\n  b", formatter_class=Help)
+    parser.add_argument("--one", default=3, help="a number")
+    parser.add_argument("--two", help="a file")
+    said = parser.format_help()
+    assert "a number (default: 3)" in said and "a\n  b" in said and "None" not in said

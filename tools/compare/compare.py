@@ -29,7 +29,7 @@ from tools.compare.pictures import draw_pictures
 from tools.compare.report import Comparison
 from tools.compare.sentences import verdict_line
 from tools.compare.tables import tables_of
-from utils.command_line import at_least, make_folder, print_written
+from utils.command_line import Help, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 
@@ -55,7 +55,7 @@ def add_versions(add) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
     add_versions(add)
     add("-d", "--data", type=Path, default=ROOT / "dataset",

@@ -47,6 +47,8 @@ def check_inputs(trainings: list[Training], records: Path, ijb: Path, subset: st
         except UserError as error:
             problems.append(str(error))
 
+    if (records / subset).is_dir() and (ijb / "train.rec").is_file():
+        problems.append(f"--records {records} holds an evaluation set and --ijb {ijb} a training set: exchange the two folders")
     attempt(lambda: FaceRecords(records / "train"))
     attempt(lambda: refuse_other_parts(part for part in parts_of(records) if part.is_file()))
     for training in trainings:
