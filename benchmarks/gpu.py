@@ -92,8 +92,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory() as scratch:
         carry(wheels, Path(scratch) / "wheels")
-        todo = Run(args.device, DRY if args.dry else REAL, 60 * args.minutes, out, Path(scratch), args.records, args.ijb)
-        about, results = todo(parts)
+        measure = Run(args.device, DRY if args.dry else REAL, 60 * args.minutes, out, Path(scratch), args.records, args.ijb)
+        about, results = measure(parts)
     write_results(out, about, results)
     print((out / "results.md").read_text())
     failed = [result.name for result in results if result.errors]

@@ -116,19 +116,6 @@ def matching_rows(folder: Path, side: str, expected: np.ndarray | None, count: i
     return order[place]
 
 
-class ChosenRows:
-    """Rows of ``features`` in another order: Rows that are chosen when they are read."""
-
-    def __init__(self, features: np.ndarray, order: np.ndarray):
-        self.features, self.order, self.shape = features, order, (len(order), features.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self.features[self.order[rows]]
-
-
 def check_kind(array: np.ndarray, file: str | Path) -> None:
     """UserError, which names the way, unless the features are floats or signed integers."""
     if array.dtype.kind == "u":

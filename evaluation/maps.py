@@ -33,7 +33,7 @@ class Fitted:
     kind: str
     map: Map
     strength: str       # the strength that was chosen, as text
-    error: float        # |g(u) - y|^2 per held-out row, y of norm 1: 0 is perfect, 2 is at random
+    error: float        # |g(u) - y|^2 per held-out row, y of norm 1: 0 is perfect, 2 is chance
     cosine: float       # mean cosine of g(u) and y over the held-out rows
     images: int         # rows that the map is fitted on
     seconds: float      # of choosing and fitting

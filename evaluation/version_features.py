@@ -7,13 +7,13 @@ import numpy as np
 
 from evaluation.embed import embeddings, outside_note
 from evaluation.evaluation_set import Evaluation
-from evaluation.feature_files import ChosenRows, check_kind, load_npy, matching_rows
+from evaluation.feature_files import check_kind, load_npy, matching_rows
 from evaluation.models import describe
 from evaluation.protocol import Images
 from evaluation.templates import norms, template_features
 from evaluation.verification import Rows
 from evaluation.version_names import Version
-from utils.arrays import read_npz
+from utils.arrays import ChosenRows, read_npz
 from utils.errors import UserError
 from utils.origin import is_ours, load_origin, short
 

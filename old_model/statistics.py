@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.arrays import ChosenRows
 from utils.errors import UserError
 
 CLASS_BLOCK = 65_536    # images per block of whole classes: 134 MB of float32 at 512 dimensions
@@ -52,7 +53,7 @@ def class_blocks(labels: np.ndarray, counts: np.ndarray, rows: int = CLASS_BLOCK
         first = last
 
 
-def blocks_in_order(features: "np.ndarray | Rows", *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
+def blocks_in_order(features: np.ndarray | ChosenRows, *, unit: bool, words: str) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, their features float64 [n, d]) once through features [N, d], in the order of the file.
 
     unit: rows of norm 1.  words: what the progress bar says.  All blocks use the same memory: the caller may change a block
@@ -82,7 +83,7 @@ def refuse_unusable(block: Tensor, start: int) -> None:
                         f"the features again with tools/get_feature/get_feature.py")
 
 
-def distances(features: "np.ndarray | Rows", labels: Tensor, centres: Tensor, weights: Tensor, *, words: str) -> np.ndarray:
+def distances(features: np.ndarray | ChosenRows, labels: Tensor, centres: Tensor, weights: Tensor, *, words: str) -> np.ndarray:
     """|w (x - c)| of each unit feature x and the centre c of its class, float64 [N].
 
     labels int64 [N]; centres float64 [C, d]; weights w float64 [d].  words: what the progress bar says.
@@ -138,7 +139,8 @@ def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np
     return sums.numpy() / counts[:, None]
 
 
-def class_balls(features: "np.ndarray | Rows", labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def class_balls(features: np.ndarray | ChosenRows, labels: np.ndarray,
+                num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(centres float32 [C, d], radii float32 [C], distances kept int64 [C]) of raw features [N, d] and labels int64 [N].
 
     A centre is the mean of the unit features of a class, not normalised again.  Of the n distances of these features to it,
@@ -171,20 +173,7 @@ def shared_class_balls(features: np.ndarray, labels: np.ndarray, num_classes: in
     A collective: all ranks call it.
     """
     mine = np.flatnonzero(labels % dist.get_world_size() == dist.get_rank())
-    centres, radii, kept = map(torch.from_numpy, class_balls(Rows(features, mine), labels[mine], num_classes))
+    centres, radii, kept = map(torch.from_numpy, class_balls(ChosenRows(features, mine), labels[mine], num_classes))
     for part in (centres, radii, kept):
         dist.all_reduce(part)           # zeros for the classes of the other ranks
     return centres, radii, kept
-
-
-class Rows:
-    """The rows ``numbers`` of an array on disk; each is read when it is asked for."""
-
-    def __init__(self, array: np.ndarray, numbers: np.ndarray):
-        self.array, self.numbers, self.shape = array, numbers, (len(numbers), array.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return self.array[self.numbers[rows]]

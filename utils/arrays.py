@@ -11,6 +11,19 @@ MAX_EXPANSION = 20          # how many times its size in the file a member of an
 MAX_SMALL_MEMBER = 1 << 24  # ... unless it has no more bytes than this (16 MiB)
 
 
+class ChosenRows:
+    """The rows ``numbers`` of an array [N, d], in that order; each is read when it is asked for."""
+
+    def __init__(self, array: np.ndarray, numbers: np.ndarray):
+        self.array, self.numbers, self.shape = array, numbers, (len(numbers), array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return self.array[self.numbers[rows]]
+
+
 def open_npy(path: Path, mode: Literal["r", "r+"] = "r", text: bool = False) -> np.memmap:
     """The numbers or booleans of a .npy, memory-mapped; at least one of them, in at least one dimension.  text: accept text, too.
 

@@ -28,9 +28,10 @@ def new_part(path: Path, *, folder: bool = False, alone: bool = False) -> Iterat
     remove_left_parts(path.parent, path.name)
     part, lock = make_part(path, folder)
     try:
-        if alone and set(parts_of(path.parent, path.name)) != {part}:
-            raise UserError(f"another process is writing {path}; wait until it ends, or end it, and start again; or write to "
-                            f"another folder")
+        others = sorted(set(parts_of(path.parent, path.name)) - {part}) if alone else []
+        if others:      # on a file system without locks it may be left from a killed process
+            raise UserError(f"another process is writing {path}; wait until it ends, or end it, and start again; if there is "
+                            f"none, remove {others[0]}; or write to another folder")
         yield part
     finally:
         remove(part)
