@@ -15,6 +15,7 @@ from records.faces import FaceRecords
 from records.split import split
 from tools.import_features import import_features
 from utils.errors import UserError
+from utils.locks import hold
 
 COUNTS = [9, 11, 7, 8, 6, 10, 5, 9, 7, 8]
 DIM = 12
@@ -213,6 +214,16 @@ def test_features_are_replaced_on_request_only(imported):
     with pytest.raises(UserError, match="exists; give another --SD or --feature-save, or --force"):
         imported(rows=values() + 1, ids=paths())
     assert np.array_equal(imported("v.npz", "--force")[0], values() + 1)
+
+
+def test_two_writers_of_one_name_are_refused(imported, monkeypatch):
+    monkeypatch.setattr(import_features, "SECONDS_FOR_LOCK", 0.1)
+    imported(rows=values(), ids=paths())
+    folder = next(Path("kept").rglob(f"{SD}_feature.npy")).parent
+    before = {file.name: file.read_bytes() for file in folder.glob("*.npy")}
+    with hold(folder / f"{SD}.lock", "", 0), pytest.raises(UserError, match="another process writes .*_feature.npy; wait"):
+        imported("v.npz", "--force", rows=values() + 1, ids=paths())
+    assert {file.name: file.read_bytes() for file in folder.glob("*.npy")} == before
 
 
 def test_the_most_exact_part_of_the_path_is_compared():

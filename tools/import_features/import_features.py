@@ -23,11 +23,13 @@ from records.split import plan
 from utils.command_line import print_written
 from utils.errors import UserError, run
 from utils.files import file_hash, new_array, written_beside
+from utils.locks import hold
 from utils.origin import save_array, save_origin
 from utils.paths import ROOT
 
 BLOCK = 65_536          # rows in memory at a time
 PAIRS = 2_000           # pairs of one person, and of two, whose cosines are compared
+SECONDS_FOR_LOCK = 5    # that an import waits for a process that is about to end
 UNIT = 1e-3             # largest difference of a norm from 1 of a vector that counts as normalised
 
 
@@ -124,6 +126,11 @@ def doubt(same: np.ndarray, other: np.ndarray) -> str | None:
             f"ids and vectors belong together?")
 
 
+def refuse_existing(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise UserError(f"{target} exists; give another --SD or --feature-save, or --force to replace it")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vectors", type=Path, metavar="FILE", help="vectors: .npy, .npz, .csv, .tsv or .parquet")
@@ -137,8 +144,7 @@ def main() -> None:
     args = parser.parse_args()
 
     target, label_target = (artefact(str(ROOT / args.feature_save), args.SD, kind) for kind in ("feature", "label"))
-    if target.exists() and not args.force:
-        raise UserError(f"{target} exists; give another --SD or --feature-save, or --force to replace it")
+    refuse_existing(target, args.force)
     records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
@@ -150,13 +156,16 @@ def main() -> None:
     shape = (len(paths), vectors.values.shape[1])
     origin = {"model": file_hash([args.vectors]), "records": records.fingerprint(), "images": shape[0], "dim": shape[1],
               "source": args.vectors.name, "matched by": found.key, "normalised": normalised, "similarity": "cosine"}
-    save_array(label_target, labels, origin)
-    with written_beside(target) as part:
-        out = new_array(part, np.float32, shape)
-        for start in range(0, len(out), BLOCK):
-            out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
-        out.flush()
-    save_origin(target, origin)
+    refusal = f"another process writes {target}; wait until it ends, and start again; or give another --SD or --feature-save"
+    with hold(target.with_name(f"{args.SD}.lock"), refusal, SECONDS_FOR_LOCK):         # the lock of tools/get_feature
+        refuse_existing(target, args.force)                                 # it may have been written meanwhile
+        save_array(label_target, labels, origin)
+        with written_beside(target) as part:
+            out = new_array(part, np.float32, shape)
+            for start in range(0, len(out), BLOCK):
+                out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
+            out.flush()
+        save_origin(target, origin)
     print(f"{shape[0]} features of {shape[1]} dimensions")
     print_written(target)
 
