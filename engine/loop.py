@@ -70,6 +70,7 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
         while position.epoch < cfg.num_epoch:
             position = train_epoch(training, progress, guard, position)
         progress.close()
+        stop.finish()
         dist.barrier()
     training.log.info("%s holds the model", Path(cfg.output) / "model.pt")
     dist.destroy_process_group()

@@ -49,3 +49,9 @@ class StopSignal:
             self.work = dist.all_reduce(self.flag, dist.ReduceOp.MAX, async_op=True)
         self.heard = signal.Signals(number).name if number else None
         return self.heard
+
+    def finish(self) -> None:
+        """Wait for the last exchange, so that no collective is under way when the process group ends.  A collective."""
+        if self.work is not None:
+            self.work.wait()
+            self.work = None

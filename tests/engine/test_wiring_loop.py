@@ -5,14 +5,17 @@ import re
 import runpy
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from recorded import BATCH, PER_EPOCH, Noted, Run, Wrapped, image_of, record, write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.method import Method
+from engine.signals import StopSignal
 from losses import PartialFC, SoftmaxHead
 from records.faces import FaceRecords
 
@@ -278,3 +281,17 @@ def test_a_signal_ends_the_run_at_the_next_update(acc, last, position, data, tmp
     run = record(data, tmp_path, "num_epoch=3", f"gradient_acc={acc}", before_step=send_signal)
     assert run.code == 75 and run.steps[-1]["clock"].step == last and run.events[-1] == ("save", *position)
     assert "stopped by SIGTERM" in run.log and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_last_exchange_of_signals_is_over_before_the_group_ends(data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(StopSignal, "finish", lambda self: seen.append(dist.is_initialized()))
+    assert record(data, tmp_path).code == 0 and seen == [True]
+
+
+def test_the_last_exchange_of_signals_is_waited_for():
+    stop, waited = StopSignal(), []
+    stop.finish()                                   # one rank exchanges nothing
+    stop.work = SimpleNamespace(wait=lambda: waited.append(1))
+    stop.finish()
+    assert waited == [1] and stop.work is None
