@@ -92,7 +92,9 @@ def test_each_seed_has_its_own_old_model_and_one_page_compares_them(tmp_path, mo
 
     def steps(seeds: int, folder: Path = out) -> dict[str, Step]:
         one = recipe(monkeypatch, *words, "--out", folder, "--seeds", seeds)
-        return {step.name: step for step in all_steps([one, *(Recipe(one.args, k) for k in range(2, seeds + 1))], ["launch"])}
+        found = all_steps([one, *(Recipe(one.args, k) for k in range(2, seeds + 1))], ["launch"])
+        assert len({step.name for step in found}) == len({tuple(step.command) for step in found}) == len(found)
+        return {step.name: step for step in found}
 
     one, three = steps(1), steps(3)
     per_seed = ["old", "old_features", "credible", "means", "paragon", "L2", "paragon_features", "BCT"]
@@ -349,9 +351,12 @@ def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monke
             f'mkdir -p "$(dirname "$1")"; touch "$1"')
     steps = [Step(str(k), ["bash", "-c", text, "bash", f"{tmp_path}/out/{k}/model.pt"], (), tmp_path,
                   makes=tmp_path / f"out/{k}/model.pt", trains=True) for k in range(trainings)]
+    steps.append(Step("page", ["bash", "-c", text, "bash", f"{tmp_path}/page"], tuple(map(str, range(trainings))), tmp_path,
+                      again=True))
     run_steps(steps, tmp_path / "out", gpus, cores)
-    lines = note.read_text().split("\n")[:-1]
+    *lines, page = note.read_text().split("\n")[:-1]
     assert {line.split()[0] for line in lines} == {threads} and len(lines) == trainings
+    assert page.split()[0] == ("none" if gpus else str(cores))          # nothing runs next to it
     assert {line.split()[2] for line in lines} == {"1000"}       # a waiting thread must not keep a core from another job for long
     assert not gpus or {line.split()[1] for line in lines} == {"alone"}
     assert "OMP_NUM_THREADS" not in os.environ

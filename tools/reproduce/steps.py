@@ -124,7 +124,8 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
                 if done:
                     finished.add(step.name)
                 else:
-                    running[pool.submit(run_step, step, records, environment, lock)] = step
+                    all_cores = {"OMP_NUM_THREADS": str(cores)} if step.again and not gpus else {}      # the page runs alone
+                    running[pool.submit(run_step, step, records, environment | all_cores, lock)] = step
             if not done:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     step = running.pop(future)
