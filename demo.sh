@@ -19,4 +19,4 @@ bash reproduce.sh OPclass --small --seeds 3 --family softmax_to_arc_f128 \
     --records "$out/dataset/ms1m-retinaface-t1" --ijb "$out/dataset/ijb" --out "$out" \
     --title "Synthetic faces: can the new model replace the old one?" \
     network=cnn_s num_epoch=6 BCT_as_published:bct_scale=1 "UniBCT:refine_epoch=[2,4]" "$@"
-echo "== $SECONDS s"
+[ $# != 0 ] || echo "== $SECONDS s; the result is the page $out/compare/index.html"
