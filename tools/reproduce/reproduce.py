@@ -24,7 +24,7 @@ from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
 from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
@@ -34,10 +34,9 @@ SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="reproduce.sh", description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__, prog="reproduce.sh")
     add = parser.add_argument
-    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see, as in the README")
+    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see (docs/training.md, Scenarios)")
     add("settings", nargs="*", metavar="[NAME:]KEY=VALUE",
         help="settings of the configs: for all trainings; new:... for all but the old model's; NAME:... for one")
     add("--small", action="store_true", help="settings, methods and family for a few thousand images; prints what it sets")
@@ -48,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE "
              f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
-    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that holds IJBC/ or IJBB/")
+    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that contains IJBC/ or IJBB/")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
     add("--out", type=Path, help="folder of all results (default: reproduce_output/SCENARIO)")
     add("--title", help="heading of the page (default: scenario and family)")
