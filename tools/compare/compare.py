@@ -24,6 +24,7 @@ from evaluation.maps import KINDS
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
 from evaluation.versions import Versions
+from tools.compare.answer import answer_table
 from tools.compare.page import write_page
 from tools.compare.pictures import draw_pictures
 from tools.compare.report import Comparison
@@ -99,10 +100,11 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
             writer.writerows(rows)
     tables = tables_of(report)
     warnings = [f"WARNING: {text}" for text in report["warnings"]]
-    answers = "\n".join(warnings + [verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
-    texts = [table.text() for table in tables]
+    lines = [verdict_line(name, report) for name in report["upgrades"]] + report["notes"]
+    first = f"ANSWER: {report['answer']['word']}. {report['answer']['text']}"
+    texts = [answer_table(report).text(), "\n".join(warnings + lines), *(table.text() for table in tables)]
     files = {"compare.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
-             "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
+             "compare.txt": "\n\n".join([first, *texts]) + "\n"}
     for name, content in files.items():
         write_text(out / name, content)
     pictures = draw_pictures(report, out)
@@ -110,7 +112,7 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
             earlier.unlink()
-    print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
+    print("\n\n".join(["", *texts[:2], first]))
     print(f"\ncompare.txt has all {len(tables)} tables; next to it are compare.json, {len(pictures)} pictures, flips of "
           f"{sum(map(bool, lists.values()))} models, and the page")
     print_written(out / "index.html")
