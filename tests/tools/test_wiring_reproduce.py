@@ -55,7 +55,7 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
                 "--old-features", f"{save}/OPclass/{sd}_feature.npy",
                 "--new-features", f"paragon={save}/OPclass/{own_sd}_feature.npy",
                 "--title", title + " First answer: MixBCT, one training" * (folder == "first"),
-                "--embeddings", f"{out}/compare/embeddings", "--out", f"{out}/{folder}"]
+                "--orders", "5", "--embeddings", f"{out}/compare/embeddings", "--out", f"{out}/{folder}"]
 
     expected = [
         ("split", (), ROOT, [python, "tools/split_dataset/split_dataset_ms1mv3.py", f"--data={data}"]),
@@ -116,6 +116,7 @@ def test_each_seed_has_its_own_old_model_and_one_page_compares_them(tmp_path, mo
     assert set(page.needs) == set(three) - {"compare"}
     options = {page.command[i]: page.command[i + 1] for i in range(2, len(page.command) - 1)}
     folders = [str(out), f"{out}/seed_2", f"{out}/seed_3"]
+    assert options["--orders"] == "2"                   # six curves of each version
     assert options["--old"] == "old=" + ",".join(f"{folder}/old/model.pt" for folder in folders) + ":r18"
     assert options["--new"] == "L2=" + ",".join(f"{folder}/L2/model.pt" for folder in folders) + ":r50"
     assert options["--paragon"] == "paragon=" + ",".join(f"{folder}/paragon/model.pt" for folder in folders) + ":r50"

@@ -36,6 +36,7 @@ from utils.errors import UserError, run
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
 RESERVED = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
             "first", "log", "steps"]        # names of steps and folders: no method may have one of them
+RANDOM_ORDERS = 5                   # of re-embedding, at least, for all trainings of a version together: their curves are averaged
 SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         # settings that Recipe gives to each training
 
 
@@ -213,7 +214,8 @@ def compare_command(recipes: list[Recipe], trainings: list[Training], folder: st
             "--subset", args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
             "--old-features", features(recipes[0].sd), "--new-features", f"paragon={features(recipes[0].paragon_sd)}",
             "--title", title if folder == "compare" else f"{title} First answer: {trainings[-1].name}, one training",
-            "--embeddings", str(out / "compare/embeddings"), "--out", str(out / folder)]
+            "--orders", str(-(-RANDOM_ORDERS // len(recipes))), "--embeddings", str(out / "compare/embeddings"),
+            "--out", str(out / folder)]
 
 
 def main() -> None:
