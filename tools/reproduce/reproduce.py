@@ -36,7 +36,7 @@ from utils.errors import UserError, run
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
 RESERVED = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
             "first", "log", "steps"]        # names of steps and folders: no method may have one of them
-RANDOM_ORDERS = 5                   # of re-embedding, at least, for all trainings of a version together: their curves are averaged
+RANDOM_ORDERS = 5                   # of re-embedding, for all trainings of a version together: their curves are averaged
 SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         # settings that Recipe gives to each training
 
 
