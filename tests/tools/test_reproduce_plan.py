@@ -155,8 +155,8 @@ def start():
     """Starts reproduce.py in a process group of its own, which ends with the test."""
     started = []
 
-    def run(data: Path) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, ROOT / "tools/reproduce/reproduce.py", *words(data)], text=True,
+    def run(data: Path, *more: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, ROOT / "tools/reproduce/reproduce.py", *words(data, *more)], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                                         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}))
         return started[-1]
@@ -184,10 +184,14 @@ def test_a_killed_reproduction_continues(data, start, monkeypatch):
     assert (out / "compare/index.html").is_file() and (out / "first/index.html").is_file()
     assert json.loads((out / "compare/compare.json").read_text())["versions"].keys() > {"old", "MixBCT", "soft", "paragon"}
 
-    third = start(data)
+    third = start(data, "--seeds", "2")                         # what the first seed left is kept; 7 steps and the page remain
     text, _ = third.communicate()
-    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 2, text
-    assert "== compare: 0 s since the start" in text
+    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 9, text
+    assert len(re.findall("== seed_2_.*: [0-9]+ s since the start", text)) == 7 and "== seed_2_split" not in text
+    versions = json.loads((out / "compare/compare.json").read_text())["versions"]
+    assert versions.keys() > {"old", "MixBCT", "soft", "paragon"} and {one["trainings"] for one in versions.values()} == {2}
+    weights = [(folder / "MixBCT/model.pt").read_bytes() for folder in (out, out / "seed_2")]
+    assert weights[0] != weights[1]
 
     expected = {row[0]: row[-1] for row in plan_rows(recipe(monkeypatch, *words(data)).trainings, data / "records", 1)}
     for name, size in expected.items():
