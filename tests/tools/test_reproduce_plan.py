@@ -184,10 +184,10 @@ def test_a_killed_reproduction_continues(data, start, monkeypatch):
     assert (out / "compare/index.html").is_file() and (out / "first/index.html").is_file()
     assert json.loads((out / "compare/compare.json").read_text())["versions"].keys() > {"old", "MixBCT", "soft", "paragon"}
 
-    third = start(data, "--seeds", "2")                         # what the first seed left is kept; 7 steps and the page remain
+    third = start(data, "--seeds", "2")                         # what the first seed left is kept; 8 steps and the page remain
     text, _ = third.communicate()
-    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 9, text
-    assert len(re.findall("== seed_2_.*: [0-9]+ s since the start", text)) == 7 and "== seed_2_split" not in text
+    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 10, text
+    assert len(re.findall("== seed_2_.*: [0-9]+ s since the start", text)) == 8 and "== seed_2_split" not in text
     versions = json.loads((out / "compare/compare.json").read_text())["versions"]
     assert versions.keys() > {"old", "MixBCT", "soft", "paragon"} and {one["trainings"] for one in versions.values()} == {2}
     weights = [(folder / "MixBCT/model.pt").read_bytes() for folder in (out, out / "seed_2")]
