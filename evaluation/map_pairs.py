@@ -60,6 +60,8 @@ class Moments:
 class Pairs:
     """Some of the rows of two feature arrays, row i of both of image i."""
 
+    same_records = False        # whether both files say that they are of one record file: row i of both is then image i
+
     def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray):
         """x [N, d_in], y [N, d_out]: may be mapped from files; rows: int [n], which of the N."""
         self.x, self.y, self.rows = x, y, rows
@@ -96,7 +98,9 @@ class Pairs:
 
     def reversed(self) -> "Pairs":
         """The same images with the sides exchanged."""
-        return Pairs(self.y, self.x, self.rows)
+        out = Pairs(self.y, self.x, self.rows)
+        out.same_records = self.same_records
+        return out
 
     @cached_property
     def folds(self) -> Folds:
@@ -133,6 +137,7 @@ def read_pairs(new: Path, old: Path) -> Pairs:
         same = same and np.array_equal(x[rows], y[rows])
     if same:
         raise UserError(f"{new} and {old} hold the same features; expected those of two models")
+    pairs.same_records = origins[0].get("records") == origins[1].get("records") is not None
     return pairs
 
 

@@ -123,15 +123,16 @@ def fit_maps(new: Path, old: Path, kinds: tuple[str, ...] = KINDS[:2], direction
 def check_related(pairs: Pairs, files: str) -> None:
     """UserError if rows i of both sides do not show the same image, as far as ridge can see it.
 
-    If it is no better on held-out rows than one constant vector, the rows are in different orders. If it meets row i + 1, say,
-    better than row i, one file has a row more at its beginning. An order that differs only among pictures of one person is not
-    seen.
+    If it is no better on held-out rows than one constant vector, the rows are in different orders, unless both files are of one
+    record file: then a model tells nothing about its images, which is no reason to end a comparison. If it meets row i + 1,
+    say, better than row i, one file has a row more at its beginning. An order that differs only among pictures of one person is
+    not seen.
     """
     fit, held, report = pairs.folds
     rest = fit.joined(held)
     mapping = solve("ridge", rest, choose("ridge", fit, held))
     error, constant = measure(mapping, report)[0], report.moments.error(np.zeros(pairs.dims), rest.moments.y / len(rest))
-    if not error < UNRELATED * constant:
+    if not error < UNRELATED * constant and not pairs.same_records:
         raise UserError(f"the rows of {files} do not belong together: ridge leaves a squared error of {error:.3f} on held-out "
                         f"rows, a constant vector {constant:.3f}; expected row i of both files to be image i: bring them into "
                         f"the same order")

@@ -268,6 +268,20 @@ def test_rows_in_another_order_are_refused(features, direction):
         fit_maps(*features(x, y[DRAW.permutation(400)]), direction=direction)
 
 
+@pytest.mark.parametrize("direction", [maps.BACKWARD, FORWARD])
+def test_a_model_that_tells_nothing_is_no_other_order(tmp_path, direction):
+    """Features of one record file by both models have one order, whatever a map makes of them; without that they are refused."""
+    sides = {"new": DRAW.standard_normal((400, 6)).astype(np.float32), "old": DRAW.standard_normal((400, 5)).astype(np.float32)}
+    for records, refused in ((("a", "a"), False), ((None, None), True), (("a", None), True), ((None, "a"), True)):
+        for (name, array), record in zip(sides.items(), records, strict=True):
+            save_array(tmp_path / f"{name}.npy", array, {} if record is None else {"records": record})
+        if refused:
+            with pytest.raises(UserError, match="do not belong together: ridge"):
+                fit_maps(tmp_path / "new.npy", tmp_path / "old.npy", direction=direction)
+        else:
+            assert set(fit_maps(tmp_path / "new.npy", tmp_path / "old.npy", direction=direction)) == {"Procrustes", "ridge"}
+
+
 @pytest.mark.parametrize("shift", [-2, -1, 1, 2])
 def test_rows_that_are_shifted_are_refused(features, shift):
     """Four pictures of each person in a row: a map of shifted rows is still far better than a constant vector."""
