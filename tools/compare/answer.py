@@ -53,8 +53,8 @@ def answer(word: str, version: str | None, text: str) -> dict:
 def weak_text(report: dict, warned: bool) -> str:
     """Why models that are near guessing decide nothing.  warned: a warning says so, too, and that it may be the inputs."""
     name = report["weak"][0]
-    figures = " and ".join(f"{percent(value(report, name, name, metric)['value'])} % {metric} (guessing: "
-                           f"{small(report['guessing'][metric])} %)" for metric in report["headline"])
+    figures = listed([f"{percent(value(report, name, name, metric)['value'])} % {metric} (guessing: "
+                      f"{small(report['guessing'][metric])} %)" for metric in report["headline"]])
     if warned:
         return (f"Alone, {name} reaches {figures}: either rows and labels do not belong together, as the warning says, or these "
                 f"models are too weak to decide anything.")
@@ -144,7 +144,7 @@ def whole_gallery(report: dict, upgrades: dict) -> str:
     main, old = main_metric(report), report["old"]
     able = [name for name in upgrades if better_alone(report, name)]
     if not able:
-        return f"Re-embedding is not shown to help, either: alone, no version is better than {old}."
+        return "Re-embedding the whole gallery is not shown to help, either."
     best = max(able, key=lambda name: value(report, name, name, main)["value"])
     metric = better_alone(report, best) or main
     before, after = (percent(value(report, name, name, metric)["value"]) for name in (old, best))
