@@ -103,14 +103,16 @@ def test_a_verdict_on_all_figures_counts_those_with_thirty_errors(tmp_path):
 
 
 def test_the_page_knows_what_a_version_does_alone(tmp_path):
-    """Half of the people are found on the old gallery by "half" and by "other": alone, "good" is better and "bad" is, too."""
+    """"half" and "other" find half of the people, different ones; "good" finds all."""
     folder = write_people(tmp_path / "data", 30, nonmated=20)
     report = compare_people(folder, "half", "good")
     alone = report["upgrades"]["new"]["alone"]
     assert alone["overall"] == "better" and alone["criterion"]["top-1"]["difference"] == pytest.approx(.5)
     assert report["answer"]["word"] == "yes" and report["answer"]["version"] == "new"
     assert compare_people(folder, "good", "half")["upgrades"]["new"]["alone"]["overall"] == "worse"
-    same = compare_people(folder, "half", "good", "--paragon", f"paragon={folder / 'other'}")     # half of the people, other ones
+    odd = write_people(tmp_path / "odd", 31, nonmated=20)           # "half" finds 16 of them, "other" 15 others
+    same = compare_people(odd, "other", "good", "--paragon", f"paragon={odd / 'half'}")
+    assert same["matrix"]["paragon"]["paragon"]["top-1"]["value"] > same["matrix"]["old"]["old"]["top-1"]["value"]
     assert same["upgrades"]["new"]["gain"]["top-1"] is None
     table = next(table for table in tables_of(same) if table.title == "top-1, in %")
     assert [row[4] for row in table.rows[1:]] == ["means nothing"] * 2 and "paragon alone is not shown to be better" in table.note
@@ -127,3 +129,8 @@ def test_models_near_guessing_get_no_answer(tmp_path):
         assert report["weak"] == weak
         assert ("too weak to decide anything" in report["answer"]["text"]) == bool(weak)
     assert report["guessing"]["top-1"] == 1 / 100
+    (folder / "turned").mkdir()
+    for side in ("gallery", "probe"):
+        np.save(folder / f"turned/{side}.npy", np.roll(np.load(folder / f"half/{side}.npy"), 1, axis=1))
+    report = compare_people(folder, "half", "turned")           # its queries find nobody on the old gallery; alone it is not weak
+    assert report["weak"] == [] and report["answer"]["word"] == "no"

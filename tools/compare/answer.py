@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, protocol_of
 from evaluation.formats import percent
 from evaluation.judgement import BETTER, CONTRADICTORY, NO_VERDICT, PARTLY, SAFE, UNDECIDED, WORSE
@@ -53,8 +55,8 @@ def answer(word: str, version: str | None, text: str) -> dict:
 def weak_text(report: dict, warned: bool) -> str:
     """Why models that are near guessing decide nothing.  warned: a warning says so, too, and that it may be the inputs."""
     name = report["weak"][0]
-    figures = " and ".join(f"{percent(value(report, name, name, metric)['value'])} % {metric} (guessing: "
-                           f"{small(report['guessing'][metric])} %)" for metric in report["headline"])
+    figures = listed([f"{percent(value(report, name, name, metric)['value'])} % {metric} (guessing: "
+                      f"{small(report['guessing'][metric])} %)" for metric in report["headline"]])
     if warned:
         return (f"Alone, {name} reaches {figures}: either rows and labels do not belong together, as the warning says, or these "
                 f"models are too weak to decide anything.")
@@ -140,12 +142,14 @@ def no_text(report: dict, upgrades: dict, best: str) -> str:
 
 
 def whole_gallery(report: dict, upgrades: dict) -> str:
-    """The version that is worth re-embedding the whole gallery for, if there is one."""
+    """The version that is worth re-embedding the gallery for: of those that are as good as the best alone, up to the margin, the
+    cheapest."""
     main, old = main_metric(report), report["old"]
-    able = [name for name in upgrades if better_alone(report, name)]
+    able = {name: value(report, name, name, main)["value"] for name in upgrades if better_alone(report, name)}
     if not able:
-        return f"Re-embedding is not shown to help, either: alone, no version is better than {old}."
-    best = max(able, key=lambda name: value(report, name, name, main)["value"])
+        return "Re-embedding the whole gallery is not shown to help, either."
+    near = [name for name in able if able[name] >= max(able.values()) - report["margin"]]
+    best = min(near, key=lambda name: (cheapest(report, name, main) or (np.inf, ""))[0])
     metric = better_alone(report, best) or main
     before, after = (percent(value(report, name, name, metric)["value"]) for name in (old, best))
     text = f"Re-embedding the whole gallery with {best} takes {metric} from {before} to {after} %."

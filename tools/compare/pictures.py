@@ -70,7 +70,7 @@ def start(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def add_legend(figure: Figure, axes: Axes) -> Figure:
     """The legend below the axes; the figure grows by its lines."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) <= 17 else 1
+    columns = 2 if max(map(len, labels)) <= 18 else 1
     figure.set_size_inches(SIZE[0], SIZE[1] + LINE * -(-len(labels) // columns))
     figure.legend(handles, labels, fontsize=TEXT, ncols=columns, loc="outside lower center", frameon=False)
     return figure

@@ -1,6 +1,6 @@
 """What is said about one candidate: short, because the page's tables have the figures."""
 
-from evaluation.judgement import NO_VERDICT, PARTLY, UNDECIDED
+from evaluation.judgement import NO_VERDICT, PARTLY, UNDECIDED, WORSE
 from tools.compare.texts import change, main_metric, more, numbers
 
 
@@ -10,9 +10,12 @@ def verdict_line(name: str, report: dict) -> str:
 
 
 def reasons(name: str, report: dict) -> str:
-    """Sentences: the figure that decided, and the threshold."""
-    if report["upgrades"][name]["overall"] == NO_VERDICT:
+    """Sentences: the figure that decided, and the threshold if the version may be used on the old gallery."""
+    answer = report["upgrades"][name]["overall"]
+    if answer == NO_VERDICT:
         return "See the warning: the figures may come from the inputs, not from the models."
+    if answer == WORSE:
+        return decision(name, report)
     return " ".join(filter(None, [decision(name, report), threshold_sentence(name, report)]))
 
 

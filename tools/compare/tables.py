@@ -139,7 +139,7 @@ def about_intervals(report: dict) -> str:
             f"samples of people")
     if trainings == 1:
         return f"{text}. They are about these trainings: one training of a version tells nothing about another seed."
-    seeds = f"{text} and the spread of the trainings (Student's t; tests/evaluation/test_trainings.py has its coverage)."
+    seeds = f"{text} and the spread of the trainings (Student's t)."
     return seeds + (" Two trainings are too few for it: take three." if trainings == 2 else "")
 
 
