@@ -65,7 +65,7 @@ def test_records_that_mxnet_writes_are_read(mx, tmp_path):
 
 
 def test_an_mxnet_model_is_compared_with_the_same_network_in_onnx(models, tmp_path, monkeypatch, capsys):
-    """Every figure of M(onnx, mxnet) is that of M(mxnet, mxnet); a map between equal spaces and the areas below curves are there."""
+    """Every figure of M(onnx, mxnet) is that of M(mxnet, mxnet);"""
     mxnet_model, onnx_model = models
     write_ijb(tmp_path / "ijb")
     run_compare(monkeypatch, "-d", tmp_path / "ijb", "--old", f"old={mxnet_model}", "--new", f"new={onnx_model},input=127.5/128",
