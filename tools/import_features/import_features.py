@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository (default: feature_save)")
+    parser.add_argument("--dry-run", action="store_true", help="only compare ids and check the vectors; write nothing")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
     args = parser.parse_args()
 
@@ -153,8 +154,11 @@ def main() -> None:
     warning = doubt(*same_and_other(vectors, found.rows, labels))
     if warning:
         print(warning, file=sys.stderr)
+    if args.dry_run:
+        return
     shape = (len(paths), vectors.values.shape[1])
-    origin = {"model": file_hash([args.vectors]), "records": records.fingerprint(), "images": shape[0], "dim": shape[1],
+    files = [args.vectors, args.ids] if args.ids else [args.vectors]
+    origin = {"model": file_hash(files), "records": records.fingerprint(), "images": shape[0], "dim": shape[1],
               "source": args.vectors.name, "matched by": found.key, "normalised": normalised, "similarity": "cosine"}
     refusal = f"another process writes {target}; wait until it ends, and start again; or give another --SD or --feature-save"
     with hold(target.with_name(f"{args.SD}.lock"), refusal, SECONDS_FOR_LOCK):         # the lock of tools/get_feature
