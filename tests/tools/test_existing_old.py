@@ -87,7 +87,8 @@ def test_the_commands_with_a_model_file(data, tmp_path, monkeypatch):
     assert {"rec=train", f"embedding_size={DIM}", "lr=3"} < set(found["paragon"].command)
     for name in ("MixBCT", "seed_2_L2"):
         assert {"old_model=None", f"embedding_size={DIM}", f"old_feature={start}_feature.npy",
-                f"prototypes={start}_avg_feature.npy", f"credible={start}_credible_ratio_90_feature.npy", "lr=3"} < set(found[name].command), name
+                f"prototypes={start}_avg_feature.npy", f"credible={start}_credible_ratio_90_feature.npy",
+                "lr=3"} < set(found[name].command), name
     page = found["compare"].command
     options = {page[i]: page[i + 1] for i in range(2, len(page) - 1)}
     assert options["--old"] == f"old={data}/old.onnx,input=raw" and options["--old-features"] == f"{start}_feature.npy"

@@ -56,7 +56,8 @@ def parse_arguments() -> argparse.Namespace:
              f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
     add("--old", metavar="FILE[:NETWORK][,WORDS]", help="an old model that exists, instead of a trained one (scenario "
         "EXclass): .onnx, .pt with its network, WORDS as in tools/compare, for example old.onnx,input=raw,bgr; or its vectors "
-        "of the training images with ids, as tools/import_features reads them, and --old-eval; with --seeds only the new ones vary")
+        "of the training images with ids, as tools/import_features reads them, and --old-eval; with --seeds "
+        "only the new models vary")
     add("--old-ids", type=Path, metavar="FILE.txt", help="ids of an --old FILE.npy, one a line")
     add("--old-eval", type=Path, metavar="FILE", help="the old model's embeddings of the evaluation images, if --old holds "
         "vectors: .npy [N, d] in the order of the landmark file, or .npz of ijbc_eval.py -E")
