@@ -155,7 +155,7 @@ def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch
     dry_run(monkeypatch, data, out, *vectors(values, names))
     said = capsys.readouterr()
     assert "72 of 72 images have a vector, compared by the path" in said.out and not said.err
-    for changed, sentence in (((values, np.arange(len(names)).astype(str)), "no id of .*changed.npz is the path or"),
+    for changed, sentence in (((values, np.array([f"q{row}" for row in range(72)])), "no id of .*changed.npz is the path or"),
                               ((values[1:], names[1:]), "1 of 72 images have no vector in .*changed.npz"),
                               ((np.c_[values, values], names), r"eval.npy holds \[48, 8\]; expected .* \[48, 16\]")):
         with pytest.raises(UserError, match=sentence):
