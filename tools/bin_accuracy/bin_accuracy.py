@@ -25,7 +25,7 @@ from evaluation.feature_files import check_kind, load_npy
 from evaluation.models import EmbeddingModel, find_devices
 from evaluation.version_names import Version
 from records.bins import load_bin
-from utils.command_line import Help, at_least
+from utils.command_line import Parser, at_least
 from utils.errors import UserError, run
 
 USUAL_SIZE = 112        # pixels of a .bin's images, if only embeddings are given
@@ -33,7 +33,7 @@ DEVIATIONS = 3          # standard deviations of a guess; an accuracy below is n
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("bins", nargs="+", type=Path, metavar="FILE.bin", help="verification sets: pairs of aligned faces")
     add("--models", nargs="+", required=True, metavar="NAME=FILE[:NETWORK][,WORDS]",

@@ -25,7 +25,7 @@ from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
 from tools.import_features.evaluation_list import evaluation_list
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import file_hash, new_array, written_beside
 from utils.locks import hold
@@ -137,16 +137,16 @@ def refuse_existing(target: Path, force: bool) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("vectors", type=Path, metavar="FILE", help="vectors: .npy, .npz, .csv, .tsv or .parquet")
     parser.add_argument("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
     parser.add_argument("--SD", help="source and data: a name of your choice, then _class70, _data100, ...")
-    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files (default: dataset)")
+    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files")
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
-                        help="folder of the old features; if relative, below the repository (default: feature_save)")
+                        help="folder of the old features; if relative, below the repository")
     parser.add_argument("--ijb", type=Path, metavar="DIR", help="instead of --SD: the evaluation set that the vectors belong to")
-    parser.add_argument("--subset", default="IJBC", choices=list(GALLERIES), help="data set in --ijb (default: IJBC)")
+    parser.add_argument("--subset", default="IJBC", choices=list(GALLERIES), help="data set in --ijb")
     parser.add_argument("--out", type=Path, metavar="FILE.npy", help="file for the vectors of --ijb")
     parser.add_argument("--dry-run", action="store_true", help="only compare ids and check the vectors; write nothing")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
