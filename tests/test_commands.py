@@ -4,6 +4,7 @@ They run in a copy of the project with a toy data set; the tests add only settin
 """
 
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -135,6 +136,13 @@ def test_an_old_model_that_exists(project):
         done = shell(line.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
         assert done.returncode == 0 and "all inputs are there" in done.stdout, f"{line}\n{done.stderr}"
     assert "80 of 80 images have a vector" in done.stdout and "embedding_size=3" in done.stdout
+
+    accuracy, = commands("docs/evaluation.md", "Accuracy on a .bin file")
+    pairs = [jpeg(i // 2, i, 16) for i in range(24)], [i % 2 == 0 for i in range(12)]
+    (project / "dataset/ms1m-retinaface-t1/lfw.bin").write_bytes(pickle.dumps(pairs))
+    done = run(accuracy.replace("new=work_dirs/NEW/model.pt:r50 ", ""), project)
+    (project / "dataset/ms1m-retinaface-t1/lfw.bin").unlink()
+    assert done.returncode == 0 and re.search(r"old +\|", done.stdout), done.stderr
 
 
 def test_an_old_model_of_another_project(project):
