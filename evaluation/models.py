@@ -161,6 +161,6 @@ def import_mxnet(file: str):
     try:
         import mxnet
     except (ImportError, AttributeError, OSError) as error:     # AttributeError: numpy has no np.bool any more
-        raise UserError(f"{file} is an MXNet model, but mxnet cannot be imported ({error}); make a separate environment with "
-                        f"Python <= 3.11, mxnet 1.9.1 and numpy 1.23.5 (without onnx), or convert the model to ONNX") from error
+        raise UserError(f"{file} is an MXNet model, but mxnet cannot be imported ({error}); make a separate environment from "
+                        f"requirements-mxnet.txt (Python 3.10 or 3.11), or convert the model to ONNX") from error
     return mxnet

@@ -4,6 +4,7 @@ They run in a copy of the project with a toy data set; the tests add only settin
 """
 
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx_toys import node
+from onnx_toys import write as write_onnx
 from pages import commands
 from processes import run_script
 from toy import jpeg, write_ijb, write_records
@@ -108,6 +111,38 @@ def test_from_photographs_to_the_comparison(project):
     done = shell(dry_run.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
     assert done.returncode == 0 and "all inputs are there" in done.stdout and "warning" not in done.stderr, done.stderr
     assert "--small is short for: --family softmax_to_arc_f128 --methods MixBCT,L2,BCT network=mbf" in done.stdout
+
+
+def test_an_old_model_that_exists(project):
+    """From a file and from vectors with ids; the trainings are in tests/tools/test_existing_old.py."""
+    lines = commands("docs/your-own-data.md", "One command for an old model that exists")
+    make_rec, make_ijb, dry_run, whole_run, vectors, from_vectors = lines
+    write_onnx(project / "old.onnx", [node("Sub", "input m", "a"), node("Div", "a m", "x")], {"m": 127.5})
+    for folder, people, each in (("THEIRS", 10, 8), ("EVAL_THEIRS", 16, 3)):
+        rows = []
+        for person in range(people):
+            (project / folder / f"{folder[:2]}{person}").mkdir(parents=True)
+            for number in range(each):
+                name = f"{folder[:2]}{person}/{number}.jpg"
+                (project / folder / name).write_bytes(jpeg(person + 100 * (folder == "THEIRS"), 2000 + number, 112))
+                rows.insert(0, f"{name},{person}.5,{number}.25,1")
+        (project / ("vectors.csv" if folder == "THEIRS" else "eval_vectors.csv")).write_text("\n".join(rows) + "\n")
+    for line in (make_rec, make_ijb, vectors):
+        line = re.sub(r" (EVAL_)?PHOTOS", r" \1THEIRS", line)
+        done = run(line, project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert dry_run == f"{whole_run} --dry-run"
+    for line in (dry_run, from_vectors):
+        done = shell(line.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
+        assert done.returncode == 0 and "all inputs are there" in done.stdout, f"{line}\n{done.stderr}"
+    assert "80 of 80 images have a vector" in done.stdout and "embedding_size=3" in done.stdout
+
+    accuracy, = commands("docs/evaluation.md", "Accuracy on a .bin file")
+    pairs = [jpeg(i // 2, i, 16) for i in range(24)], [i % 2 == 0 for i in range(12)]
+    (project / "dataset/ms1m-retinaface-t1/lfw.bin").write_bytes(pickle.dumps(pairs))
+    done = run(accuracy.replace("new=work_dirs/NEW/model.pt:r50 ", ""), project)
+    (project / "dataset/ms1m-retinaface-t1/lfw.bin").unlink()
+    assert done.returncode == 0 and re.search(r"old +\|", done.stdout), done.stderr
 
 
 def test_an_old_model_of_another_project(project):

@@ -11,6 +11,7 @@ from utils.paths import ROOT
 NOT_RUN = {
     ("README.md", "Try it"): "minutes; the continuous integration runs test.sh, and tests/tools run reproduce.sh's steps",
     ("docs/dependencies.md", "What has to be installed, and why?"): "installs packages from a network",
+    ("docs/dependencies.md", "With MXNet"): "installs packages from a network",
     ("docs/results.md", "Synthetic faces"): "18 minutes",
     ("docs/results.md", "Real faces: LFW"): "needs LFW, which is not shipped",
     ("docs/results.md", "Maps between two finished face recognisers"): "needs features that are not shipped",

@@ -67,6 +67,8 @@ def test_hidden_and_system_files(people, file):
     ("f.jpg", ".png"), ("g.tif", ".tif"), ("h.pgm", ".pgm"), ("i.ppm", ".ppm"), ("j.gif", ".gif"), ("k.jp2", ".jp2"),
     ("l.bmp", ".bmp"), ("m", ".webp"), ("n.avif", ".avif"), ("o.txt", ".png")])
 def test_pictures_of_any_kind_and_name(people, name, ending):
+    if not cv2.haveImageWriter(f"a{ending}"):
+        pytest.skip(f"this OpenCV does not write {ending}")
     image = face(8, 8, 32)
     (people / "p0" / name).write_bytes(encoded(image[:, :, 0] if ending == ".pgm" else image, ending))
     tree = read(people)

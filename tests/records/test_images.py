@@ -61,6 +61,8 @@ def test_an_image_of_the_largest_size_is_decoded():
 
 
 def test_an_animation_with_a_large_canvas_costs_nothing():
+    if not hasattr(cv2, "imencodeanimation"):
+        pytest.skip("this OpenCV does not write animations")
     animation = cv2.Animation()
     animation.frames, animation.durations = [PIXELS, PIXELS // 2], [10, 10]
     data = bytearray(cv2.imencodeanimation(".webp", animation)[1].tobytes())

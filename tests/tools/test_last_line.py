@@ -9,7 +9,7 @@ from tools.make_rec import make_rec
 from tools.split_dataset import split_dataset_ms1mv3
 from utils.paths import ROOT
 
-OTHERS = {"check", "setting_rows", "regression"}     # they write nothing, or a training, whose last line names model.pt
+OTHERS = {"bin_accuracy", "check", "setting_rows", "regression"}    # write nothing, or a training, whose last line names model.pt
 
 
 def test_every_tool_has_such_a_line():

@@ -2,23 +2,29 @@
 
     python tools/import_features/import_features.py vectors.npy --ids ids.txt --dataset dataset/mine --SD f128_old_class100
     python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70
+    python tools/import_features/import_features.py vectors.csv --ijb dataset/mine_ijb --out old.npy
 
 An id is compared with the path of each image in <dataset>/images.txt, which tools/make_rec writes. It writes what
 tools/get_feature writes: feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy; the last part of --SD
-(class100 data100 class70 data70 class30 data30) names the record file. Vectors: .npy with --ids, .npz, .csv, .tsv, .parquet.
+(class100 data100 class70 data70 class30 data30) names the record file. With --ijb the vectors are those of
+the images of an evaluation set, and --out becomes [images, d] in the order of its landmark file, for tools/compare and
+reproduce.sh --old-eval. Vectors: .npy with --ids, .npz, .csv, .tsv, .parquet.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from evaluation.protocol import GALLERIES
 from old_model.names import FEATURE_SAVE, artefact, part_of
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
+from tools.import_features.evaluation_list import evaluation_list
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import file_hash, new_array, written_beside
@@ -130,43 +136,84 @@ def refuse_existing(target: Path, force: bool) -> None:
         raise UserError(f"{target} exists; give another --SD or --feature-save, or --force to replace it")
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("vectors", type=Path, metavar="FILE", help="vectors: .npy, .npz, .csv, .tsv or .parquet")
     parser.add_argument("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
-    parser.add_argument("--SD", required=True, help="source and data: a name of your choice, then _class70, _data100, ...")
+    parser.add_argument("--SD", help="source and data: a name of your choice, then _class70, _data100, ...")
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files")
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository")
+    parser.add_argument("--ijb", type=Path, metavar="DIR", help="instead of --SD: the evaluation set that the vectors belong to")
+    parser.add_argument("--subset", default="IJBC", choices=list(GALLERIES), help="data set in --ijb")
+    parser.add_argument("--out", type=Path, metavar="FILE.npy", help="file for the vectors of --ijb")
+    parser.add_argument("--dry-run", action="store_true", help="only compare ids and check the vectors; write nothing")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
     args = parser.parse_args()
+    if (args.SD is None) == (args.ijb is None) or (args.ijb is None) != (args.out is None):
+        raise UserError("expected --SD for vectors of training images, or --ijb and --out for those of an evaluation set")
+    if args.out is not None and args.out.suffix != ".npy":
+        raise UserError(f"--out {args.out}: expected a name that ends in .npy")
+    return args
 
+
+def look_at(vectors: Vectors, found: Match, paths: list[str], labels: np.ndarray, source: Path) -> dict:
+    """Compare and check the vectors, and print what was found; what their origin says.  UserError if one is unusable."""
+    check_match(found, paths, source)
+    normalised = check_rows(vectors, found.rows, paths, source)
+    warning = doubt(*same_and_other(vectors, found.rows, labels))
+    if warning:
+        print(warning, file=sys.stderr)
+    return {"images": len(paths), "dim": vectors.values.shape[1], "source": source.name, "matched by": found.key,
+            "normalised": normalised, "similarity": "cosine"}
+
+
+def import_evaluation(args: argparse.Namespace) -> None:
+    """Write --out, the vectors of the images of --ijb."""
+    if args.out.exists() and not args.force:
+        raise UserError(f"{args.out} exists; give another --out, or --force to replace it")
+    vectors = read_vectors(args.vectors, args.ids)
+    names, people, found = evaluation_list(args.ijb, args.subset, vectors.ids, args.vectors)
+    origin = look_at(vectors, found, names, people, args.vectors)
+    if not args.dry_run:
+        save_array(args.out, np.asarray(vectors.values[found.rows], np.float32), origin)
+        print(f"{len(names)} vectors of {origin['dim']} dimensions")
+        print_written(args.out)
+
+
+def import_training(args: argparse.Namespace) -> None:
+    """Write the old features of --SD."""
     target, label_target = (artefact(str(ROOT / args.feature_save), args.SD, kind) for kind in ("feature", "label"))
     refuse_existing(target, args.force)
     records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
-    check_match(found, paths, args.vectors)
-    normalised = check_rows(vectors, found.rows, paths, args.vectors)
-    warning = doubt(*same_and_other(vectors, found.rows, labels))
-    if warning:
-        print(warning, file=sys.stderr)
-    shape = (len(paths), vectors.values.shape[1])
-    origin = {"model": file_hash([args.vectors]), "records": records.fingerprint(), "images": shape[0], "dim": shape[1],
-              "source": args.vectors.name, "matched by": found.key, "normalised": normalised, "similarity": "cosine"}
+    about = look_at(vectors, found, paths, labels, args.vectors)
+    if args.dry_run:
+        return
+    files = [args.vectors, args.ids] if args.ids else [args.vectors]
+    origin = {"model": file_hash(files), "records": records.fingerprint()} | about
     refusal = f"another process writes {target}; wait until it ends, and start again; or give another --SD or --feature-save"
     with hold(target.with_name(f"{args.SD}.lock"), refusal, SECONDS_FOR_LOCK):         # the lock of tools/get_feature
         refuse_existing(target, args.force)                                 # it may have been written meanwhile
         save_array(label_target, labels, origin)
         with written_beside(target) as part:
-            out = new_array(part, np.float32, shape)
+            out = new_array(part, np.float32, (len(paths), about["dim"]))
             for start in range(0, len(out), BLOCK):
                 out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
             out.flush()
         save_origin(target, origin)
-    print(f"{shape[0]} features of {shape[1]} dimensions")
+    print(f"{len(paths)} features of {about['dim']} dimensions")
     print_written(target)
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.ijb:
+        import_evaluation(args)
+    else:
+        import_training(args)
 
 
 if __name__ == "__main__":

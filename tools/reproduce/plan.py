@@ -114,19 +114,20 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
 
 
 def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str, out: Path, ranks: int,
-               seeds: int = 1) -> list[str]:
+               seeds: int = 1, untrained: int = 0) -> list[str]:
     """Print one table: steps, images and disk of trainings, split, features and evaluation.
 
-    seeds: trainings of each model; the rows of the table are for one, its last line is for all.
+    seeds: trainings of each model; the rows of the table are for one, its last line is for all.  untrained: models
+    that embed the evaluation images and are not trained.
 
     Returns a sentence for each problem: a disk that is too full, or a training that has no step.
     """
     rows, cfg = plan_rows(trainings, records, ranks), trainings[-1].load()
-    evaluated, features = len(read_images(ijb, subset)), rows[-1][2]
+    evaluated, features, embedding = len(read_images(ijb, subset)), rows[-1][2], len(rows) + untrained
     others = [("features of old model and paragon", features, 2e-9 * features * cfg.embedding_size * 4),
-              (f"embeddings of {subset}, both views", evaluated, 2e-9 * evaluated * len(rows) * cfg.embedding_size * 4)]
+              (f"embeddings of {subset}, both views", evaluated, 2e-9 * evaluated * embedding * cfg.embedding_size * 4)]
     written = {out: seeds * sum(row[-1] for row in rows + others)}
-    if not parts_exist(records):
+    if not parts_exist(records) and any(Path(training.load().rec).name != "train" for training in trainings):
         written[records] = 2e-9 * (records / "train.rec").stat().st_size
         others.insert(0, ("parts of train.rec, next to it", 2 * image_count(records, "train"), written[records]))
     table = PrettyTable(["", "network", "images", "epochs", "steps", "disk, GB"], align="r")
@@ -135,7 +136,7 @@ def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str,
         table.add_row([name, network, f"{images:,}", epochs, f"{steps:,}", f"{size:.2f}"])
     for name, images, size in others:
         table.add_row([name, "", f"{images:,}", "", "", f"{size:.2f}"], divider=name == others[-1][0])
-    trained, embedded = sum(row[2] * row[3] for row in rows), 2 * features + 2 * evaluated * len(rows)
+    trained, embedded = sum(row[2] * row[3] for row in rows), 2 * features + 2 * evaluated * embedding
     steps = sum(row[4] for row in rows)
     table.add_row(["together" + (f", {seeds} seeds" if seeds > 1 else ""), "", f"{seeds * trained:,} trained, "
                    f"{seeds * embedded:,} embedded", "", f"{seeds * steps:,}", f"{sum(written.values()):.2f}"])

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
 from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
+from tools.reproduce.existing import SD, existing_old
 from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
 from utils.command_line import Parser, at_least, print_written
@@ -53,6 +54,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--methods", default=argparse.SUPPRESS, metavar="METHOD,...",
         help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE "
              f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
+    add("--old", metavar="FILE[:NETWORK][,WORDS]", help="an old model that exists, instead of a trained one (scenario "
+        "EXclass): .onnx, .pt with its network, WORDS as in tools/compare, for example old.onnx,input=raw,bgr; or its vectors "
+        "of the training images with ids, as tools/import_features reads them, and --old-eval; with --seeds "
+        "only the new models vary")
+    add("--old-ids", type=Path, metavar="FILE.txt", help="ids of an --old FILE.npy, one a line")
+    add("--old-eval", type=Path, metavar="FILE", help="the old model's embeddings of the evaluation images, if --old holds "
+        "vectors: .npy [N, d] in the order of the landmark file, or .npz of ijbc_eval.py -E")
     add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
     add("--ijb", type=Path, default=ROOT / "dataset", help="folder that contains IJBC/ or IJBB/")
@@ -64,7 +72,9 @@ def parse_arguments() -> argparse.Namespace:
     scenario = "class" if args.scenario.endswith("class") else "data"
     given = {"family": small.FAMILIES[scenario], "methods": small.METHODS} if args.small else {
         "family": "arc_to_arc_f512", "methods": ",".join(METHODS)}
-    return argparse.Namespace(**given | vars(args))
+    args = argparse.Namespace(**given | vars(args))
+    args.existing = existing_old(args)
+    return args
 
 
 class Recipe:
@@ -79,25 +89,28 @@ class Recipe:
         if args.seeds > 1 and "," in str(self.out):
             raise UserError(f"--out {self.out}: expected a folder without a comma in its path, because the comparison separates "
                             f"the trainings of a model by commas; give another --out")
+        first_out = self.out
         if number > 1:
             self.out /= f"{SEED_FOLDER}{number}"
         self.prefix = "" if number == 1 else f"{SEED_FOLDER}{number}_"         # of the names of its steps
         self.old_part, self.new_part = SCENARIOS[args.scenario]
         old_loss, dim = args.family.split("_")[0], args.family.split("_")[-1]
         self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
-        self.sd = f"{dim}_r18_{old_loss}_{self.new_part}"
+        self.sd = SD if args.existing else f"{dim}_r18_{old_loss}_{self.new_part}"
         self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
         self.old_script = f"train_old_{old_loss}.py"
         self.features = self.out / "feature_save"
+        self.old_save = (first_out if args.existing else self.out) / "feature_save"      # an existing old model is for all seeds
         self.preset = small.settings_of(method_names(args.methods)) if args.small else []
         self.settings = [split_setting(text) for text in args.settings]
-        self.trainings = [self.training("old", self.old_script, self.old_config),
-                          self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
-                                        f"rec={part_of(self.sd)[1]}")]
+        against = args.existing.settings(self.old_save) if args.existing else (f"old_model={self.out / 'old/model.pt'}",)
+        size = (f"embedding_size={args.existing.dim}",) if args.existing else ()
+        self.trainings = [] if args.existing else [self.training("old", self.old_script, self.old_config)]
+        self.trainings.append(self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
+                                            f"rec={part_of(self.sd)[1]}", *size))
         for name, method in method_names(args.methods).items():
             config = self.method_config(method)
-            self.trainings.append(self.training(name, f"{config.parts[0]}/{config.parts[1]}/train.py", str(config),
-                                                f"old_model={self.out / 'old/model.pt'}"))
+            self.trainings.append(self.training(name, f"{config.parts[0]}/{config.parts[1]}/train.py", str(config), *against))
         unknown = {prefix for prefix, _ in self.settings} - {"", "new", *(t.name for t in self.trainings)}
         if unknown:
             raise UserError(f"settings for {', '.join(sorted(unknown))}: expected new or one of "
@@ -151,12 +164,14 @@ def all_steps(recipes: list[Recipe], launcher: list[str]) -> list[Step]:
 
     What runs first is what comes first here, so the first page does not wait for other methods and seeds.
     """
-    first, (old, paragon, method, *_) = recipes[0], recipes[0].trainings
+    first = recipes[0]
+    through_method = 1 + next(i for i, training in enumerate(first.trainings) if training.name not in ("old", "paragon"))
+    method = first.trainings[through_method - 1]
     steps = [step for recipe in recipes for step in steps_of(recipe, launcher)]
     page = Step("compare", compare_command(recipes, first.trainings, "compare"), tuple(step.name for step in steps), again=True)
-    early = Step("first", compare_command(recipes[:1], [old, paragon, method], "first"), ("paragon_features", method.name),
-                 makes=first.out / "first/index.html")
-    if len(recipes) == 1 and len(first.trainings) == 3:         # that is the whole page
+    early = Step("first", compare_command(recipes[:1], first.trainings[:through_method], "first"),
+                 ("paragon_features", method.name), makes=first.out / "first/index.html")
+    if len(recipes) == 1 and len(first.trainings) == through_method:        # that is the whole page
         return [*steps, page]
     place = 1 + max(i for i, step in enumerate(steps) if step.name in early.needs)
     return [*steps[:place], early, *steps[place:], replace(page, needs=(*page.needs, early.name))]
@@ -164,11 +179,12 @@ def all_steps(recipes: list[Recipe], launcher: list[str]) -> list[Step]:
 
 def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
     """The commands of the README's first three steps in their order, each with the names of the steps that it needs."""
-    args, python, features = recipe.args, [sys.executable], f"--feature-save={recipe.features}"
+    args, python, features = recipe.args, [sys.executable], f"--feature-save={recipe.old_save}"
     by_name = {training.name: training for training in recipe.trainings}
+    shared = ("old_features", "credible", "means") if args.existing else ("split",)        # steps of the first seed for all
 
     def step(name: str, command: list[str], *needs: str, **more) -> Step:
-        own = tuple(need if need == "split" else recipe.prefix + need for need in needs)
+        own = tuple(need if need in shared else recipe.prefix + need for need in needs)
         return Step(recipe.prefix + name, command, own, **more)
 
     def train(name: str, *needs: str) -> Step:
@@ -184,23 +200,34 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
 
     def after_features(name: str, kind: str, script: str, *options: str) -> Step:
         command = [*python, f"tools/get_feature/{script}", *options, "--SD", recipe.sd, features]
-        return step(name, command, "old_features", makes=artefact(recipe.features, recipe.sd, kind))
+        return step(name, command, "old_features", makes=artefact(recipe.old_save, recipe.sd, kind))
 
-    old_steps = [train("old", "split"),
-                 extract("old_features", "old", recipe.sd),
-                 after_features("credible", credible_kind(0.9), "denoise_credible.py", "--T", "0.9"),
+    old_steps = [after_features("credible", credible_kind(0.9), "denoise_credible.py", "--T", "0.9"),
                  after_features("means", "avg_feature", "get_avg_feature.py")]
-    if recipe.number == 1 and not parts_exist(args.records):
-        old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
-                                           f"--data={args.records.resolve()}"]))
+    if args.existing:
+        old_steps = [existing_features(recipe, launcher), *old_steps] if recipe.number == 1 else []
+    else:
+        old_steps = [train("old", "split"), extract("old_features", "old", recipe.sd), *old_steps]
+        if recipe.number == 1 and not parts_exist(args.records):
+            old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
+                                               f"--data={args.records.resolve()}"]))
     first, *others = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
-    return [*old_steps, train("paragon", "split"), first, extract("paragon_features", "paragon", recipe.paragon_sd), *others]
+    before = ("credible", "means") if args.existing else ("split",)     # nothing is trained before unusable vectors are refused
+    return [*old_steps, train("paragon", *before), first, extract("paragon_features", "paragon", recipe.paragon_sd), *others]
+
+
+def existing_features(recipe: Recipe, launcher: list[str]) -> Step:
+    """The step that makes the features of an old model that exists."""
+    settings = recipe.training("old", "", "").settings
+    command = recipe.args.existing.feature_command(launcher, recipe.args.records, recipe.old_save, settings)
+    return Step("old_features", command, makes=recipe.args.existing.features(recipe.old_save))
 
 
 def compare_command(recipes: list[Recipe], trainings: list[Training], folder: str) -> list[str]:
     """The command that compares some trainings of the first recipe, and those of the same names with other seeds."""
     args, out = recipes[0].args, recipes[0].out
-    title = args.title or f"{args.scenario}, {args.family}: can the new one replace the old?"
+    title = args.title or (f"{args.scenario}, {args.existing.name if args.existing else args.family}: can the new one replace "
+                           f"the old?")
 
     def model(training: Training) -> str:
         files = ",".join(str(recipe.out / training.name / "model.pt") for recipe in recipes)
@@ -209,10 +236,14 @@ def compare_command(recipes: list[Recipe], trainings: list[Training], folder: st
     def features(sd: str) -> str:
         return ",".join(str(artefact(recipe.features, sd, "feature")) for recipe in recipes)
 
-    old, paragon, *new = trainings
+    by_name = {training.name: training for training in trainings}
+    new = [training for name, training in by_name.items() if name not in ("old", "paragon")]
+    existing = args.existing
+    old = f"old={existing.model or existing.evaluation}" if existing else model(by_name["old"])
+    old_features = str(existing.features(recipes[0].old_save)) if existing else features(recipes[0].sd)
     return [sys.executable, "tools/compare/compare.py", "--data", str(args.ijb.resolve()),
-            "--subset", args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
-            "--old-features", features(recipes[0].sd), "--new-features", f"paragon={features(recipes[0].paragon_sd)}",
+            "--subset", args.subset, "--old", old, "--new", *map(model, new), "--paragon", model(by_name["paragon"]),
+            "--old-features", old_features, "--new-features", f"paragon={features(recipes[0].paragon_sd)}",
             "--title", title if folder == "compare" else f"{title} First answer: {trainings[-1].name}, one training",
             "--orders", str(-(-RANDOM_ORDERS // len(recipes))), "--embeddings", str(out / "compare/embeddings"),
             "--out", str(out / folder)]
@@ -228,8 +259,12 @@ def main() -> None:
     if gpus:
         launcher += ["-m", "torch.distributed.launch", f"--nproc_per_node={gpus}", "--nnodes=1", "--master_port=22222"]
     problems = check_inputs(recipe.trainings, args.records, args.ijb, args.subset)
+    if args.existing:
+        print("\n".join(["old:", *args.existing.notes, f"{args.existing.dim} dimensions"]))
+        problems += args.existing.problems(args, recipe.old_save)
     if not problems:
-        problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1), args.seeds)
+        problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1), args.seeds,
+                              bool(args.existing and args.existing.model))
     if problems:
         raise UserError("; and ".join(problems))
     if both := same_people(args.records, args.ijb):
