@@ -68,6 +68,8 @@ config.scenario = choice("", "what the old and the new model see", "EXclass", "E
                          ).or_none("no old model")
 config.old_model = text("", "model.pt that made the arrays below; compared if it exists").or_none("not compared")
 config.old_feature = text("", "[images, d] float32, raw, row i = image i of the record file").or_none("not there")
+config.old_dim = whole(512, "dimensions of the old features; if others than embedding_size, they are compared with a view of the "
+                       "new ones (losses/view.py)", least=1).or_none("embedding_size")
 config.credible = text("", "[images] bool, True = the old feature may stand in for the new one").or_none("not there")
 config.prototypes = text("", "[classes, d] float32, unit rows: mean old feature of each class").or_none("not there")
 config.old_classifier = text("", "folder of the old model's softmax_fc_gpu_*.pt: BCT takes its rows for the classes that it has"

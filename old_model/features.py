@@ -66,8 +66,8 @@ class OldFeatures:
         command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
         self.rows = load_array(path, command)
         if self.rows.ndim != 2 or self.rows.shape[1] != dim:
-            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: the new model's "
-                            f"config.embedding_size must be the old one's")
+            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: config.old_dim "
+                            f"(None: config.embedding_size) must be the number of dimensions of the old model")
         if len(self.rows) != images:
             raise UserError(f"{path} has {len(self.rows)} rows, the training set has {images} images; "
                             f"make it for this set with: {command}")

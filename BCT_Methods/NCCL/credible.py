@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from losses.shards import shard_of
 from old_model.features import load_prototypes, old_side
+from old_model.sides import old_dim
 from records.facts import Facts
 from utils.settings import Settings
 
@@ -35,7 +36,7 @@ class CredibleOld(nn.Module):
         super().__init__()
         self.scale, self.max_entropy = cfg.scale, math.log(data.classes) / 2
         start, count = shard_of(data.classes)
-        centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
+        centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=old_dim(cfg),
                                   classes=slice(start, start + count))
         self.centres: Tensor
         self.register_buffer("centres", centres, persistent=False)

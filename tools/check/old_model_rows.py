@@ -12,6 +12,7 @@ from engine.method import Method
 from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
 from old_model.order import MISPLACED, order_of_rows
+from old_model.sides import old_dim
 from records.faces import CHUNK, FaceRecords
 from records.facts import Facts
 from tools.check.record_rows import spread
@@ -23,10 +24,10 @@ from utils.settings import Settings
 
 # The settings that name an array of the old model: each array as the training reads it.
 READERS: dict[str, Callable[[Settings, Facts], np.ndarray]] = {
-    "old_feature": lambda cfg, data: OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size).rows,
+    "old_feature": lambda cfg, data: OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg)).rows,
     "credible": lambda cfg, data: load_credible(**old_side(cfg, data, "credible")).numpy(),
     "prototypes": lambda cfg, data: load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes,
-                                                    dim=cfg.embedding_size, classes=slice(None)).numpy(),
+                                                    dim=old_dim(cfg), classes=slice(None)).numpy(),
 }
 
 
@@ -100,8 +101,8 @@ def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, 
 def write_zeros(path: Path, kind: str, cfg: Settings, data: Facts) -> Path:
     """An array of zeros that fits the training set, with labels next to it; sparse files, which take almost no room."""
     path.parent.mkdir()
-    shape, dtype = {"old_feature": ((data.images, cfg.embedding_size), np.float32), "credible": ((data.images,), bool),
-                    "prototypes": ((data.classes, cfg.embedding_size), np.float32)}[kind]
+    shape, dtype = {"old_feature": ((data.images, old_dim(cfg)), np.float32), "credible": ((data.images,), bool),
+                    "prototypes": ((data.classes, old_dim(cfg)), np.float32)}[kind]
     np.lib.format.open_memmap(path, "w+", dtype, shape)
     np.lib.format.open_memmap(path.with_name(f"{sd_of(path)}_label.npy"), "w+", np.int64, shape[:1])
     return path
