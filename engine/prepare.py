@@ -17,6 +17,7 @@ from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
 from losses import PartialFC
+from old_model.sides import old_sides
 from records.classes import images_of_classes, remarks
 from records.faces import FaceRecords, Faces, SyntheticFaces
 from records.facts import Facts
@@ -122,4 +123,4 @@ def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], 
     backbone = new_backbone(cfg, cfg.fp16)
     backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stub lacks it
     head = new_heads(cfg, method_class, head_class, data.classes, ranks.device)
-    return Trainer(cfg, ranks, backbone, new_method(cfg, method_class, data).to(ranks.device), head)
+    return Trainer(cfg, ranks, backbone, new_method(old_sides(cfg), method_class, data).to(ranks.device), head)

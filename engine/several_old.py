@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from engine.method import Clock, Method
 from losses import PartialFC, View
-from old_model.sides import old_sides
 from records.facts import Facts
 from utils.errors import UserError
 from utils.settings import Settings
@@ -61,7 +60,6 @@ class SeveralOld(Method):
         return means
 
 
-def new_method(cfg: Settings, method_class: type[Method], data: Facts) -> Method:
-    """The method of the settings, with one old model or several.  A collective: methods read files together."""
-    sides = old_sides(cfg)
+def new_method(sides: list[Settings], method_class: type[Method], data: Facts) -> Method:
+    """The method with one old model or several; sides: of old_sides.  A collective: methods read files together."""
     return method_class(sides[0], data) if len(sides) == 1 else SeveralOld(method_class, sides, data)

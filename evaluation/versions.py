@@ -52,7 +52,7 @@ class Versions:
         for name, paths in files.items():
             for k, file in enumerate(paths):
                 check_same_model(file, name, self.trainings[name][k].about)
-        self.viewed = {name: self.add_views(name, evaluation) for name in self.files}
+        self.view_notes = [note for name in self.files for note in self.add_views(name, evaluation)]
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
         directions = [BACKWARD, FORWARD][:1 + args.forward]
@@ -67,16 +67,14 @@ class Versions:
         for features in chain.from_iterable(self.trainings.values()):
             features.views = []
         self.candidates = [*(trainings[0].name for trainings in new), *self.free, *(p[0].name for p in paragon)]
-        self.notes = [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
-        self.notes += [f"{name} has {self.features[name].dim} dimensions; it is compared with versions of fewer or more through its "
-                       f"view, {' and '.join(files)}" for name, files in self.viewed.items() if files]
+        self.notes = [*self.dimension_notes(), *self.view_notes]
         self.warnings = list(dict.fromkeys(features.about["note"] for features in chain.from_iterable(self.trainings.values())
                                            if "note" in features.about))
         self.warnings += [f"{name} is the same model as {self.old}: the first rows of their galleries are equal" for name in
                           self.files if name != self.old and self.equals_old(name)]
 
     def add_views(self, name: str, evaluation: Evaluation) -> list[str]:
-        """Add the compatible views of a version that lie next to its files; these files.
+        """Add the compatible views of a version that are next to its files; a note on each.
 
         UserError if only some trainings of the version have one.
         """
@@ -94,7 +92,8 @@ class Versions:
             if len(files) < len(self.files[name]):
                 raise UserError(f"{len(self.files[name])} trainings of {name} have {len(files)} views of {dim} dimensions "
                                 f"({files[0]}); expected one for each: copy view_{dim}.npz next to each model.pt")
-        return [str(file) for files in found.values() for file in files]
+        return [f"{name} has {self.features[name].dim} dimensions; with versions of {dim} it is compared through its view, "
+                f"{' and '.join(map(str, files))}" for dim, files in found.items()]
 
     def equals_old(self, name: str) -> bool:
         """Whether the first rows of a version's gallery are those of the old version."""
@@ -114,6 +113,10 @@ class Versions:
     def features(self) -> dict[str, Features]:
         """{version: features of its first training}."""
         return {name: trainings[0] for name, trainings in self.trainings.items()}
+
+    def dimension_notes(self) -> list[str]:
+        """A sentence on each candidate that cannot be compared with the old version as it is."""
+        return [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
 
     def dimension_note(self, name: str) -> str:
         """What follows for a candidate whose dimensions are not those of the old version."""

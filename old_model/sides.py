@@ -14,6 +14,11 @@ def old_dim(cfg: Settings) -> int:
     return cfg.embedding_size if cfg.old_dim is None else cfg.old_dim
 
 
+def numbered(name: str, k: int, count: int) -> str:
+    """``name`` of the k-th of several old models (from 0); without a number if there is one."""
+    return name if count == 1 else f"{name} of old model {k + 1}"
+
+
 def old_sides(cfg: Settings) -> list[Settings]:
     """The settings with each old model in turn; [cfg] if none of KEYS is a list.
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from backbones.weights import fingerprint, load_state
 from engine.method import Method
+from engine.several_old import new_method
 from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
 from old_model.order import MISPLACED, order_of_rows
-from old_model.sides import old_dim
+from old_model.sides import numbered, old_dim, old_sides
 from records.faces import CHUNK, FaceRecords
 from records.facts import Facts
 from tools.check.record_rows import spread
@@ -32,24 +33,34 @@ READERS: dict[str, Callable[[Settings, Facts], np.ndarray]] = {
 
 
 def look_at_old_model(cfg: Settings, data: Facts, method_class: type[Method], every: bool, report: Report) -> Method | None:
-    """Rows on the old model and on the arrays that the method looks up; the method.  Called within pretended_ranks.
+    """Rows on the old models and on the arrays that the method looks up; the method.  Called within pretended_ranks.
 
-    An array that is missing or wrong is replaced by zeros of the right shape: so the method can be built, and shows what else it
-    needs.  every: search all rows for NaN instead of a sample.
+    every: search all rows for NaN instead of a sample.
     """
-    if cfg.old_model is not None and not report.row("old model", lambda: look_at_model(Path(cfg.old_model))):
-        cfg = cfg.replace(old_model=None)
-    arrays, looked_up = Report(), set[str]()
+    arrays, looked_up, sides = Report(), set[str](), old_sides(cfg)
     with tempfile.TemporaryDirectory() as folder:
-        for kind in READERS:
-            if cfg[kind] is not None and not arrays.row(kind, partial(look_at_array, kind, cfg, data, every)):
-                zeros = write_zeros(Path(folder) / kind / Path(cfg[kind]).name, kind, cfg, data)
-                cfg = cfg.replace(**{kind: str(zeros)})
-        method = report.attempt("method", lambda: method_class(noting(cfg, looked_up), data))
+        checked = []
+        for k, side in enumerate(sides):
+            name = partial(numbered, k=k, count=len(sides))
+            if side.old_model is not None and not report.row(name("old model"), partial(look_at_model, Path(side.old_model))):
+                side = side.replace(old_model=None)
+            checked.append(noting(look_at_side(side, data, every, Path(folder) / str(k), name, arrays), looked_up))
+        method = report.attempt("method", lambda: new_method(checked, method_class, data))
     for what, found, verdict in arrays.rows:
-        if what in looked_up or method is None:
+        if what.split()[0] in looked_up or method is None:
             report.add(what, found, verdict)
     return method
+
+
+def look_at_side(cfg: Settings, data: Facts, every: bool, folder: Path, name: Callable[[str], str], arrays: Report) -> Settings:
+    """Rows on the arrays of one old model; its settings, in which zeros in ``folder`` replace an array that is missing or wrong.
+
+    So the method can be built, and shows what else it needs.
+    """
+    for kind in READERS:
+        if cfg[kind] is not None and not arrays.row(name(kind), partial(look_at_array, kind, cfg, data, every)):
+            cfg = cfg.replace(**{kind: str(write_zeros(folder / kind / Path(cfg[kind]).name, kind, cfg, data))})
+    return cfg
 
 
 def noting(cfg: Settings, looked_up: set[str]) -> Settings:
@@ -100,7 +111,7 @@ def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, 
 
 def write_zeros(path: Path, kind: str, cfg: Settings, data: Facts) -> Path:
     """An array of zeros that fits the training set, with labels next to it; sparse files, which take almost no room."""
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     shape, dtype = {"old_feature": ((data.images, old_dim(cfg)), np.float32), "credible": ((data.images,), bool),
                     "prototypes": ((data.classes, old_dim(cfg)), np.float32)}[kind]
     np.lib.format.open_memmap(path, "w+", dtype, shape)

@@ -66,16 +66,16 @@ class Recipe:
     def __init__(self, args: argparse.Namespace):
         self.args, self.out = args, (args.out or ROOT / "reproduce_output" / args.scenario).resolve()
         self.old_part, self.new_part = SCENARIOS[args.scenario]
-        old_loss, dim = args.family.split("_")[0], args.family.split("_")[-1]
-        self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
-        self.sd = f"{dim}_r18_{old_loss}_{self.new_part}"
-        self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
+        old_loss, dims = args.family.split("_")[0], [part for part in args.family.split("_") if part[1:].isdigit()]
+        self.old_config = f"configs/{dims[0]}_r18_{old_loss}_{self.old_part}.py"
+        self.sd = f"{dims[0]}_r18_{old_loss}_{self.new_part}"
+        self.paragon_sd = f"{dims[-1]}_r50_arc_{self.new_part}"
         self.old_script = f"train_old_{old_loss}.py"
         self.features = self.out / "feature_save"
         self.preset = small.settings_of(method_names(args.methods)) if args.small else []
         self.settings = [split_setting(text) for text in args.settings]
         self.trainings = [self.training("old", self.old_script, self.old_config),
-                          self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
+                          self.training("paragon", "train_old_arc.py", f"configs/{dims[-1]}_r50_arc_data100.py",
                                         f"rec={part_of(self.sd)[1]}")]
         for name, method in method_names(args.methods).items():
             config = self.method_config(method)
