@@ -5,7 +5,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.settings import Settings
 
-# A list in one of these has an entry for each old model. A number or None is that of all; a file belongs to one old model.
+# A list in one of these has an entry for each old model.  A number or None is that of all old models.
 KEYS = ("old_feature", "credible", "prototypes", "old_model", "old_classifier", "old_dim")
 
 
@@ -22,7 +22,8 @@ def numbered(name: str, k: int, count: int) -> str:
 def old_sides(cfg: Settings) -> list[Settings]:
     """The settings with each old model in turn; [cfg] if none of KEYS is a list.
 
-    UserError if the lists differ in length, if a file is not in a list while others are, or if two old models share one.
+    With several old models, credible and prototypes that are one file are left out: a method that reads them refuses that.
+    UserError if the lists differ in length, if old_feature, old_model or old_classifier is one file, or if two share a file.
     """
     lists = {key: list(cfg[key]) for key in KEYS if isinstance(cfg[key], (list, tuple))}
     if not lists:
@@ -33,6 +34,8 @@ def old_sides(cfg: Settings) -> list[Settings]:
         raise UserError(f"{found}; expected lists of the same length, with an entry for each old model")
     count = next(iter(counts.values()))
     for key in KEYS:
+        if count > 1 and key not in lists and key in ("credible", "prototypes"):
+            lists[key] = [None] * count
         if key not in lists and isinstance(cfg[key], str) and count > 1:
             raise UserError(f"config.{key} = {cfg[key]} is one name, but there are {count} old models "
                             f"(config.{next(iter(lists))}); expected a list of {count}, or None")

@@ -15,6 +15,7 @@ from losses import CombinedMarginLoss, PartialFC
 from records.faces import Faces
 from records.facts import Facts
 from utils.config import load_config
+from utils.origin import save_array
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
@@ -54,6 +55,22 @@ def credible_marks() -> np.ndarray:
 def old_classifier() -> torch.Tensor:
     """The old model's class vectors [5, DIM]: it knows the first five classes."""
     return 3 * torch.randn(5, DIM, generator=torch.Generator().manual_seed(13))
+
+
+def absent_images() -> np.ndarray:
+    """bool [IMAGES], True = without an old vector: all images of class 2, and every fifth other one."""
+    return (old_features()[1] == 2) | (np.arange(IMAGES) % 5 == 0)
+
+
+def leave_out_absent(folder: Path) -> Path:
+    """Turn the old side in ``folder`` into one in which these images, and so a class, have no old vector."""
+    start, present = folder / "OPclass" / SD, ~absent_images()
+    features, prototypes = old_features()[0], old_prototypes()
+    features[~present], prototypes[2] = 0, 0
+    np.save(f"{start}_feature.npy", features)
+    np.save(f"{start}_present.npy", present)
+    save_array(Path(f"{start}_avg_feature.npy"), prototypes, {"classes_left_out": 1})
+    return folder
 
 
 def write_old_side(folder: Path) -> Path:

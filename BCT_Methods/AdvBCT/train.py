@@ -10,7 +10,8 @@ CVPR 2023, arXiv 2305.02610.
     D = Linear(d, 100) - BatchNorm - ReLU - Linear(100, 2) - LogSoftmax;  a = 2 / (1 + exp(-10 p)) - 1, p in [0, 1)
 
 If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in L_p2s and L_adv, v: the view of
-losses/view.py; L_arc stays that of the whole f_n.
+losses/view.py; L_arc stays that of the whole f_n.  Balls are of the images that have an old vector, L_adv is
+of those on both sides; it is 0 in a step with fewer than two.
 
     cd BCT_Methods/AdvBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
         --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_AdvBCT_softmax_to_arc_f128.py
@@ -60,7 +61,7 @@ class AdvBCT(Method):
         self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg))
         self.view = View(cfg.embedding_size, old_dim(cfg), cfg.seed)
         labels = load_labels(**old_side(cfg, data, "old_feature"), num_classes=data.classes)
-        centres, radii, kept = shared_class_balls(self.old.rows, labels, data.classes)
+        centres, radii, kept = shared_class_balls(self.old.rows, labels, data.classes, self.old.present)
         self.centres: Tensor
         self.radii: Tensor
         self.is_ball: Tensor
@@ -81,6 +82,8 @@ class AdvBCT(Method):
 
     def adversarial(self, new: Tensor, old: Tensor, progress: float) -> Tensor:
         """L_adv of unit features [N, d]."""
+        if len(old) < 2:                # BatchNorm needs two rows, and DDP a gradient of every parameter
+            return 0 * (new.sum() + sum(parameter.sum() for parameter in self.discriminator.parameters()))
         strength = 2 / (1 + math.exp(-10 * progress)) - 1
         guess_new, guess_old = self.discriminator(Reverse.apply(new, strength)), self.discriminator(old)
         return -guess_new[:, NEW].mean() - guess_old[:, OLD].mean()
@@ -89,10 +92,14 @@ class AdvBCT(Method):
         cfg = self.cfg
         old = all_rows(self.old[index].to(new.device, non_blocking=True))
         everyone = GatherForAll.apply(F.normalize(self.view(new)))
+        used, part = everyone, self.old.part(index, new.device)
+        if part is not None:
+            rows = all_rows(part)
+            used, old = everyone[rows], old[rows]
         fading = (cfg.num_epoch - clock.epoch + 1) / cfg.num_epoch
         return {"cls": head(new, labels),
                 "p2s": cfg.p2s_weight * self.point_to_set(everyone, all_rows(labels)),
-                "adv": cfg.adv_weight * fading * self.adversarial(everyone, old, clock.progress)}
+                "adv": cfg.adv_weight * fading * self.adversarial(used, old, clock.progress)}
 
 
 METHOD = AdvBCT

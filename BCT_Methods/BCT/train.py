@@ -6,7 +6,8 @@ Shen et al., "Towards Backward-Compatible Representation Learning", CVPR 2020, a
     p_c: mean old feature of class c on the new data, frozen
 
 If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in the second term, v: the view of
-losses/view.py; L_arc stays that of the whole f_n.
+losses/view.py; L_arc stays that of the whole f_n.  p_c is the mean over the images of c that have an old vector; a class without
+any is left out of the second term, as a target and as another class.
 
 config.old_classifier: as in the paper's influence loss, the old classifier's rows for the classes that it has, class means for
 the others.
@@ -15,6 +16,7 @@ the others.
         --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_BCT_softmax_to_arc_f128.py
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from engine.loop import main
 from engine.method import Clock, Method
 from engine.model_files import load_classifier
 from losses import PartialFC, PrototypeLoss, View
-from old_model.features import load_prototypes, old_side
+from old_model.features import classes_left_out, load_prototypes, old_side
 from old_model.sides import old_dim
 from records.facts import Facts
 from utils.errors import UserError
@@ -62,6 +64,11 @@ class BCT(Method):
     def start_prototypes(self, data: Facts) -> None:
         """Fill in the prototypes at the start of a run."""
         self.influence.prototypes.copy_(old_prototypes(self.cfg, data, self.influence.classes))
+        empty = classes_left_out(old_side(self.cfg, data, "prototypes")["path"])
+        self.influence.gaps = empty > 0
+        if empty:
+            logging.getLogger("bct").info("%d of %d classes have no old vector: they are left out of the second term", empty,
+                                          data.classes)
 
     def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         return {"cls": head(new, labels), "bct": self.influence(self.view(new), labels)}

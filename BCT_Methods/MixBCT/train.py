@@ -14,6 +14,7 @@ If the old features have other dimensions (config.old_dim), the mixed batch is i
 
 v: the view of losses/view.py.  L_arc,view is the loss of the head of the view, with the margin and scale of L_arc.  Both have
 weight 1: each trains its own class vectors, and no gradient of L_arc reaches those of the old space.  All rows are in L_arc(f_n).
+An image without an old vector is not credible.
 
     cd BCT_Methods/MixBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
         --master_port=22222 train.py configs/OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128.py
@@ -47,6 +48,8 @@ class MixBCT(Method):
         self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg))
         self.view = View(cfg.embedding_size, old_dim(cfg), cfg.seed)
         self.credible = load_credible(**old_side(cfg, data, "credible"))
+        if self.old.present is not None:
+            self.credible &= self.old.present
 
     def replaced(self, index: Tensor, clock: Clock) -> Tensor:
         """R: rows of the batch, int64 [int(alpha * B)] (all credible ones if fewer), on the CPU."""

@@ -13,6 +13,8 @@ from old_model.sides import old_dim
 from records.facts import Facts
 from utils.settings import Settings
 
+LEFT_OUT = -1e30        # logit of a class without an old vector
+
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats [N] of softmax(logits) over all classes; logits [N, C_local] are sharded over the ranks.  A collective."""
@@ -43,4 +45,5 @@ class CredibleOld(nn.Module):
 
     @torch.no_grad()
     def forward(self, old: Tensor) -> Tensor:
-        return entropy(self.scale * F.linear(old, self.centres)) <= self.max_entropy
+        logits = self.scale * F.linear(old, self.centres)
+        return entropy(logits.masked_fill(~self.centres.any(1), LEFT_OUT)) <= self.max_entropy

@@ -15,6 +15,7 @@ old space that of the head's in g:
     L  = L_arc(f_n) + L_arc,view(v(f_n)) + alpha * l1 + beta * l2
 
 v: the view of losses/view.py.  L_arc,view trains the head of the view, with the margin and scale of L_arc and weight 1.
+An image without an old vector is not an entry of the queue, and no i of the sums in l1 and l2.
 
 as_published: g after margin and scale (clamped to [-1, 1] under fp16), l2 without gradient, and the queue's empty
 rows (zeros) in the sums.
@@ -84,6 +85,8 @@ class NCCL(Method):
         old = all_rows(self.old[index].to(new.device, non_blocking=True))
         all_labels = all_rows(labels)
         credible = torch.ones_like(all_labels, dtype=torch.bool) if self.credible is None else self.credible(old)
+        if (part := self.old.part(index, new.device)) is not None:
+            credible = credible & all_rows(part)
         cos, local = own.scores(view, labels)
         with torch.no_grad():
             old_logits = self.logits(own, own.product(old, own.weight), local)

@@ -8,7 +8,8 @@ Zhang et al., "Towards Universal Backward-Compatible Representation Learning", I
     V_n, V_o [n, d]: new and old features of the class's images; refined at the start of the epochs 10 and 20
 
 If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in the second term, v: the view of
-losses/view.py; L_arc and the neighbourhoods, A, stay those of the whole f_n.
+losses/view.py; L_arc and the neighbourhoods, A, stay those of the whole f_n.  Only images that have an old vector are in V_n and
+V_o; a class without any is left out of the second term, as a target and as another class.
 
 as_published: raw dot products, softmax over columns (which makes p exactly the plain mean), p not normalised, scale 1.
 
@@ -43,6 +44,7 @@ class UniBCT(BCT):
             raise UserError(f"config.refine_epoch = {cfg.refine_epoch} must list epochs from 0 of which the first is below "
                             f"config.num_epoch = {cfg.num_epoch}: before it there is no second term")
         self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg))
+        self.influence.gaps = self.old.present is not None
         if cfg.as_published:
             self.influence.scale = 1.0
 
@@ -54,7 +56,7 @@ class UniBCT(BCT):
             cfg = self.cfg
             refine(self.influence.prototypes, self.influence.classes, backbone, dataset, self.old.rows,
                    batch_size=cfg.batch_size, workers=cfg.workers, lamb=cfg.lamb, tau=cfg.tau,
-                   as_published=cfg.as_published)
+                   as_published=cfg.as_published, present=self.old.present)
 
     def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         if clock.epoch < min(self.cfg.refine_epoch):

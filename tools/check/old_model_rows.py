@@ -10,9 +10,10 @@ import numpy as np
 from backbones.weights import fingerprint, load_state
 from engine.method import Method
 from engine.several_old import new_method
-from old_model.features import OldFeatures, load_credible, load_prototypes, old_side
+from old_model.features import OldFeatures, classes_left_out, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
 from old_model.order import MISPLACED, order_of_rows
+from old_model.present import load_present, with_vector
 from old_model.sides import numbered, old_dim, old_sides
 from records.faces import CHUNK, FaceRecords
 from records.facts import Facts
@@ -81,17 +82,23 @@ def look_at_model(path: Path) -> tuple[str, str]:
 def look_at_array(kind: str, cfg: Settings, data: Facts, every: bool) -> tuple[str, str]:
     """One array: read as the training reads it, then compared with its checksum, then searched for NaN."""
     array, path = READERS[kind](cfg, data), locate(cfg[kind], cfg.feature_save)
+    note, present = "", None if kind != "old_feature" else load_present(path, len(array))
+    if present is not None:
+        note = f"; {np.count_nonzero(~present):,} images have no old vector and take part without the old side's term"
+    if kind == "prototypes" and (empty := classes_left_out(path)):
+        present = np.array(array.any(1))
+        note = f"; {empty:,} classes have no old vector and are left out of the old side's term"
     check_whole(path, "the command that made it (README, step 2)", whole=True)
     for rows in np.array_split(np.arange(len(array)) if every else spread(len(array)), -(-len(array) // CHUNK)):
         if not np.isfinite(array[rows]).all():
             raise UserError(f"{path} holds NaN or infinity near row {rows[0]}; train the old model again with a lower "
                             f"config.lr, or extract its features again")
-        if array.ndim == 2 and not array[rows].any(1).all():
+        if array.ndim == 2 and not (array[rows].any(1) | (present is not None and ~present[rows])).all():
             raise UserError(f"{path} holds a row of zeros near row {rows[0]}, which was never written; make it again (README, "
                             f"step 2)")
     if "sha256" not in load_origin(path):
-        return f"{path}: {describe(array)}; no checksum next to it: it may be corrupt or of another model", WARNING
-    return f"{path}: {describe(array)}, checksum right", OK
+        return f"{path}: {describe(array)}; no checksum next to it: it may be corrupt or of another model{note}", WARNING
+    return f"{path}: {describe(array)}, checksum right{note}", OK
 
 
 def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, str]:
@@ -105,7 +112,8 @@ def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, 
             raise UserError(f"{label_file} differs from the labels of the record file in {different:,} of {len(labels):,} rows: "
                             f"the features are in another order than the images; extract them again with "
                             f"tools/get_feature/get_feature.py")
-    found = order_of_rows(features, labels)
+    some, own, _ = with_vector(features, labels, path)
+    found = order_of_rows(some, own)
     return (f"{found.misplaced} {MISPLACED} ({found})", WARNING) if found.misplaced else (str(found), OK)
 
 

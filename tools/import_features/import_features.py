@@ -1,7 +1,7 @@
 """Old features from elsewhere: vectors with ids or file names become the old features of a training set, in record order.
 
     python tools/import_features/import_features.py vectors.npy --ids ids.txt --dataset dataset/mine --SD f128_old_class100
-    python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70
+    python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70 --missing leave-out
 
 An id is compared with the path of each image in <dataset>/images.txt, which tools/make_rec writes. It writes what
 tools/get_feature writes: feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy; the last part of --SD
@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.names import FEATURE_SAVE, artefact, part_of
+from old_model.present import save_present
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
@@ -68,14 +69,16 @@ def images_of(dataset: Path, part: str, file: Path) -> tuple[FaceRecords, np.nda
     return records, labels, [path for path, member in zip(paths, members, strict=True) if member]
 
 
-def check_match(found: Match, paths: list[str], source: Path) -> None:
-    """Print the counts of both sides; UserError if an image has no vector."""
+def check_match(found: Match, paths: list[str], source: Path, leave_out: bool) -> None:
+    """Print the counts of both sides; UserError if an image has no vector, unless such images are left out."""
     missing = np.flatnonzero(found.rows < 0)
     print(f"{len(paths) - len(missing)} of {len(paths)} images have a vector, compared by {found.key}; {found.unused} vectors "
           f"belong to no image of this record file")
-    if len(missing):
+    if len(missing) and leave_out:
+        print(f"{len(missing)} images take part in training without the old side's term: {first_of(paths, missing)}")
+    elif len(missing):
         raise UserError(f"{len(missing)} of {len(paths)} images have no vector in {source}: {first_of(paths, missing)}; add "
-                        f"their vectors, or leave these images out of the folder and run tools/make_rec again")
+                        f"their vectors, or give --missing leave-out: they take part in training without the old side's term")
 
 
 def first_of(paths: list[str], rows) -> str:
@@ -140,6 +143,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository (default: feature_save)")
+    parser.add_argument("--missing", choices=["refuse", "leave-out"], default="refuse",
+                        help="images without a vector: refuse, or write zeros and mark them in <SD>_present.npy: they take "
+                             "part in training without the old side's term (default: refuse)")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
     args = parser.parse_args()
 
@@ -148,9 +154,11 @@ def main() -> None:
     records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
-    check_match(found, paths, args.vectors)
-    normalised = check_rows(vectors, found.rows, paths, args.vectors)
-    warning = doubt(*same_and_other(vectors, found.rows, labels))
+    check_match(found, paths, args.vectors, args.missing == "leave-out")
+    present = found.rows >= 0
+    rows, named = found.rows[present], [path for path, member in zip(paths, present, strict=True) if member]
+    normalised = check_rows(vectors, rows, named, args.vectors)
+    warning = doubt(*same_and_other(vectors, rows, labels[present]))
     if warning:
         print(warning, file=sys.stderr)
     shape = (len(paths), vectors.values.shape[1])
@@ -163,9 +171,11 @@ def main() -> None:
         with written_beside(target) as part:
             out = new_array(part, np.float32, shape)
             for start in range(0, len(out), BLOCK):
-                out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
+                block = found.rows[start:start + BLOCK]
+                out[start:start + BLOCK][block >= 0] = vectors.values[block[block >= 0]]
             out.flush()
         save_origin(target, origin)
+        save_present(target, present, origin)
     print(f"{shape[0]} features of {shape[1]} dimensions")
     print_written(target)
 
