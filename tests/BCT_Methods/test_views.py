@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from method_loops import slow_terms
 from method_steps import clock_of, steps_of_this_rank, trained_of_this_rank
-from method_toys import CLASSES, DATA, DIM, METHODS, VARIANTS, batches, make_heads, make_method, settings
+from method_toys import CLASSES, DATA, DIM, METHODS, VARIANTS, batches, make_head, make_heads, make_method, settings
 from ranks import on_ranks
 from test_equations import PUBLISHED
 
@@ -84,6 +84,7 @@ def test_two_ranks_compute_what_one_computes(name, kind, old_side, one_rank, two
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     for dim, value in one["views"].items():
         torch.testing.assert_close(torch.cat([rank["views"][dim] for rank in ranks]), value, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(value, make_head(8).weight)                  # it is trained
 
 
 @pytest.mark.parametrize("name", METHODS)

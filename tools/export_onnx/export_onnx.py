@@ -1,7 +1,7 @@
 """Write a trained backbone as an ONNX file, float32, for any number of images, and compare it with PyTorch.
 
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 -o new.onnx
-    python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --opset 18      for older runtimes
+    python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --opset 19      for onnxruntime 1.16
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --view 128      with the view that old entries need
 
 Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not normalised; with --view
@@ -9,7 +9,6 @@ also "compatible_view" [N, D], by view_D.npz next to the model: it is compared w
 own opset: onnxruntime 1.14 18, 1.16 19, 1.17 20, 1.18 21.
 """
 
-import argparse
 import logging
 import sys
 import warnings
@@ -26,7 +25,7 @@ from backbones.backbone import Backbone
 from backbones.weights import fingerprint, load_model, load_state
 from evaluation.map_forms import Map
 from evaluation.view_files import find_view, folder_of, view_file
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
 from utils.parts import new_part
@@ -104,8 +103,7 @@ def with_view(backbone: Backbone, file: str, dim: int) -> WithView:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt of a backbone")
     parser.add_argument("-net", "--network", default="r50", help="network of the model, as in the configs")
     parser.add_argument("--view", type=int, metavar="D", help="also the compatible view of D dimensions, as a second output")
