@@ -44,11 +44,13 @@ class Features:
         """d, the number of dimensions."""
         return self.gallery.shape[1]
 
-    def against(self, old: "Features") -> tuple[Rows, Rows] | None:
-        """(old entries, queries of this version) as they are compared if that is not as they are: through a map or a view."""
-        if self.on_old is None and self.dim != old.dim and old.dim in self.compatible:
-            return old.gallery, self.compatible[old.dim][1]
-        return self.on_old
+    def against(self, stored: "Features") -> tuple[Rows, Rows] | None:
+        """(entries of ``stored``, queries of this version) as they are compared, if not as they are: through a map or a view."""
+        if self.on_old is not None or self.dim == stored.dim:
+            return self.on_old
+        if stored.dim in self.compatible:
+            return stored.gallery, self.compatible[stored.dim][1]
+        return (stored.compatible[self.dim][0], self.query) if self.dim in stored.compatible else None
 
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:

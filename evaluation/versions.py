@@ -201,8 +201,6 @@ class Versions:
             return None
         if asking.dim == stored.dim:
             return stored.gallery, asking.query
-        if asking.dim in stored.compatible:
-            return stored.compatible[asking.dim][0], asking.query
         return asking.against(stored)
 
     def fits(self, query: str, gallery: str) -> bool:

@@ -58,6 +58,17 @@ def test_a_version_of_another_dimension_is_compared_through_its_view(people, tmp
     assert min(backfill[0], backfill[-1]) - 0.1 < backfill[1] < max(backfill[0], backfill[-1]) + 0.1
 
 
+def test_the_view_of_the_old_version(people, tmp_path, monkeypatch):
+    """A new model of 8 dimensions on an old gallery of 12 that has a view of 8, also while it is re-embedded."""
+    run_compare(monkeypatch, "-d", people, "--old", f"wide={people / 'wide'}", "--new", f"turned={people / 'turned'}",
+                f"new={people / 'new'}", "--backfill", 2, "--orders", 1, "--draws", 20, "--out", tmp_path)
+    report = json.loads((tmp_path / "compare.json").read_text())
+    cross, alone = (report["matrix"]["new"][gallery]["top-1"]["value"] for gallery in ("wide", "new"))
+    assert cross == pytest.approx(alone, abs=1e-3)                  # the view of wide is new
+    curve = report["upgrades"]["new"]["backfill"]["random"]["values"]["top-1"][0]
+    assert curve == pytest.approx([alone] * 3, abs=1e-3)
+
+
 def test_a_view_can_be_given_as_a_map(people, tmp_path, monkeypatch):
     """For embeddings without a folder; a trained view has no held-out error, and no warning."""
     report = compared(monkeypatch, people, tmp_path, "wide", "new", words=["--fitted", f"wide={people / 'wide/view_8.npz'}"])
