@@ -66,8 +66,9 @@ def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: PartialFC,
     if ranks.rank == 0:
         state = {name: t.cpu().contiguous() for name, t in backbone.state_dict().items()}
         save_whole(state, folder / "model.pt")
+        model = fingerprint(state) if views else ""
         for view in views.values():
-            save_view(folder, view.matrix().numpy(), fingerprint(state))
+            save_view(folder, view.matrix().numpy(), model)
         for file in set(folder.glob("view_*.npz")) - {view_file(folder, dim) for dim in views}:
             file.unlink()               # of a former run
     save_shards(folder, ranks, head)

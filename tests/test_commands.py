@@ -95,11 +95,12 @@ def test_the_comparison_and_the_reproduction(project):
 
 
 def test_a_second_upgrade(project):
-    """After the first test, whose old model is v1; v2 has random weights, and v3 a small network."""
+    """After the first test, whose old model is v1; v2 has random weights; v2 and v3 are small networks."""
     (project / "work_dirs/v2").mkdir()
-    torch.save(get_model("r50", num_features=512, image_size=16).state_dict(), project / "work_dirs/v2/model.pt")
+    torch.save(get_model("mbf", num_features=512, image_size=16).state_dict(), project / "work_dirs/v2/model.pt")
     for line in commands("docs/upgrade.md", "More than one upgrade"):
-        done = run(ready(line).replace("r100", "mbf").replace("--sequence", "--sequence --draws 20 --backfill 2"), project)
+        small = ready(line).replace("r100", "mbf").replace(":r50", ":mbf")
+        done = run(small.replace("--sequence", "--sequence --draws 20 --backfill 2"), project)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (project / "work_dirs/v3/view_128.npz").is_file() and "view_128.npz" in done.stdout
     assert "drift, queries of each version on the gallery of v1" in (project / "compare_result/compare.txt").read_text()

@@ -9,8 +9,8 @@ arXiv 2108.03372.
     ^o_k: the last 8,192 old embeddings, the batch's own among them;  P(i): those of the same label
     g_k: their cosines with the new class vectors, as they were then;  g_i: those of the new embedding
 
-If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in l1 and l2, and class vectors of the
-old space that of the head's in g:
+If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in l1 and l2, and g are
+cosines with class vectors of the old space, which have a head of their own:
 
     L  = L_arc(f_n) + L_arc,view(v(f_n)) + alpha * l1 + beta * l2
 

@@ -29,9 +29,9 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["x", config, *common, f"output={tmp_path / name}", f"embedding_size={dim}", *more])
         main(method)
 
-    def extract(name: str) -> None:
+    def extract(name: str, *flags: str, sd: str | None = None) -> None:
         model = f"{tmp_path / name}/model.pt:mbf"
-        monkeypatch.setattr(sys, "argv", ["x", OLD, *common, "--SD", f"{name}_class100", "--model", model])
+        monkeypatch.setattr(sys, "argv", ["x", OLD, *common, "--SD", f"{sd or name}_class100", "--model", model, *flags])
         get_feature.main()
     return train, extract
 
@@ -48,6 +48,9 @@ def test_three_versions(run, tmp_path, monkeypatch):
     one = ["old_feature=EXclass/v1_class100_feature.npy", "old_dim=8", "credible=v1_marks.npy", "prototypes=None"]
     train("v2", 12, METHOD, METHODS["MixBCT"], *one)
     extract("v2")
+    extract("v2", "--view", "8", sd="v2cut")
+    whole, cut = (np.load(tmp_path / f"saved/EXclass/{sd}_class100_feature.npy") for sd in ("v2", "v2cut"))
+    assert cut.shape[1] == 8 and np.array_equal(cut, whole[:, :8])
     both = [f"old_feature=[{','.join(f'EXclass/{v}_class100_feature.npy' for v in ('v1', 'v2'))}]", "old_dim=[8,12]",
             "credible=[v1_marks.npy,v2_marks.npy]", "prototypes=None"]
     train("v3", 16, METHOD, METHODS["MixBCT"], *both)
