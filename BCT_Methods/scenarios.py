@@ -16,18 +16,21 @@ SCENARIOS = {"EXclass": ("class30", "class100"), "EXdata": ("data30", "data100")
              "OPclass": ("class30", "class70"), "OPdata": ("data30", "data70")}
 
 
-def scenario(name: str, *, old: str, embedding_size: int, new: str = "r50") -> edict:
+def scenario(name: str, *, old: str, embedding_size: int, old_dim: int | None = None, new: str = "r50") -> edict:
     """Settings of a new model in scenario ``name``: EXclass, EXdata, OPclass or OPdata.
 
-    old: network and loss of the old model, for example r18_softmax or r18_arc.  embedding_size: of both.
-    new: network of the new model.
+    old: network and loss of the old model, for example r18_softmax or r18_arc.  new: network of the new model.
+    embedding_size: dimensions of both, or with ``old_dim`` of the new model.
     """
     old_part, new_part = SCENARIOS[name]
-    start = f"f{embedding_size}_{old}"
+    start = f"f{old_dim or embedding_size}_{old}"
     sd = f"{start}_{new_part}"
     folder, rec = part_of(sd)
-    return edict(scenario=name, network=new, embedding_size=embedding_size, rec=rec,
-                 old_model=str(ROOT / "work_dirs" / f"{start}_{old_part}" / "model.pt"),
-                 old_feature=f"{folder}/{sd}_feature.npy",
-                 credible=f"{folder}/{sd}_{credible_kind(0.9)}.npy",
-                 prototypes=f"{folder}/{sd}_avg_feature.npy")
+    config = edict(scenario=name, network=new, embedding_size=embedding_size, rec=rec,
+                   old_model=str(ROOT / "work_dirs" / f"{start}_{old_part}" / "model.pt"),
+                   old_feature=f"{folder}/{sd}_feature.npy",
+                   credible=f"{folder}/{sd}_{credible_kind(0.9)}.npy",
+                   prototypes=f"{folder}/{sd}_avg_feature.npy")
+    if old_dim is not None:
+        config.old_dim = old_dim
+    return config

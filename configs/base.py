@@ -62,13 +62,16 @@ config.keep_checkpoints = whole(2, "newest checkpoints that are kept", least=1)
 config.timeout = number(30, "minutes that a rank waits for the others before the run ends with an error", least=0.01)
 config.dali = flag(False, "answered with a sentence: cv2 in loader processes is faster and keeps the index")
 
-# What the old model left for the new one: names in `feature_save` (BCT_Methods/scenarios.py fills them in).
+# What the old model left for the new one: names in `feature_save` (BCT_Methods/scenarios.py fills them in).  A list has an
+# entry for each of several old models, in one order: old_feature=[v1.npy,v2.npy]; the loss is the mean over them.
 config.feature_save = text(str(ROOT / "feature_save"), "folder of the arrays below")
 config.scenario = choice("", "what the old and the new model see", "EXclass", "EXdata", "OPclass", "OPdata"
                          ).or_none("no old model")
-config.old_model = text("", "model.pt that made the arrays below; compared if it exists").or_none("not compared")
-config.old_feature = text("", "[images, d] float32, raw, row i = image i of the record file").or_none("not there")
-config.credible = text("", "[images] bool, True = the old feature may stand in for the new one").or_none("not there")
-config.prototypes = text("", "[classes, d] float32, unit rows: mean old feature of each class").or_none("not there")
+config.old_model = text("", "model.pt that made the arrays below; compared if it exists").or_list().or_none("not compared")
+config.old_feature = text("", "[images, d] float32, raw, row i = image i of the record file").or_list().or_none("not there")
+config.old_dim = whole(512, "dimensions of the old features; if others than embedding_size, they are compared with a view of the "
+                       "new ones (losses/view.py)", least=1).or_list().or_none("embedding_size")
+config.credible = text("", "[images] bool, True = the old feature may stand in for the new one").or_list().or_none("not there")
+config.prototypes = text("", "[classes, d] float32, unit rows: mean old feature of each class").or_list().or_none("not there")
 config.old_classifier = text("", "folder of the old model's softmax_fc_gpu_*.pt: BCT takes its rows for the classes that it has"
-                             ).or_none("class means only")
+                             ).or_list().or_none("class means only")

@@ -3,6 +3,7 @@
     <output>/checkpoints/<images seen>/rank_<r>.pt      state of rank r
                                        complete.json    written last; a folder without it is not a checkpoint
     <output>/model.pt, softmax_fc_gpu_<rank>.pt         the plain backbone and each rank's classes, after each epoch
+             view_<d_o>.npz, view_<d_o>/                the same of the view, if the old features have other dimensions
 
 A folder is named by the number of images seen, which does not depend on batch size and number of ranks.
 """
@@ -22,6 +23,7 @@ from engine.model_files import save_model, save_whole
 from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
 from engine.trainer import Trainer
+from losses.view import views_of
 from records.facts import Facts
 from utils.errors import UserError
 from utils.files import to_disk, whole_file
@@ -124,7 +126,8 @@ class Checkpoints:
         """Write model.pt and the classifier shards.  A collective."""
         self.check_weights()
         try:
-            save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
+            views = views_of(self.trainer.plain_method)
+            save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head, views)
         except OSError as error:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
                             f"{last_words(self.output)}; mend that and resume with resume=True") from error

@@ -15,8 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
+from engine.method import Method
 from engine.parts import new_backbone, new_head
 from losses import PartialFC
+from losses.view import views_of
 from utils.settings import Settings
 
 CUDA_BYTES = 10**9                              # of a process without any tensor: CUDA, its libraries and their work space
@@ -49,6 +51,17 @@ def log_bytes(cfg: Settings, images: int, ranks: int) -> int:
 def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers."""
     return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def view_head_bytes(cfg: Settings, classes: int, ranks: int, method: Method) -> int:
+    """Bytes on one rank of the heads of the method's views: weights and the optimiser's numbers."""
+    dims = sum(views_of(method)) if method.view_has_head else 0
+    return BYTES_PER_WEIGHT * (1 + MOMENTS_PER_WEIGHT[cfg.optimizer]) * -(-classes // ranks) * dims
+
+
+def method_bytes(cfg: Settings, classes: int, ranks: int, method: Method | None) -> int:
+    """Bytes on one rank of what the method brings with it: parameters and buffers, and the heads of its views."""
+    return 0 if method is None else module_bytes(method) + view_head_bytes(cfg, classes, ranks, method)
 
 
 def disks(written: dict[Path, float]) -> list[tuple[Path, float, float]]:
@@ -113,12 +126,12 @@ def head_step_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[Pa
         return step_bytes(head.to_empty(device="cpu"), rows, torch.empty(cfg.batch_size, dtype=torch.int64))
 
 
-def gpu_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialFC], method: nn.Module | None) -> dict[str, int]:
+def gpu_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialFC], method: Method | None) -> dict[str, int]:
     """{part: bytes} of one GPU of ``ranks``; called within :func:`pretended_ranks`.
 
     backbone    weights and the optimiser's numbers
     classes     the same of this rank's class vectors
-    method      what it holds on this rank; gradients and the optimiser's numbers of its parameters
+    method      what it holds on this rank, heads of views too; gradients and the optimiser's numbers of its parameters
     images      :func:`backbone_step_bytes`
     logits      :func:`head_step_bytes`
     CUDA        a constant
@@ -131,5 +144,5 @@ def gpu_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialF
     learnt = 0 if method is None else sum(p.nbytes for p in method.parameters())
     return {"backbone": copies * module_bytes(new_backbone(cfg, device="meta")),
             "classes": BYTES_PER_WEIGHT * copies * local_rows,
-            "method": 0 if method is None else module_bytes(method) + copies * learnt,
+            "method": method_bytes(cfg, classes, ranks, method) + copies * learnt,
             "images": backbone_step_bytes(cfg), "logits": head_step_bytes(cfg, classes, ranks, head_class), "CUDA": CUDA_BYTES}

@@ -23,6 +23,7 @@ from engine.schedule import learning_rate
 from engine.settings import check_settings
 from engine.signals import StopSignal
 from losses import PartialFC
+from losses.view import views_of
 from utils.command_line import Parser
 from utils.config import load_config, read_schema
 from utils.errors import run
@@ -143,7 +144,8 @@ def report_corrupt_records(training: Run, progress: Progress) -> None:
 
 def verify(training: Run, progress: Progress, step: int) -> None:
     """Log the accuracy on each verification set.  A collective."""
+    views = views_of(training.trainer.plain_method)
     with progress.pause():
-        for name, accuracy in training.verifier(training.trainer.plain_backbone).items():
+        for name, accuracy in training.verifier(training.trainer.plain_backbone, views).items():
             progress.say(accuracy.text)
             progress.scalars({f"verification/{name}": accuracy.mean}, step)

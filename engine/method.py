@@ -25,6 +25,8 @@ class Method(nn.Module):
     rank's classes has an attribute ``sharded``, {name: dimension of the classes}: ``sharded = {"prototypes": 0}``.
     """
 
+    view_has_head = False       # True: its compatible view of another dimension has a head of its own, head.views[d_o]
+
     def __init__(self, cfg: Settings, data: Facts):
         """cfg: the settings of the run.  data: images and classes of the training set."""
         super().__init__()

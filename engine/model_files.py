@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.weights import fingerprint
 from engine.checkpoint_files import about_checkpoint, problem_of
 from engine.distributed import Ranks
+from evaluation.view_files import save_view, view_file
+from losses import PartialFC, View
 from utils.arrays import load_pt, one_line
 from utils.errors import UserError
 from utils.files import whole_file
@@ -54,13 +57,27 @@ def save_whole(data, path: Path) -> dict:
     return {"bytes": hashed.bytes, "sha256": hashed.sha256.hexdigest()}
 
 
-def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: nn.Module) -> None:
+def save_model(folder: Path, ranks: Ranks, backbone: nn.Module, head: PartialFC, views: dict[int, View]) -> None:
     """Write model.pt (rank 0: the plain backbone) and softmax_fc_gpu_<rank>.pt (every rank).
 
-    A shard holds weight [C_local, d] (and bias) of the classes class_start .. class_start + C_local - 1.
+    For each view of d_o dimensions rank 0 writes view_<d_o>.npz, and every rank the classes of its head, if it has one, into the
+    folder view_<d_o>.
     """
     if ranks.rank == 0:
-        save_whole({name: t.cpu().contiguous() for name, t in backbone.state_dict().items()}, folder / "model.pt")
+        state = {name: t.cpu().contiguous() for name, t in backbone.state_dict().items()}
+        save_whole(state, folder / "model.pt")
+        model = fingerprint(state) if views else ""
+        for view in views.values():
+            save_view(folder, view.matrix().numpy(), model)
+        for file in set(folder.glob("view_*.npz")) - {view_file(folder, dim) for dim in views}:
+            file.unlink()               # of a former run
+    save_shards(folder, ranks, head)
+    for dim, own in head.views.items():
+        save_shards(view_file(folder, dim).with_suffix(""), ranks, own)
+
+
+def save_shards(folder: Path, ranks: Ranks, head: PartialFC) -> None:
+    """Write softmax_fc_gpu_<rank>.pt: weight [C_local, d] (and bias) of the classes class_start .. class_start + C_local - 1."""
     rows = {name: t.cpu() for name, t in head.state_dict().items() if name in ("weight", "bias")}
     save_whole(rows | {"class_start": head.class_start, "num_classes": head.num_classes},
                folder / f"softmax_fc_gpu_{ranks.rank}.pt")
@@ -111,18 +128,23 @@ def whole_classifier(folder: Path) -> dict[str, Tensor]:
     return {name: torch.cat([rows[name] for rows in shards]) for name in shards[0]}
 
 
-def classifier_in_checkpoint(folder: Path) -> dict[str, Tensor]:
+def classifier_in_checkpoint(folder: Path, view: int | None = None) -> dict[str, Tensor]:
     """{"weight": [C, d]}, and {"bias": [C]} of a softmax head, from the checkpoint in ``folder``.
 
-    Raises :class:`UserError` if a file of the checkpoint is missing or corrupt.
+    view: dimensions of the view whose head is meant; None: that of the whole embedding.
+
+    Raises :class:`UserError` if a file of the checkpoint is missing or corrupt, or if such a view has no head.
     """
     about = about_checkpoint(folder)
     problem = problem_of(folder, about)
     if problem or isinstance(about, str):
         raise UserError(f"{problem}; export another checkpoint")
     ranks = [torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)["tensors"] for file in about["files"]]
-    return {name: torch.cat([rank[f"head/{name}"] for rank in ranks]) for name in ("weight", "bias")
-            if f"head/{name}" in ranks[0]}
+    head = "head" if view is None else f"head_{view}"
+    if f"{head}/weight" not in ranks[0]:
+        raise UserError(f"{folder} has no head of a view of {view} dimensions; leave out --view")
+    return {name: torch.cat([rank[f"{head}/{name}"] for rank in ranks]) for name in ("weight", "bias")
+            if f"{head}/{name}" in ranks[0]}
 
 
 def read_shard(file: Path, classes_before: int) -> tuple[dict[str, Tensor], int, int | None]:

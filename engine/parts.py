@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from backbones import get_model
+from engine.method import Method
 from losses import CombinedMarginLoss, PartialFC
+from old_model.sides import old_dim, old_sides
 from utils.settings import Settings
 
 
@@ -21,3 +23,19 @@ def new_head(cfg: Settings, head_class: type[PartialFC], classes: int, sample_ra
     margin = CombinedMarginLoss(cfg.scale, m1, m2, m3, cfg.interclass_filtering_threshold)
     with torch.device(device):
         return head_class(margin, cfg.embedding_size, classes, sample_rate=sample_rate, fp16=fp16, seed=cfg.seed)
+
+
+def view_dims(cfg: Settings, method_class: type[Method]) -> list[int]:
+    """Dimensions of the compatible views that have a head of their own, ascending."""
+    dims = {old_dim(side) for side in old_sides(cfg)} - {cfg.embedding_size}
+    return sorted(dims) if method_class.view_has_head else []
+
+
+def new_heads(cfg: Settings, method_class: type[Method], head_class: type[PartialFC], classes: int,
+              device: torch.device) -> PartialFC:
+    """The head of the embedding on ``device``, with those of the views in its ``views``; needs a process group."""
+    def made(dim: int) -> PartialFC:
+        return new_head(cfg.replace(embedding_size=dim), head_class, classes, cfg.sample_rate, cfg.fp16).to(device)
+    head = made(cfg.embedding_size)
+    head.views = {dim: made(dim) for dim in view_dims(cfg, method_class)}
+    return head

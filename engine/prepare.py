@@ -9,13 +9,15 @@ from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import Position
 from engine.distributed import Ranks, check_same
 from engine.method import Method
-from engine.parts import new_backbone, new_head
+from engine.parts import new_backbone, new_heads
 from engine.schedule import schedule_of
 from engine.settings import make_repeatable, settings_of
+from engine.several_old import new_method
 from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
 from losses import PartialFC
+from old_model.sides import old_sides
 from records.classes import images_of_classes, remarks
 from records.faces import FaceRecords, Faces, SyntheticFaces
 from records.facts import Facts
@@ -120,5 +122,5 @@ def build(cfg: Settings, data: Facts, ranks: Ranks, method_class: type[Method], 
     """Backbone, method and head with their optimiser, on the rank's device.  A collective: methods read files together."""
     backbone = new_backbone(cfg, cfg.fp16)
     backbone.to(ranks.device, memory_format=torch.channels_last)        # type: ignore[call-overload]  # torch's stub lacks it
-    head = new_head(cfg, head_class, data.classes, cfg.sample_rate, cfg.fp16)
-    return Trainer(cfg, ranks, backbone, method_class(cfg, data).to(ranks.device), head.to(ranks.device))
+    head = new_heads(cfg, method_class, head_class, data.classes, ranks.device)
+    return Trainer(cfg, ranks, backbone, new_method(old_sides(cfg), method_class, data).to(ranks.device), head)

@@ -10,6 +10,7 @@ from engine.method import Method
 from engine.model_files import classifier_shards
 from losses import PartialFC
 from old_model.names import sd_of
+from old_model.sides import numbered, old_sides
 from records.facts import Facts
 from utils.errors import UserError
 from utils.files import quick_hash
@@ -25,6 +26,7 @@ def check_settings(cfg: Settings) -> None:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
     builder(cfg.network)
+    old_sides(cfg)
     if cfg.margin_list[0] != 1:
         raise UserError(f"config.margin_list = {cfg.margin_list}: expected m1 = 1 (no multiplicative margin); use m2 (ArcFace) "
                         f"or m3 (CosFace)")
@@ -49,13 +51,22 @@ def settings_of(cfg: Settings, data: Facts, method_class: type[Method], head_cla
 
 def files_of(cfg: Settings) -> dict[str, Path]:
     """Files that a run may read in addition to its records, by name: what the old model left, and the verification sets."""
+    sides = old_sides(cfg)
+    files: dict[str, Path] = {}
+    for k, side in enumerate(sides):
+        files |= {numbered(name, k, len(sides)): path for name, path in files_of_side(side).items()}
+    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
+
+
+def files_of_side(cfg: Settings) -> dict[str, Path]:
+    """What one old model left, by name."""
     files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
     if "old_feature" in files:
         files["labels"] = files["old_feature"].with_name(f"{sd_of(files['old_feature'])}_label.npy")
     if cfg.old_classifier:
         shards = classifier_shards(locate(cfg.old_classifier, ROOT))
         files |= {f"old_classifier {rank}": path for rank, path in shards.items()}
-    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
+    return files
 
 
 def make_repeatable(cfg: Settings) -> None:

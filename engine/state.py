@@ -11,7 +11,8 @@ from losses.shards import shard_of
 def parts_of(trainer: Trainer) -> dict[str, nn.Module]:
     """The modules of a run by name; names of tensors begin with these: "backbone/fc.weight", "head/weight",
     "optimizer/backbone/fc.weight/momentum_buffer"."""
-    return {"backbone": trainer.plain_backbone, "method": trainer.plain_method, "head": trainer.head}
+    views = {f"head_{dim}": head for dim, head in trainer.head.views.items()}
+    return {"backbone": trainer.plain_backbone, "method": trainer.plain_method, "head": trainer.head} | views
 
 
 def sharded_by_class(module: nn.Module) -> dict[str, int]:

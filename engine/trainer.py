@@ -17,9 +17,9 @@ from records.images import to_input
 from utils.settings import Settings
 
 
-def make_optimizer(cfg: Settings, backbone: nn.Module, method: nn.Module, head: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(cfg: Settings, backbone: nn.Module, method: nn.Module, *heads: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW over all trained parameters, one parameter group each for backbone, method and head."""
-    parts = [[p for p in part.parameters() if p.requires_grad] for part in (backbone, method, head)]
+    parts = [[p for p in part.parameters() if p.requires_grad] for part in (backbone, method, *heads)]
     groups = [{"params": part} for part in parts if part]
     if cfg.optimizer == "sgd":
         sgd = torch.optim.SGD(groups, cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True)
@@ -57,8 +57,10 @@ class Trainer:
         self.cfg, self.ranks = cfg, ranks
         self.plain_backbone, self.plain_method, self.head = backbone, method, head
         self.backbone, self.method = replicate(backbone), replicate(method)
-        self.optimizer = make_optimizer(cfg, backbone, method, head)
-        head.bind(self.optimizer)
+        self.heads = [head, *head.views.values()]
+        self.optimizer = make_optimizer(cfg, backbone, method, *self.heads)
+        for one in self.heads:
+            one.bind(self.optimizer)
         self.scaler = SharedScaler(ranks.device.type, enabled=cfg.fp16 and ranks.device.type == "cuda")
         self.bad_steps = BadSteps(ranks.device, self.scaler.is_enabled(), cfg.gradient_acc)
 
@@ -103,7 +105,7 @@ class Trainer:
         clipped = [*self.plain_backbone.parameters(), *self.plain_method.parameters()]
         norm = get_total_norm(gradients(clipped))
         if self.head.clipped:
-            shards = list(self.head.parameters())
+            shards = [parameter for one in self.heads for parameter in one.parameters()]
             squares = get_total_norm(gradients(shards)).square()
             dist.all_reduce(squares)
             clipped, norm = clipped + shards, (norm.square() + squares).sqrt()

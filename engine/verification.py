@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.distributed import Ranks
+from losses import View
 from records.bins import load_bin
 from records.images import to_input
 from utils.settings import Settings
@@ -79,15 +80,25 @@ class Verifier:
             elif ranks.rank == 0:
                 log.warning("no verification set %s: left out (config.val_targets)", path)
 
-    def __call__(self, backbone: nn.Module) -> dict[str, Accuracy]:
-        """Accuracy by set name; backbone: not wrapped; in training mode afterwards.  A collective."""
+    def __call__(self, backbone: nn.Module, views: dict[int, View]) -> dict[str, Accuracy]:
+        """Accuracy by set name, and by "<name> view <d_o>" that of a view; backbone: not wrapped; in training mode afterwards.
+
+        A collective.
+        """
         backbone.eval()
         accuracy = {}
         for name, (images, same) in self.sets.items():
             features, norm = embed_pairs(backbone, images, self.ranks, self.batch_size)
-            mean, deviation, threshold = ten_fold_accuracy(features, same)
-            self.best[name] = max(mean, self.best.get(name, 0.0))
-            accuracy[name] = Accuracy(mean, f"{name} accuracy {100 * mean:.2f} +- {100 * deviation:.2f} % "
-                                      f"(best {100 * self.best[name]:.2f} %, threshold {threshold:.2f}, norm {norm:.1f})")
+            accuracy[name] = self.accuracy(name, features, same, f", norm {norm:.1f}")
+            for dim, view in views.items():         # linear: the view of a sum of mirror images is the sum of their views
+                viewed = torch.from_numpy(features) @ view.matrix()
+                of_view = f"{name} view {dim}"
+                accuracy[of_view] = self.accuracy(of_view, nn.functional.normalize(viewed).numpy(), same)
         backbone.train()
         return accuracy
+
+    def accuracy(self, name: str, features: np.ndarray, same: np.ndarray, more: str = "") -> Accuracy:
+        mean, deviation, threshold = ten_fold_accuracy(features, same)
+        self.best[name] = max(mean, self.best.get(name, 0.0))
+        return Accuracy(mean, f"{name} accuracy {100 * mean:.2f} +- {100 * deviation:.2f} % "
+                              f"(best {100 * self.best[name]:.2f} %, threshold {threshold:.2f}{more})")

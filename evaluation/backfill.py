@@ -90,7 +90,8 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
     ends: the cells with no row done (new queries on the old gallery) and with all rows done (new on new).
     """
     pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
-    stored, query = (new.on_old[0], BothViews(new.on_old[1], new.query)) if new.on_old else (old.gallery, new.query)
+    on_old = new.against(old)
+    stored, query = (on_old[0], BothViews(on_old[1], new.query)) if on_old else (old.gallery, new.query)
     if pairs is not None and after is None:
         after = pair_scores(new.gallery, new.query, pairs)
     out: dict[str, list[Curve]] = {}
@@ -104,7 +105,7 @@ def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, C
                 if "1:1" in order and pairs is not None and before is not None and after is not None:
                     scores = np.where(done["1:1"][pairs.enrol], after, before)
                 nobody = np.zeros(len(measure.evaluation.images), bool)
-                gallery = PartlyReembedded(stored, new.gallery, done.get("1:N", nobody), new.on_old is not None)
+                gallery = PartlyReembedded(stored, new.gallery, done.get("1:N", nobody), on_old is not None)
                 cells.append(measure(gallery, query, scores=scores))
                 bar.update()
             cells.append(ends[1])

@@ -26,7 +26,7 @@ class Features:
 
     A mapped version has two views. ``gallery`` and ``query`` are what its model makes: entries that are re-embedded, and queries
     against them. ``on_old`` are the old entries and the queries as they are compared: of one space, for which one of the two is
-    mapped.
+    mapped. A model that was trained against old features of another dimension has compatible views: ``compatible``.
     """
 
     def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None,
@@ -37,11 +37,20 @@ class Features:
         """
         self.gallery, self.query, self.norm, self.about, self.on_old = gallery, query, norm, about or {}, on_old
         self.views: list[np.ndarray] = []       # embeddings of the images, while maps are fitted
+        self.compatible: dict[int, tuple[Rows, Rows]] = {}      # {d_o: gallery and query rows as views of d_o dimensions}
 
     @property
     def dim(self) -> int:
         """d, the number of dimensions."""
         return self.gallery.shape[1]
+
+    def against(self, stored: "Features") -> tuple[Rows, Rows] | None:
+        """(entries of ``stored``, queries of this version) as they are compared, if not as they are: through a map or a view."""
+        if self.on_old is not None or self.dim == stored.dim:
+            return self.on_old
+        if stored.dim in self.compatible:
+            return stored.gallery, self.compatible[stored.dim][1]
+        return (stored.compatible[self.dim][0], self.query) if self.dim in stored.compatible else None
 
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:

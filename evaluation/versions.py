@@ -15,6 +15,7 @@ from evaluation.trainings import pick
 from evaluation.verification import Rows
 from evaluation.version_features import Features, check_same_model, read_features
 from evaluation.version_names import Version, split_files
+from evaluation.view_files import find_view, folder_of, view_file
 from utils.errors import UserError
 
 LOOKED_AT = 100         # gallery rows by which the same model is found
@@ -51,6 +52,7 @@ class Versions:
         for name, paths in files.items():
             for k, file in enumerate(paths):
                 check_same_model(file, name, self.trainings[name][k].about)
+        self.view_notes = [note for name in self.files for note in self.add_views(name, evaluation)]
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
         directions = [BACKWARD, FORWARD][:1 + args.forward]
@@ -65,11 +67,33 @@ class Versions:
         for features in chain.from_iterable(self.trainings.values()):
             features.views = []
         self.candidates = [*(trainings[0].name for trainings in new), *self.free, *(p[0].name for p in paragon)]
-        self.notes = [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
+        self.notes = [*self.dimension_notes(), *self.view_notes]
         self.warnings = list(dict.fromkeys(features.about["note"] for features in chain.from_iterable(self.trainings.values())
                                            if "note" in features.about))
         self.warnings += [f"{name} is the same model as {self.old}: the first rows of their galleries are equal" for name in
                           self.files if name != self.old and self.equals_old(name)]
+
+    def add_views(self, name: str, evaluation: Evaluation) -> list[str]:
+        """Add the compatible views of a version that are next to its files; a note on each.
+
+        UserError if only some trainings of the version have one.
+        """
+        found: dict[int, list[Path]] = {}
+        for version, features in zip(self.files[name], self.trainings[name], strict=True):
+            for dim in {other.dim for trainings in self.trainings.values() for other in trainings} - {features.dim}:
+                mapping = find_view(version.file, (features.dim, dim), features.about.get("fingerprint"))
+                if mapping is not None:
+                    query = mapped_side(features.views, features.query, mapping, evaluation.source)
+                    same = features.gallery is features.query
+                    gallery = query if same else mapped_side(features.views, features.gallery, mapping, evaluation.source)
+                    features.compatible[dim] = gallery, query
+                    found.setdefault(dim, []).append(view_file(folder_of(version.file), dim))
+        for dim, files in found.items():
+            if len(files) < len(self.files[name]):
+                raise UserError(f"{len(self.files[name])} trainings of {name} have {len(files)} views of {dim} dimensions "
+                                f"({files[0]}); expected one for each: copy view_{dim}.npz next to each model.pt")
+        return [f"{name} has {self.features[name].dim} dimensions; with versions of {dim} it is compared through its view, "
+                f"{' and '.join(map(str, files))}" for dim, files in found.items()]
 
     def equals_old(self, name: str) -> bool:
         """Whether the first rows of a version's gallery are those of the old version."""
@@ -89,6 +113,10 @@ class Versions:
     def features(self) -> dict[str, Features]:
         """{version: features of its first training}."""
         return {name: trainings[0] for name, trainings in self.trainings.items()}
+
+    def dimension_notes(self) -> list[str]:
+        """A sentence on each candidate that cannot be compared with the old version as it is."""
+        return [self.dimension_note(name) for name in self.candidates if not self.fits(name, self.old)]
 
     def dimension_note(self, name: str) -> str:
         """What follows for a candidate whose dimensions are not those of the old version."""
@@ -169,8 +197,11 @@ class Versions:
         asking, stored = (pick(self.trainings[name], k, count) for name in (query, gallery))
         if gallery == self.old and asking.on_old:
             return asking.on_old
-        alone = query != gallery and (asking.on_old or stored.on_old)
-        return None if alone or asking.dim != stored.dim else (stored.gallery, asking.query)
+        if query != gallery and (asking.on_old or stored.on_old):
+            return None
+        if asking.dim == stored.dim:
+            return stored.gallery, asking.query
+        return asking.against(stored)
 
     def fits(self, query: str, gallery: str) -> bool:
         """Whether queries of one version can search the other's gallery."""

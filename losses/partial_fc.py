@@ -74,6 +74,7 @@ class PartialFC(nn.Module):
         self.num_classes, self.sample_rate = num_classes, sample_rate
         self.class_start, self.num_local = shard_of(num_classes)
         weight = self.initial_rows(embedding_size)
+        self.views: dict[int, PartialFC] = {}       # heads of the compatible views by d_o; not submodules: each is a part
         self.sampler = None
         if sample_rate < 1:
             self.sampler = RowSampler(int(sample_rate * self.num_local), weight, seed)

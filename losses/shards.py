@@ -41,6 +41,18 @@ def all_rows(rows: Tensor) -> Tensor:
     return everyone
 
 
+def mean_of_part(values: Tensor, part: Tensor | None) -> Tensor:
+    """Mean of values [B] over the rows ``part``, bool [B], of all ranks; the ranks' mean is the value.  None: over all rows.
+
+    0 with a gradient of 0 if no rank has such a row.  A collective if part is given.
+    """
+    if part is None:
+        return values.mean()
+    count = part.sum().to(values.dtype)
+    dist.all_reduce(count)
+    return (values * part).sum() * dist.get_world_size() / count.clamp(min=1)
+
+
 def own_rows(everyone: Tensor) -> Tensor:
     """This rank's rows of :func:`all_rows`."""
     return everyone.chunk(dist.get_world_size())[dist.get_rank()]

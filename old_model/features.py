@@ -4,6 +4,7 @@ The rule: row i of every per-image array (features, labels, credible marks) belo
 reader compares the number of rows, and the fingerprints of the model and of the records that the array was computed from.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from backbones.weights import fingerprint, load_state
 from old_model.names import artefact, sd_of
+from old_model.present import load_present
 from records.facts import Facts
 from utils.errors import UserError
 from utils.files import refuse_cut
-from utils.origin import check_origin, describe, load_array
+from utils.origin import check_origin, describe, load_array, load_origin
 from utils.paths import locate
 from utils.settings import Settings
 
@@ -66,26 +68,40 @@ class OldFeatures:
         command = f"python tools/get_feature/get_feature.py configs/OLD.py --SD {sd_of(path)}"
         self.rows = load_array(path, command)
         if self.rows.ndim != 2 or self.rows.shape[1] != dim:
-            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: the new model's "
-                            f"config.embedding_size must be the old one's")
+            raise UserError(f"{path} holds {describe(self.rows)}, expected [{images}, {dim}]: config.old_dim "
+                            f"(None: config.embedding_size) must be the number of dimensions of the old model")
         if len(self.rows) != images:
             raise UserError(f"{path} has {len(self.rows)} rows, the training set has {images} images; "
                             f"make it for this set with: {command}")
         check_origin(path, command, records=records, model=model)
         refuse_codes(path, self.rows, command)
         self.path, self.file = path, path.stat()
+        present = load_present(path, images)
+        self.present = None if present is None else torch.from_numpy(present)       # bool [images]; None: all have a vector
+        if self.present is not None:
+            logging.getLogger("bct").info("%s: %d of %d images have no old vector; they take part without the old side's term",
+                                          path, images - int(self.present.sum()), images)
+
+    def part(self, index: Tensor, device: torch.device) -> Tensor | None:
+        """bool [B] on the device: the image has an old vector; None: all images of the training set have one."""
+        return None if self.present is None else self.present[index].to(device, non_blocking=True)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Unit rows float32 [B, d] for index int64 [B], both on the CPU.
 
-        With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there.
-        UserError if a row is zeros, NaN or infinite, or if the file has been cut short.
+        With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there. The row of an image
+        without an old vector is zeros.  UserError if another row is zeros, NaN or infinite, or if the file has been cut short.
         """
         refuse_cut(self.path, self.file)
         rows = torch.from_numpy(self.rows[index.numpy()]).float()
+        if self.present is not None:
+            rows[~self.present[index]] = 0
         norms = rows.norm(dim=1)
-        if not ((norms > 0) & norms.isfinite()).all():
-            image = int(index[~((norms > 0) & norms.isfinite())][0])
+        wrong = ~((norms > 0) & norms.isfinite())
+        if self.present is not None:
+            wrong &= self.present[index]
+        if wrong.any():
+            image = int(index[wrong][0])
             raise UserError(f"{self.path}: the old feature of image {image} is zeros, NaN or infinite; extract the features "
                             f"again with tools/get_feature/get_feature.py")
         rows = F.normalize(rows)
@@ -99,7 +115,8 @@ def old_side(cfg: Settings, data: Facts, kind: str) -> dict:
     model.
     """
     if cfg[kind] is None:
-        raise UserError(f"config.{kind} is not set: this method needs it (BCT_Methods/scenarios.py fills it in)")
+        raise UserError(f"config.{kind} is not set: this method needs it (BCT_Methods/scenarios.py fills it in; "
+                        f"several old models need a list with an entry for each)")
     model = None
     if cfg.old_model is not None and Path(cfg.old_model).is_file():
         model = fingerprint(load_state(cfg.old_model))
@@ -140,6 +157,7 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
                     records: str | None = None, model: str | None = None) -> Tensor:
     """Mean old features of the ``classes`` out of num_classes, as unit rows float32 [classes, dim].
 
+    A class without an old vector has a row of zeros (:func:`classes_left_out`).
     Other arguments and errors as for :class:`OldFeatures`.
     """
     command = f"python tools/get_feature/get_avg_feature.py --SD {sd_of(path)}"
@@ -150,3 +168,8 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
                         f"config.num_classes unset")
     check_origin(path, command, images=images, records=records, model=model)
     return F.normalize(torch.from_numpy(np.array(prototypes[classes], np.float32)))
+
+
+def classes_left_out(path: Path) -> int:
+    """Classes none of whose images has an old vector, by the origin of the prototypes in ``path``."""
+    return int(load_origin(path).get("classes_left_out", 0))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.arrays import ChosenRows
+
 SEED = 0
 SAMPLED_CLASSES = 128
 SAMPLED_IMAGES = 8          # of a class: its first and its last one in the file, and others
@@ -44,7 +46,7 @@ class OrderFound:
                 f"their own class; in random orders {100 * self.chance:.1f} %, at most {100 * self.most:.1f} %{few}")
 
 
-def order_of_rows(features: np.ndarray, labels: np.ndarray) -> OrderFound:
+def order_of_rows(features: np.ndarray | ChosenRows, labels: np.ndarray) -> OrderFound:
     """Look at a seeded sample of the rows of features [N, d] with labels int [N]; the same sample in each call."""
     draw = np.random.default_rng(SEED)
     rows, owner, ends = sample(labels, draw)
@@ -116,7 +118,7 @@ def most_hits(hits: int, n: int, share: float) -> float:
                for k in range(hits + 1))
 
 
-def warn_about_order(features: np.ndarray, labels: np.ndarray, source: Path) -> None:
+def warn_about_order(features: np.ndarray | ChosenRows, labels: np.ndarray, source: Path) -> None:
     """Print a warning if rows look misplaced.  source: the file of the features."""
     found = order_of_rows(features, labels)
     if found.misplaced:

@@ -104,7 +104,7 @@ def class_order(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.argsort(labels + values / max(2 * values.max(initial=0), 1e-300), kind="stable")
 
 
-def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm: bool = True,
+def credible(features: np.ndarray | ChosenRows, labels: np.ndarray, share: float, column_norm: bool = True,
              source="labels") -> np.ndarray:
     """Credible marks, bool [N]: of the n images of a class, the ceil(share * n) nearest to the class mean are True.
 
@@ -129,7 +129,7 @@ def credible(features: np.ndarray, labels: np.ndarray, share: float, column_norm
     return mask
 
 
-def class_means(features: np.ndarray, labels: np.ndarray, source="labels") -> np.ndarray:
+def class_means(features: np.ndarray | ChosenRows, labels: np.ndarray, source="labels") -> np.ndarray:
     """Mean of the raw features [N, d] of each class, float64 [C, d].  UserError as in :func:`class_counts`."""
     counts, label_of = class_counts(labels, source), torch.tensor(labels)
     sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64)
@@ -167,12 +167,14 @@ def class_balls(features: np.ndarray | ChosenRows, labels: np.ndarray,
     return centres.float().numpy(), radii, kept
 
 
-def shared_class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def shared_class_balls(features: np.ndarray, labels: np.ndarray, num_classes: int,
+                       present: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`class_balls` as tensors on the CPU, the same on all ranks; each rank reads the images of its share of classes.
 
-    A collective: all ranks call it.
+    present: bool [N], False = an image without an old vector, which is left out.  A collective: all ranks call it.
     """
-    mine = np.flatnonzero(labels % dist.get_world_size() == dist.get_rank())
+    own = labels % dist.get_world_size() == dist.get_rank()
+    mine = np.flatnonzero(own if present is None else own & present.numpy())
     centres, radii, kept = map(torch.from_numpy, class_balls(ChosenRows(features, mine), labels[mine], num_classes))
     for part in (centres, radii, kept):
         dist.all_reduce(part)           # zeros for the classes of the other ranks

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from BCT_Methods.MixBCT.train import MixBCT
-from losses import PartialFC
+from losses import PartialFC, View
 
 
 def head_of(g: dict, margin, classes: int, weight: str, **more) -> PartialFC:
@@ -32,6 +32,7 @@ def on_arrays(kind: type, **parts) -> torch.nn.Module:
     """A method of this kind that has only the attributes ``parts``, those that its forward reads."""
     method = kind.__new__(kind)
     torch.nn.Module.__init__(method)
+    method.view = View(16, 16)
     for name, part in parts.items():
         setattr(method, name, part)
     return method
@@ -42,6 +43,7 @@ class MixBCTOnArrays(MixBCT):
 
     def __init__(self, old: torch.Tensor, credible: torch.Tensor, rows: list[torch.Tensor] | None = None):
         torch.nn.Module.__init__(self)
+        self.view = View(16, 16)
         self.cfg = SimpleNamespace(mix_ratio=0.3, seed=0)
         self.old, self.credible, self.rows = old, credible, rows
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from method_toys import (
     CLASSES,
+    DIM,
     IMAGES,
     M2,
     M3,
@@ -183,22 +184,35 @@ def adversarial(new, old, progress: float, p: dict[str, Tensor]) -> Tensor:
     return -discriminator(turned, p)[:, 0].mean() - discriminator(old, p)[:, 1].mean()
 
 
-def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, replaced: Tensor) -> dict[str, Tensor]:
+def viewed(rows: Tensor, p: dict[str, Tensor]) -> Tensor:
+    """The view [B, DIM] of embeddings [B, d]: W f if there is a W among the method's parameters, else the first DIM numbers."""
+    return torch.stack([torch.stack([(w * row).sum() for w in p["view.weight"]]) if "view.weight" in p else row[:DIM]
+                        for row in rows])
+
+
+def slow_terms(name: str, cfg, clock, batch, weight, p: dict, memory: list, replaced: Tensor,
+               view_weight: Tensor | None = None) -> dict[str, Tensor]:
     """The method's weighted terms of a batch (new, labels, index), all float64.
 
     weight [CLASSES, DIM]: of the head.  p: the method's parameters by name.  memory: NCCL's queue, oldest first; it is extended.
-    replaced bool [B]: MixBCT's rows.
+    replaced bool [B]: MixBCT's rows.  view_weight [CLASSES, DIM]: of the view's head, if the dimensions differ.
     """
-    new, labels, index = batch
+    (whole, labels, index), dim = batch, batch[0].shape[1]
+    new = whole if dim == DIM else viewed(whole, p)
     if name == "MixBCT":
-        return {"cls": margin_loss(torch.where(replaced[:, None], old_unit(index), new), labels, weight)}
-    terms = {"cls": margin_loss(new, labels, weight)}
+        mixed = torch.where(replaced[:, None], old_unit(index), new)
+        if dim == DIM:
+            return {"cls": margin_loss(mixed, labels, weight)}
+        return {"cls": margin_loss(whole, labels, weight), "view": margin_loss(mixed, labels, view_weight)}
+    terms = {"cls": margin_loss(whole, labels, weight)}
+    if name == "NCCL" and dim != DIM:
+        terms["view"], weight = margin_loss(new, labels, view_weight), view_weight
     if name in ("L2", "weakenedL2"):
         terms["l2"] = cfg.l2_weight * pull(new, old_unit(index), cfg.threshold)
     if name == "BCT":
         terms["bct"] = influence_loss(new, labels, bct_rows(cfg.old_classifier is not None), cfg.bct_scale)
     if name == "UniBCT" and clock.epoch >= min(cfg.refine_epoch):
-        backbone = make_backbone()[1]
+        backbone = make_backbone(dim=dim)[1]
         images = embedded(pictures(range(IMAGES)), backbone.weight.double(), backbone.bias.double())
         rows = refined_rows(images.detach().numpy(), cfg.lamb, cfg.tau, cfg.as_published)
         terms["bct"] = influence_loss(new, labels, rows, 1.0 if cfg.as_published else cfg.bct_scale)

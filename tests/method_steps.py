@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from method_toys import BATCH, batches, make_backbone, make_head, make_method, pictures
+from method_toys import BATCH, batches, make_backbone, make_heads, make_method, pictures
 
 from engine.distributed import Ranks
 from engine.method import Clock
@@ -34,15 +34,18 @@ def make_method_for_ranks(name: str, folder: Path, **more):
 
 def steps_of_this_rank(name: str, folder: Path, **more) -> list[dict]:
     """Terms of two steps, and gradients of this rank's rows, its class vectors and the method's parameters."""
-    (method, _), head = make_method_for_ranks(name, folder, **more), make_head()
+    method, cfg = make_method_for_ranks(name, folder, **more)
+    head = make_heads(cfg, method)
     steps, rows = [], slice_of_this_rank()
-    for step, (new, labels, index) in enumerate(batches()):
+    for step, (new, labels, index) in enumerate(batches(dim=cfg.embedding_size)):
         new = new[rows].clone().requires_grad_()
-        head.zero_grad(), method.zero_grad()
+        for part in (head, method, *head.views.values()):
+            part.zero_grad()
         terms = method(head, new, labels[rows], index[rows], clock_of(step))
         sum(terms.values()).backward()
         steps.append({"terms": {key: value.detach() for key, value in terms.items()}, "new": new.grad,
-                      "weight": head.weight.grad, "parameters": {key: p.grad for key, p in method.named_parameters()}})
+                      "weight": head.weight.grad, "views": {dim: view.weight.grad for dim, view in head.views.items()},
+                      "parameters": {key: p.grad for key, p in method.named_parameters()}})
     return steps
 
 
@@ -55,11 +58,13 @@ def train(trainer: Trainer, steps: range, lr: float) -> None:
                      (step + 1) % trainer.cfg.gradient_acc == 0)
 
 
-def trained_of_this_rank(name: str, folder: Path) -> dict:
+def trained_of_this_rank(name: str, folder: Path, **more) -> dict:
     """Class vectors, parameters and buffers after two updates of two batches each, through the trainer and DDP."""
-    method, cfg = make_method_for_ranks(name, folder, gradient_acc=2, lr=0.1)
-    backbone, head = make_backbone(), make_head()           # without BatchNorm, whose statistics are each rank's own
+    method, cfg = make_method_for_ranks(name, folder, gradient_acc=2, lr=0.1, **more)
+    backbone = make_backbone(dim=cfg.embedding_size)        # without BatchNorm, whose statistics are each rank's own
+    head = make_heads(cfg, method)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     train(Trainer(cfg, ranks, backbone, method, head), range(4), 0.1)
-    return {"weight": head.weight.detach(), "parameters": [p.detach() for p in (*backbone.parameters(), *method.parameters())],
+    return {"weight": head.weight.detach(), "views": {dim: view.weight.detach() for dim, view in head.views.items()},
+            "parameters": [p.detach() for p in (*backbone.parameters(), *method.parameters())],
             "buffers": dict(method.named_buffers())}

@@ -15,6 +15,7 @@ from losses import CombinedMarginLoss, PartialFC
 from records.faces import Faces
 from records.facts import Facts
 from utils.config import load_config
+from utils.origin import save_array
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"MixBCT": MixBCT, "UniBCT": UniBCT, "NCCL": NCCL, "BCT": BCT, "AdvBCT": AdvBCT, "L2": L2}
@@ -56,6 +57,22 @@ def old_classifier() -> torch.Tensor:
     return 3 * torch.randn(5, DIM, generator=torch.Generator().manual_seed(13))
 
 
+def absent_images() -> np.ndarray:
+    """bool [IMAGES], True = without an old vector: all images of class 2, and every fifth other one."""
+    return (old_features()[1] == 2) | (np.arange(IMAGES) % 5 == 0)
+
+
+def leave_out_absent(folder: Path) -> Path:
+    """Turn the old side in ``folder`` into one in which these images, and so a class, have no old vector."""
+    start, present = folder / "OPclass" / SD, ~absent_images()
+    features, prototypes = old_features()[0], old_prototypes()
+    features[~present], prototypes[2] = 0, 0
+    np.save(f"{start}_feature.npy", features)
+    np.save(f"{start}_present.npy", present)
+    save_array(Path(f"{start}_avg_feature.npy"), prototypes, {"classes_left_out": 1})
+    return folder
+
+
 def write_old_side(folder: Path) -> Path:
     """Write all files of the old model to ``folder``, its classifier to ``folder``/old."""
     start = folder / "OPclass" / SD
@@ -80,18 +97,26 @@ def settings(name: str, folder: Path, **more):
     return cfg.replace(**toy | more)
 
 
-def batches(count: int = 2, size: int = BATCH) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of new embeddings [size, DIM], labels and index; no image is in two of them, and they are in no order."""
+def batches(count: int = 2, size: int = BATCH, dim: int = DIM) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches of new embeddings [size, dim], labels and index; no image is in two of them, and they are in no order."""
     labels, draw = torch.from_numpy(old_features()[1]), torch.Generator().manual_seed(14)
     index = torch.randperm(IMAGES, generator=draw)[:count * size].view(count, size)
-    return [(3 * torch.randn(size, DIM, generator=draw), labels[rows], rows) for rows in index]
+    return [(3 * torch.randn(size, dim, generator=draw), labels[rows], rows) for rows in index]
 
 
-def make_head(seed: int = 5, **more) -> PartialFC:
+def make_head(seed: int = 5, dim: int = DIM, **more) -> PartialFC:
     """Class vectors that are long enough for a decay to show."""
-    head = PartialFC(CombinedMarginLoss(SCALE, 1.0, M2, M3), DIM, CLASSES, seed=seed, **more)
+    head = PartialFC(CombinedMarginLoss(SCALE, 1.0, M2, M3), dim, CLASSES, seed=seed, **more)
     with torch.no_grad():
         head.weight.mul_(50)
+    return head
+
+
+def make_heads(cfg, method, **more) -> PartialFC:
+    """The head of the settings' embeddings, with that of the view of DIM dimensions if the method has one."""
+    head = make_head(dim=cfg.embedding_size, **more)
+    if method.view_has_head and cfg.embedding_size != DIM:
+        head.views = {DIM: make_head(8, **more)}
     return head
 
 
@@ -121,10 +146,10 @@ def pictures(index) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.random.default_rng(int(i)).integers(0, 256, (4, 4, 3))) for i in index]).byte()
 
 
-def make_backbone(seed: int = 6) -> torch.nn.Sequential:
-    """A linear backbone [48 -> DIM], which a loop can repeat; without BatchNorm."""
+def make_backbone(seed: int = 6, dim: int = DIM) -> torch.nn.Sequential:
+    """A linear backbone [48 -> dim], which a loop can repeat; without BatchNorm."""
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, DIM))
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, dim))
 
 
 def embedded(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -141,5 +166,5 @@ def make_method(name: str, folder: Path, **more):
         more["old_classifier"] = str(folder / "old")
     cfg = settings(name, folder, **more)
     method = VARIANTS[name](cfg, DATA)
-    method.start_epoch(3, make_backbone(), Pictures())
+    method.start_epoch(3, make_backbone(dim=cfg.embedding_size), Pictures())
     return method, cfg

@@ -22,6 +22,8 @@ from processes import run_script
 from toy import jpeg, write_ijb, write_records
 from trainings import free_port
 
+from backbones import get_model
+
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "image_size=16 num_epoch=1 batch_size=4 workers=0 val_targets=[]"
@@ -93,6 +95,18 @@ def test_the_comparison_and_the_reproduction(project):
     assert dry_run == f"{whole_run} --dry-run"
     done = shell(dry_run.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
     assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
+
+
+def test_a_second_upgrade(project):
+    """After the first test, whose old model is v1; v2 has random weights; v2 and v3 are small networks."""
+    (project / "work_dirs/v2").mkdir()
+    torch.save(get_model("mbf", num_features=512, image_size=16).state_dict(), project / "work_dirs/v2/model.pt")
+    for line in commands("docs/upgrade.md", "More than one upgrade"):
+        small = ready(line).replace("r100", "mbf").replace(":r50", ":mbf")
+        done = run(small.replace("--sequence", "--sequence --draws 20 --backfill 2"), project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert (project / "work_dirs/v3/view_128.npz").is_file() and "view_128.npz" in done.stdout
+    assert "drift, queries of each version on the gallery of v1" in (project / "compare_result/compare.txt").read_text()
 
 
 def test_from_photographs_to_the_comparison(project):

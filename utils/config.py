@@ -38,8 +38,15 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise UserError("; ".join(wrong))
     return Settings(values | {"dataset": str(locate(values["dataset"], ROOT)), "name": path.stem,
                               "feature_save": str(ROOT / values["feature_save"]),
-                              "old_model": values["old_model"] and str(locate(values["old_model"], ROOT)),
+                              "old_model": located(values["old_model"]),
                               "output": str(ROOT / (values["output"] or f"work_dirs/{path.stem}"))})
+
+
+def located(name: str | list[str] | None) -> str | list[str] | None:
+    """A file, or each of a list, below the repository if it is not absolute."""
+    if isinstance(name, (list, tuple)):
+        return [str(locate(one, ROOT)) for one in name]
+    return name and str(locate(name, ROOT))
 
 
 def read_schema(folder: Path) -> tuple[dict[str, Setting], dict]:
@@ -79,6 +86,8 @@ def set_value(values: dict, key: str, value, schema: dict[str, Setting], source:
     setting = schema.get(key)
     if setting is not None and setting.is_text and isinstance(value, os.PathLike):
         value = str(value)
+    if setting is not None and setting.is_list and isinstance(value, (list, tuple)):
+        value = [str(one) if isinstance(one, os.PathLike) else one for one in value]
     if setting is None and isinstance(values.get(key), (int, float)) and isinstance(value, str):
         raise UserError(f"config.{key} = '{value}' in {source}: expected a number or True or False, as in {key} = {values[key]}")
     if setting is not None and not setting.accepts(value):
@@ -87,7 +96,12 @@ def set_value(values: dict, key: str, value, schema: dict[str, Setting], source:
 
 
 def literal(word: str, setting: Setting | None):
-    """VALUE of KEY=VALUE: a Python literal, else text.  A setting that is text (a path may be 2024) gets text or None."""
+    """VALUE of KEY=VALUE: a Python literal, else text.  A setting that is text (a path may be 2024) gets text or None.
+
+    [A,B] is a list of texts if the setting accepts lists: a shell removes quotation marks.
+    """
+    if setting is not None and setting.is_list and setting.is_text and word[:1] + word[-1:] == "[]":
+        return [part.strip().strip("'\"") for part in word[1:-1].split(",")]
     try:
         value = ast.literal_eval(word)
     except (ValueError, SyntaxError):

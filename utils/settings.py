@@ -18,11 +18,18 @@ class Setting:
     expected: str
     accepts: Callable[[object], bool]
     is_text: bool = False       # VALUE of KEY=VALUE is text even if it looks like a number
+    is_list: bool = False       # VALUE [A,B] of KEY=VALUE is a list, of text if ``is_text``
 
     def or_none(self, when: str) -> "Setting":
         """The same setting with None as its default and as an accepted value; ``when``: what None means."""
         return Setting(None, f"{self.meaning}; None = {when}", f"{self.expected}, or None",
-                       lambda value: value is None or self.accepts(value), self.is_text)
+                       lambda value: value is None or self.accepts(value), self.is_text, self.is_list)
+
+    def or_list(self) -> "Setting":
+        """The same setting, which also accepts a list of its values, of at least one."""
+        def accepts(value) -> bool:
+            return self.accepts(value) or isinstance(value, (list, tuple)) and len(value) > 0 and all(map(self.accepts, value))
+        return Setting(self.default, self.meaning, f"{self.expected}, or a list of such", accepts, self.is_text, True)
 
 
 def bounds(above: float | None, least: float | None, most: float | None, below: float | None) -> tuple[str, Callable]:

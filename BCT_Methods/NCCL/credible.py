@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from losses.shards import shard_of
 from old_model.features import load_prototypes, old_side
+from old_model.sides import old_dim
 from records.facts import Facts
 from utils.settings import Settings
+
+LEFT_OUT = -1e30        # logit of a class without an old vector
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -35,11 +38,12 @@ class CredibleOld(nn.Module):
         super().__init__()
         self.scale, self.max_entropy = cfg.scale, math.log(data.classes) / 2
         start, count = shard_of(data.classes)
-        centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=cfg.embedding_size,
+        centres = load_prototypes(**old_side(cfg, data, "prototypes"), num_classes=data.classes, dim=old_dim(cfg),
                                   classes=slice(start, start + count))
         self.centres: Tensor
         self.register_buffer("centres", centres, persistent=False)
 
     @torch.no_grad()
     def forward(self, old: Tensor) -> Tensor:
-        return entropy(self.scale * F.linear(old, self.centres)) <= self.max_entropy
+        logits = self.scale * F.linear(old, self.centres)
+        return entropy(logits.masked_fill(~self.centres.any(1), LEFT_OUT)) <= self.max_entropy

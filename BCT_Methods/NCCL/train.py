@@ -9,6 +9,14 @@ arXiv 2108.03372.
     ^o_k: the last 8,192 old embeddings, the batch's own among them;  P(i): those of the same label
     g_k: their cosines with the new class vectors, as they were then;  g_i: those of the new embedding
 
+If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in l1 and l2, and g are
+cosines with class vectors of the old space, which have a head of their own:
+
+    L  = L_arc(f_n) + L_arc,view(v(f_n)) + alpha * l1 + beta * l2
+
+v: the view of losses/view.py.  L_arc,view trains the head of the view, with the margin and scale of L_arc and weight 1.
+An image without an old vector is not an entry of the queue, and no i of the sums in l1 and l2.
+
 as_published: g after margin and scale (clamped to [-1, 1] under fp16), l2 without gradient, and the queue's empty
 rows (zeros) in the sums.
 
@@ -28,9 +36,10 @@ from BCT_Methods.NCCL.credible import CredibleOld
 from BCT_Methods.NCCL.old_queue import Queue
 from engine.loop import main
 from engine.method import Clock, Method
-from losses import PartialFC
+from losses import PartialFC, View
 from losses.shards import GatherForAll, SumOfShards, all_rows
 from old_model.features import OldFeatures, old_side
+from old_model.sides import old_dim
 from records.facts import Facts
 from utils.errors import UserError
 from utils.settings import Settings
@@ -53,12 +62,15 @@ def contrast(similarity: Tensor, weight: Tensor, positive: Tensor, rows: Tensor,
 class NCCL(Method):
     """Needs the old feature of every new training image; with credible_only the class means, too."""
 
+    view_has_head = True
+
     def __init__(self, cfg: Settings, data: Facts):
         super().__init__(cfg, data)
         if cfg.sample_rate < 1:
             raise UserError(f"NCCL compares logits of all classes: set config.sample_rate = 1 (found {cfg.sample_rate})")
-        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
-        self.queue = Queue(cfg.queue_size, cfg.embedding_size, data.classes, cfg.fp16)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg))
+        self.view = View(cfg.embedding_size, old_dim(cfg), cfg.seed)
+        self.queue = Queue(cfg.queue_size, old_dim(cfg), data.classes, cfg.fp16)
         self.credible = CredibleOld(cfg, data) if cfg.credible_only else None
 
     def logits(self, head: PartialFC, cos: Tensor, local: Tensor) -> Tensor:
@@ -69,23 +81,26 @@ class NCCL(Method):
         return logits.clamp(-1, 1) if self.cfg.fp16 else logits
 
     def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
-        cfg = self.cfg
+        cfg, view, own = self.cfg, self.view(new), self.view.head(head)
         old = all_rows(self.old[index].to(new.device, non_blocking=True))
         all_labels = all_rows(labels)
         credible = torch.ones_like(all_labels, dtype=torch.bool) if self.credible is None else self.credible(old)
-        cos, local = head.scores(new, labels)
+        if (part := self.old.part(index, new.device)) is not None:
+            credible = credible & all_rows(part)
+        cos, local = own.scores(view, labels)
         with torch.no_grad():
-            old_logits = self.logits(head, head.product(old, head.weight), local)
+            old_logits = self.logits(own, own.product(old, own.weight), local)
         queue = self.queue
         queue.push(old, old_logits, torch.where(credible, all_labels, -1))
         # Each rank multiplies its own classes: a matrix [N, Q] is summed over the ranks, the logits are never gathered.
-        near = GatherForAll.apply(F.normalize(new)) @ queue.features.T / cfg.tau
-        alike = SumOfShards.apply(queue.product(self.logits(head, cos, local))) / cfg.tau
+        near = GatherForAll.apply(F.normalize(view)) @ queue.features.T / cfg.tau
+        alike = SumOfShards.apply(queue.product(self.logits(own, cos, local))) / cfg.tau
         pairs: dict[str, Tensor] = dict(weight=(1 + old @ queue.features.T) / 2, positive=all_labels[:, None] == queue.labels,
                                         rows=credible, entries=queue.labels >= (-1 if cfg.as_published else 0))
         # The loss overwrites the cosines, so it comes last.  (Autograd keeps none of them for products with the frozen queue.)
-        return {"cls": head.loss(cos, local), "feature": cfg.alpha * contrast(near, **pairs),
-                "logit": cfg.beta * contrast(alike, **pairs)}
+        terms = {"cls" if self.view.whole else "view": own.loss(cos, local), "feature": cfg.alpha * contrast(near, **pairs),
+                 "logit": cfg.beta * contrast(alike, **pairs)}
+        return terms if self.view.whole else {"cls": head(new, labels)} | terms
 
 
 METHOD = NCCL

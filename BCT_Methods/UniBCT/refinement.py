@@ -16,15 +16,17 @@ MAX_NUMBERS_SOLVED = 1 << 24        # numbers in the neighbour matrices that are
 
 @torch.no_grad()
 def refine(prototypes: Tensor, classes: slice, backbone: nn.Module, dataset, old: np.ndarray, *, batch_size: int,
-           workers: int, **how) -> None:
+           workers: int, present: Tensor | None = None, **how) -> None:
     """Overwrite ``prototypes`` [C_local, d], those of this rank's ``classes``, from all images of these classes.
 
     Each rank embeds the images of its own classes (un-flipped, backbone in eval mode, with its own BatchNorm statistics), so the
     ranks share the pass over the data.  Memory holds one block of whole classes.  old [N, d]: raw old features in record order.
+    present: bool [N], False = an image without an old vector, which is left out.  A class without images gets a row of zeros.
     how: lamb, tau, as_published of :func:`refined`.
     """
     labels = dataset.labels()
-    images_here = np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
+    has_vector = np.ones(len(labels), bool) if present is None else present.numpy()
+    images_here = np.flatnonzero((labels >= classes.start) & (labels < classes.stop) & has_vector)
     local = labels[images_here] - classes.start
     counts = np.bincount(local, minlength=len(prototypes))
     blocks = [(block, images_here[images]) for block, images, _ in class_blocks(local, counts)]

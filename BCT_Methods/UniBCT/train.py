@@ -7,6 +7,10 @@ Zhang et al., "Towards Universal Backward-Compatible Representation Learning", I
                             V' = (1 - lambda) (I - lambda A)^-1 V_o,      p = mean of the rows of V', normalised
     V_n, V_o [n, d]: new and old features of the class's images; refined at the start of the epochs 10 and 20
 
+If the old features have other dimensions (config.old_dim), v(f_n) takes the place of f_n in the second term, v: the view of
+losses/view.py; L_arc and the neighbourhoods, A, stay those of the whole f_n.  Only images that have an old vector are in V_n and
+V_o; a class without any is left out of the second term, as a target and as another class.
+
 as_published: raw dot products, softmax over columns (which makes p exactly the plain mean), p not normalised, scale 1.
 
     cd BCT_Methods/UniBCT/ && python -m torch.distributed.launch --nproc_per_node=8 --nnodes=1 \
@@ -25,6 +29,7 @@ from engine.loop import main
 from engine.method import Clock, Method
 from losses import PartialFC
 from old_model.features import OldFeatures, old_side
+from old_model.sides import old_dim
 from records.facts import Facts
 from utils.errors import UserError
 from utils.settings import Settings
@@ -38,7 +43,8 @@ class UniBCT(BCT):
         if min(cfg.refine_epoch, default=cfg.num_epoch) >= cfg.num_epoch:
             raise UserError(f"config.refine_epoch = {cfg.refine_epoch} must list epochs from 0 of which the first is below "
                             f"config.num_epoch = {cfg.num_epoch}: before it there is no second term")
-        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=cfg.embedding_size)
+        self.old = OldFeatures(**old_side(cfg, data, "old_feature"), dim=old_dim(cfg))
+        self.influence.gaps = self.old.present is not None
         if cfg.as_published:
             self.influence.scale = 1.0
 
@@ -50,11 +56,13 @@ class UniBCT(BCT):
             cfg = self.cfg
             refine(self.influence.prototypes, self.influence.classes, backbone, dataset, self.old.rows,
                    batch_size=cfg.batch_size, workers=cfg.workers, lamb=cfg.lamb, tau=cfg.tau,
-                   as_published=cfg.as_published)
+                   as_published=cfg.as_published, present=self.old.present)
 
     def forward(self, head: PartialFC, new: Tensor, labels: Tensor, index: Tensor, clock: Clock) -> dict[str, Tensor]:
         if clock.epoch < min(self.cfg.refine_epoch):
-            return Method.forward(self, head, new, labels, index, clock)
+            terms = Method.forward(self, head, new, labels, index, clock)
+            # w_e = 0: a learnt view has a gradient of 0, because DDP waits for one of every parameter.
+            return terms | {"bct": 0 * self.view(new).sum()} if self.view.learnt else terms
         return super().forward(head, new, labels, index, clock)
 
 

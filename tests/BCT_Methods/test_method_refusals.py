@@ -18,7 +18,7 @@ from utils.errors import UserError
     ("UniBCT", {"refine_epoch": [10, 20], "num_epoch": 10}, "must list epochs from 0 of which the first is below"),
     ("UniBCT", {"images": 49}, "has 48 rows, the training set has 49 images"),
     ("AdvBCT", {"classes": 6}, "values from 0 to 6, expected .48. classes from 0 to 6 - 1"),
-    ("AdvBCT", {"embedding_size": 8}, "embedding_size must be the old one's"),
+    ("AdvBCT", {"embedding_size": 8}, "config.old_dim .None: config.embedding_size. must be the number"),
     ("L2", {"old_feature": None}, "config.old_feature is not set"),
 ])
 def test_refusals(name, more, words, old_side, one_rank):

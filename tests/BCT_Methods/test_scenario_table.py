@@ -34,3 +34,11 @@ def test_the_new_network_is_r50_if_none_is_named():
 def test_another_scenario_is_an_error():
     with pytest.raises(KeyError):
         scenario("OPEN", old="r18_arc", embedding_size=512)
+
+
+def test_an_old_model_of_another_dimension():
+    """The files are the old model's, the embedding has the new one's dimensions."""
+    found = scenario("OPdata", old="r18_arc", embedding_size=512, old_dim=128)
+    assert (found.embedding_size, found.old_dim) == (512, 128)
+    assert found.old_feature == "OPdata/f128_r18_arc_data70_feature.npy"
+    assert found.old_model == str(WORK_DIRS / "f128_r18_arc_data30/model.pt")

@@ -30,10 +30,19 @@ LR = 0.01
 # kind: (method, settings, head)
 KINDS = {"BCT": ("BCT", {}, make_head), "NCCL": ("NCCL", {}, make_head), "UniBCT": ("UniBCT", {}, make_head),
          "AdvBCT": ("AdvBCT", {}, make_head), "AdamW": ("BCT", {"optimizer": "adamw"}, make_head),
+         "view": ("MixBCT", {"embedding_size": 4, "old_dim": DIM}, lambda: with_view(make_head(dim=4))),
          "softmax": ("L2", {}, lambda: SoftmaxHead(None, DIM, CLASSES)),
          "sampled": ("L2", {}, lambda: PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.8)),
          "sampled AdamW": ("L2", {"optimizer": "adamw"}, lambda: PartialFC(ArcFace(8.0), DIM, CLASSES, sample_rate=0.8))}
+
+
+def with_view(head: PartialFC) -> PartialFC:
+    head.views = {DIM: make_head(8)}
+    return head
+
+
 SHARDED = {"head/weight": 0, "head/bias": 0, "method/influence.prototypes": 0, "method/queue.logits": 1,
+           f"head_{DIM}/weight": 0, f"optimizer/head_{DIM}/weight/momentum_buffer": 0,
            **{f"optimizer/head/{name}/{moment}": 0 for name in ("weight", "bias")
               for moment in ("momentum_buffer", "exp_avg", "exp_avg_sq")},
            **{f"head/sampler.{moment}": 0 for moment in ("momentum_buffer", "exp_avg", "exp_avg_sq")}}
@@ -49,7 +58,8 @@ def make(kind: str, features: Path, output: Path) -> Checkpoints:
     name, more, head = KINDS[kind]
     method, cfg = make_method_for_ranks(name, features, output=str(output / kind), resume=True, **more)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    trainer = Trainer(cfg, ranks, make_backbone(), method, head())       # without BatchNorm: each rank has its own statistics
+    backbone = make_backbone(dim=cfg.embedding_size)            # without BatchNorm: each rank has its own statistics
+    trainer = Trainer(cfg, ranks, backbone, method, head())
     torch.manual_seed(dist.get_rank())
     log = SimpleNamespace(info=lambda *_: None)
     return Checkpoints(cfg, Facts(100, 5), ranks, trainer, {}, StopSignal(), log)
@@ -125,7 +135,7 @@ def test_two_ranks_on_one(saved, old_side, one_rank):
     output, ranks = saved
     for kind, (before, after) in resume_all(old_side, output).items():
         files = [rank_file(output, kind, rank)["tensors"] for rank in range(2)]
-        assert files[0]["head/weight"].shape == (4, DIM) and files[1]["head/weight"].shape == (3, DIM)
+        assert [len(file["head/weight"]) for file in files] == [4, 3]
         equal(before["tensors"], {key: value.numpy() for key, value in together(files).items()})
         close(after["tensors"], together([straight[kind]["tensors"] for straight, _ in ranks]), kind)
 
@@ -163,6 +173,20 @@ def test_any_number_of_shards(dim, monkeypatch):
                 found.append(own_shard(parts, dim))
             assert all(torch.equal(a, torch.from_numpy(b)) for a, b in
                        zip(found, np.array_split(whole.numpy(), ranks, dim), strict=True))
+
+
+def test_the_class_vectors_of_a_view_in_a_checkpoint(saved, tmp_path, monkeypatch):
+    folder = saved[0] / "view/checkpoints" / str(2 * BATCH)
+    parts = [rank_file(saved[0], "view", rank)["tensors"] for rank in range(2)]
+    file = tmp_path / "view.npy"
+    monkeypatch.setattr(sys, "argv", ["export_classifier.py", "-f", str(folder), "-o", str(file), "--view", str(DIM)])
+    main()
+    assert np.array_equal(np.load(file), torch.cat([part[f"head_{DIM}/weight"] for part in parts]).numpy())
+    for flags, words in ((["-f", folder, "--view", "5"], "has no head of a view of 5 dimensions"),
+                         (["-f", tmp_path, "--view", "6"], f"for a training give -f {tmp_path}/view_6")):
+        monkeypatch.setattr(sys, "argv", ["export_classifier.py", *map(str, flags), "-o", str(file)])
+        with pytest.raises(UserError, match=words):
+            main()
 
 
 def test_the_whole_classifier(saved, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ from backbones.weights import fingerprint, load_state
 from BCT_Methods.BCT.train import old_prototypes
 from engine.distributed import start_ranks
 from losses import PartialFC
-from old_model.features import old_side
+from old_model.features import load_prototypes, old_side
+from old_model.sides import old_dim
 from records.recordio import RecordReader
 from utils.config import read_schema
 from utils.errors import UserError
@@ -32,7 +33,7 @@ FIRST = ["rec=other", "num_classes=7", "num_image=30", "workers=1", "image_size=
          "num_epoch=3", "warmup_epoch=1", "lr_power=2", "clip=0.01", "seed=7", "frequent=4", "verbose=5", "save_every=3",
          "keep_checkpoints=3", "timeout=12"]
 OLD = ["scenario=OPclass", "old_model={old}/model.pt", "old_feature=EX/a_feature.npy", "credible=EX/a_mask.npy",
-       "prototypes=EX/a_mean.npy", "old_classifier={old}", "feature_save={old}/saved"]
+       "prototypes=EX/a_mean.npy", "old_classifier={old}", "feature_save={old}/saved", "old_dim=10"]
 # 49 images, one of them corrupt; a run that was killed before its tenth step is resumed.
 SECOND = ["optimizer=adamw", "sample_rate=0.6", "decay_epoch=[1]", "deterministic=True", "bad_records=skip", "save_every=2",
           "num_classes=40"]
@@ -48,7 +49,7 @@ def runs(tmp_path_factory) -> SimpleNamespace:
     write_records(data / "other", [9, 12, 10, 7, 4])
     (old / "saved/EX").mkdir(parents=True)
     for k, name in enumerate(("a_feature.npy", "a_mask.npy", "a_mean.npy", "a_label.npy")):
-        np.save(old / "saved/EX" / name, np.full((7, 12), k, np.float32))
+        np.save(old / "saved/EX" / name, np.full((7, 10), k, np.float32))
     (old / "softmax_fc_gpu_0.pt").write_bytes(b"class vectors")
     torch.save({"fc.weight": torch.ones(3, 512), "features.weight": torch.ones(3)}, old / "model.pt")
     first = record(data, folder / "first", *FIRST, *(text.format(old=old) for text in OLD))
@@ -92,6 +93,13 @@ def kept(r, name: str) -> str:
 
 def kept_side(r) -> dict:
     return old_side(r.first.trainer.cfg, r.first.trainer.plain_method.data, "old_feature")
+
+
+def kept_rows(r):
+    """The prototypes that the first run would use."""
+    cfg = r.first.trainer.cfg
+    side = old_side(cfg, r.first.trainer.plain_method.data, "prototypes")
+    return load_prototypes(**side, num_classes=7, dim=old_dim(cfg), classes=slice(7))
 
 
 def checksum(r, file: str) -> str:
@@ -189,6 +197,7 @@ CHECKS = {
     "old_model": lambda r: (kept_side(r)["model"], fingerprint(load_state(r.old / "model.pt"))),
     "old_feature": lambda r: ((kept(r, "old_feature"), kept(r, "labels")),
                               (checksum(r, "saved/EX/a_feature.npy"), checksum(r, "saved/EX/a_label.npy"))),
+    "old_dim": lambda r: (len(kept_rows(r)[0]), 10),
     "credible": lambda r: (kept(r, "credible"), checksum(r, "saved/EX/a_mask.npy")),
     "prototypes": lambda r: (kept(r, "prototypes"), checksum(r, "saved/EX/a_mean.npy")),
     "old_classifier": lambda r: (kept(r, "old_classifier 0"), checksum(r, "softmax_fc_gpu_0.pt")),

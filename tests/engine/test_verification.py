@@ -1,5 +1,6 @@
 """Ten-fold accuracy against a loop over scikit-learn's folds; two ranks share the embedding of the pairs."""
 
+import logging
 import os
 from types import SimpleNamespace
 
@@ -9,8 +10,10 @@ import torch
 from ranks import on_ranks
 from sklearn.model_selection import KFold
 
+from engine import verification
 from engine.distributed import start_ranks
-from engine.verification import THRESHOLDS, embed_pairs, ten_fold_accuracy
+from engine.verification import THRESHOLDS, Verifier, embed_pairs, ten_fold_accuracy
+from losses import View
 
 
 def test_ten_folds_equal_a_loop():
@@ -56,3 +59,23 @@ def test_two_ranks_share_the_work(pairs, one_rank):
     assert norm == pytest.approx(Sums()(x).norm(dim=1).mean().item(), rel=1e-5)
     for found, found_norm in on_ranks(2, embed_on_this_rank, pairs):
         assert np.array_equal(found, features) and found_norm == pytest.approx(norm)
+
+
+def test_a_view_is_verified_too(one_rank, monkeypatch, tmp_path):
+    """By its own name: unit rows of the first two of four numbers, and of W f; the accuracy of the whole stays."""
+    draw = np.random.default_rng(0)
+    features = draw.standard_normal((40, 4)).astype(np.float32)
+    features[1::4] = features[0::4] + 0.1
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    same = np.arange(20) % 2 == 0
+    verify = Verifier(SimpleNamespace(val_targets=[], batch_size=2), one_rank, logging.getLogger("bct"))
+    verify.sets = {"pairs": (None, same)}
+    monkeypatch.setattr(verification, "embed_pairs", lambda *_: (features, 3.0))
+    learnt = View(4, 6, seed=3)
+    found = verify(torch.nn.Identity(), {2: View(4, 2), 6: learnt})
+    assert list(found) == ["pairs", "pairs view 2", "pairs view 6"]
+    for name, rows in (("pairs", features), ("pairs view 2", features[:, :2]),
+                       ("pairs view 6", np.stack([learnt.weight.detach().numpy() @ row for row in features]))):
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        assert found[name].mean == pytest.approx(ten_fold_accuracy(rows, same)[0]), name
+    assert found["pairs view 2"].mean != found["pairs"].mean and found["pairs view 2"].text.startswith("pairs view 2 accuracy ")

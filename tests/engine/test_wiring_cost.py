@@ -48,6 +48,7 @@ def test_each_part_of_a_gpus_memory_by_hand(monkeypatch):
     monkeypatch.setattr(cost, "step_bytes", lambda module, *inputs: steps.append((module, inputs)) or len(steps))
     method = nn.Linear(9, 1, bias=False)
     method.register_buffer("kept", torch.zeros(25))
+    method.view_has_head = False
     parts = cost.gpu_bytes(cfg, 101, 2, FakeHead, method)
     backbone = get_model("mbf", num_features=128, image_size=32)
     weights = sum(t.numel() * t.element_size() for t in (*backbone.parameters(), *backbone.buffers()))

@@ -234,9 +234,9 @@ def test_verification_sets(data, one_rank, tmp_path):
     cfg = settings(val_targets=["pairs", "none", "more"], dataset=str(tmp_path), batch_size=6, image_size=16)
     verify, net = Verifier(cfg, one_rank, log := Log()), Colour()
     assert len(log) == 1 and f"no verification set {tmp_path}/none.bin" in log[0]
-    found = [verify(net)]
+    found = [verify(net, {})]
     net.knows = False
-    found.append(verify(net))
+    found.append(verify(net, {}))
     assert [list(accuracy) for accuracy in found] == [["pairs", "more"]] * 2 and net.training
     assert net.batches == [6, 6, 6, 6, 6, 6, 2, 2] * 4
     good, bad = (accuracy["pairs"].mean for accuracy in found)

@@ -173,6 +173,10 @@ def test_a_sequence_of_versions(people, tmp_path, monkeypatch):
     report = json.loads((tmp_path / "compare.json").read_text())
     assert report["AC"]["top-1"] == pytest.approx(1 / 3)            # v2 on v1; v3 is a rotation away from both
     assert set(report["matrix"]["v3"]) == {"v1", "v2", "v3"}
+    drift = (tmp_path / "compare.txt").read_text().split("drift, queries of each version on the gallery of v1, in %")[1]
+    for name in ("v1", "v2", "v3"):
+        row = next(line for line in drift.splitlines() if f"| {name} " in line)
+        assert f" {100 * report['matrix'][name]['v1']['top-1']['value']:.2f} |" in row
 
 
 def test_few_pairs_no_intervals_and_the_files_of_an_earlier_run(people, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from backbones import get_model
+from backbones.weights import fingerprint, load_state
+from evaluation.view_files import save_view
 from tools.export_onnx import export_onnx
 from utils.errors import UserError
 
@@ -121,3 +123,24 @@ def test_networks(export, network):
     found, x = answers("model.onnx", 32, 3)
     expected = model(x).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.long
+def test_the_view_is_a_second_output(export, monkeypatch, capsys):
+    """The first stays the embedding; without the file of the view there is a sentence."""
+    model = Tiny().eval()
+    monkeypatch.setattr(export_onnx, "load_model", lambda network, file: model)
+    torch.save(model.state_dict(), "model.pt")
+    with pytest.raises(UserError, match="no file view_2.npz: expected the view that a training with config.old_dim = 2"):
+        export("-m", "model.pt", "--view", "2")
+    matrix = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+    save_view(Path(), matrix, fingerprint(load_state("model.pt")))
+    export("-m", "model.pt", "--view", "2")
+    assert "embedding [N, 4], compatible_view [N, 2]" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession("model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["embedding", "compatible_view"]
+    for count in (1, 3):
+        x = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
+        embedding, view = session.run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(embedding, model(x).detach(), atol=1e-5)
+        np.testing.assert_allclose(view, embedding @ matrix, atol=1e-5)

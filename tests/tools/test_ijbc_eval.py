@@ -13,10 +13,12 @@ from processes import run_script
 from toy import write_ijb
 
 from backbones import get_model
+from backbones.weights import fingerprint, load_state
 from evaluation import embed
 from evaluation.protocol import read_images, read_pairs
 from evaluation.templates import MODES, template_features
 from evaluation.verification import one_to_one
+from evaluation.view_files import save_view
 from tools.ijbc_eval import ijbc_eval
 from utils.errors import UserError
 
@@ -251,3 +253,26 @@ def test_the_script_itself_ends_without_a_traceback(place, tmp_path):
     assert helped.returncode == 0 and "(default: 127.5)" in helped.stdout
     right = script(f"-m={place / 'new/model.pt'}", "-net=mbf", "-d", str(place / "data"), "--workers", "1")
     assert right.returncode == 0 and (tmp_path / "ijbc_result/new_IJBC_11.npz").is_file()
+
+
+def test_a_new_model_of_another_dimension_is_compared_through_its_view(evaluate, place, embedded, tmp_path):
+    """Queries are embeddings @ matrix, said aloud; without the file, or with that of another model, a sentence."""
+    (tmp_path / "NEW").mkdir()
+    model = tmp_path / "NEW/model.pt"
+    model.write_bytes((place / "wide/model.pt").read_bytes())
+    call = [f"-m={model}", "-net=mbf", f"-m_old={place / 'old/model.pt'}", "-old_net=mbf"]
+    with pytest.raises(UserError, match="gives 12 dimensions, .* gives 8; expected the same number, or view_8.npz next to"):
+        evaluate(*call)
+    matrix = np.random.default_rng(0).standard_normal((12, 8)).astype(np.float32)
+    save_view(tmp_path / "NEW", matrix, "f" * 64)
+    with pytest.raises(UserError, match="is the view of the model ffffffffffff"):
+        evaluate(*call)
+    save_view(tmp_path / "NEW", matrix, fingerprint(load_state(model)))
+    assert f"queries are compared through their view of 8 dimensions, {tmp_path / 'NEW/view_8.npz'}" in evaluate(*call)
+    images = read_images(place / "data", "IJBC")
+    new, old = (np.load(file) for file in embedded)
+    query, gallery = template_features([view @ matrix for view in new], images), template_features(old, images)
+    pairs = read_pairs(place / "data", "IJBC", images)
+    cosines = [gallery[a] @ query[b] for a, b in zip(pairs.enrol, pairs.verify, strict=True)]
+    with np.load("ijbc_result/NEW_on_old_IJBC_11.npz") as arrays:
+        np.testing.assert_allclose(arrays["scores"][0], cosines, atol=1e-5)

@@ -10,12 +10,14 @@ import pytest
 from toy import write_ijb, write_records
 
 from old_model import vectors
-from old_model.features import OldFeatures, load_labels
+from old_model.features import OldFeatures, classes_left_out, load_labels
 from records.faces import FaceRecords
 from records.split import split
+from tools.get_feature import denoise_credible, get_avg_feature
 from tools.import_features import import_features
 from utils.errors import UserError
 from utils.locks import hold
+from utils.origin import save_array
 
 COUNTS = [9, 11, 7, 8, 6, 10, 5, 9, 7, 8]
 DIM = 12
@@ -162,7 +164,7 @@ def test_what_does_not_fit_is_refused(imported, data):
             imported(rows=rows, ids=list(names), **more)
         assert not list(data.glob("kept/**/*_feature.npy"))
 
-    refused("1 of 80 images have no vector in v.npz: p09/7.jpg; add their vectors", wanted[:-1], ids[:-1])
+    refused("1 of 80 images have no vector in v.npz: p09/7.jpg; add .*, or give --missing leave-out", wanted[:-1], ids[:-1])
     refused("8 of 80 images have no vector .*: p09/0.jpg, p09/1.jpg, .* p09/4.jpg and others", wanted[:-8], ids[:-8])
     refused("1 ids belong to several vectors of v.npz, compared by the path .first: p00/0.jpg.",
             np.concatenate([wanted, wanted[:1]]), [*ids, ids[0]])
@@ -293,3 +295,45 @@ def test_training_or_evaluation_images(monkeypatch, flags):
     monkeypatch.setattr(sys, "argv", ["x", "v.npz", *flags])
     with pytest.raises(UserError, match="expected --SD for vectors of training images, or --ijb and --out"):
         import_features.main()
+def test_images_without_a_vector_are_left_out_if_asked(imported, data, capsys, monkeypatch):
+    """All of person 4 and two others: zeros and marks; then credible marks, class means, features of the marks."""
+    wanted, ids = values(), paths()
+    gone = {i for i, path in enumerate(ids) if path.startswith("p04/")} | {0, 17}
+    order = [i for i in ORDER if i not in gone]
+    features, labels = imported("v.npz", "--missing", "leave-out", rows=wanted[order], ids=[ids[i] for i in order])
+    out = capsys.readouterr().out
+    assert f"{len(ids) - len(gone)} of {len(ids)} images have a vector" in out
+    assert f"{len(gone)} images take part in training without the old side's term: p00/0.jpg" in out
+    present = np.load(f"kept/EXclass/{SD}_present.npy")
+    assert np.flatnonzero(~present).tolist() == sorted(gone) and not features[~present].any()
+    np.testing.assert_array_equal(features[present], wanted[present])
+
+    for tool, name in ((denoise_credible, "credible_ratio_90_feature"), (get_avg_feature, "avg_feature")):
+        monkeypatch.setattr(sys, "argv", ["x", "--SD", SD, "--feature-save", os.path.abspath("kept")])
+        tool.main()
+        assert f"{len(gone)} of {len(ids)} images" in capsys.readouterr().out
+        written = np.load(f"kept/EXclass/{SD}_{name}.npy")
+        if tool is denoise_credible:
+            for c in range(len(COUNTS)):
+                own = np.flatnonzero((labels == c) & present)
+                assert written[labels == c].sum() == np.ceil(0.9 * len(own))
+            assert not written[~present].any()
+        else:
+            for c in range(len(COUNTS)):
+                own = wanted[(labels == c) & present]
+                mean = own.astype(np.float64).mean(0) if len(own) else np.zeros(DIM)
+                np.testing.assert_allclose(written[c], mean / max(np.linalg.norm(mean), 1e-9), atol=1e-6)
+    assert classes_left_out(Path(f"kept/EXclass/{SD}_avg_feature.npy")) == 1
+
+    file = Path(f"kept/EXclass/{SD}_feature.npy")
+    assert OldFeatures(file, images=len(ids), dim=DIM).present.tolist() == present.tolist()
+    imported("v.npz", "--force", rows=wanted, ids=ids)                      # all are there now: the marks are gone
+    assert OldFeatures(file, images=len(ids), dim=DIM).present is None
+    save_array(Path(f"kept/EXclass/{SD}_present.npy"), present, {"features": "of others"})
+    with pytest.raises(UserError, match="_present.npy belongs to other features than"):
+        OldFeatures(file, images=len(ids), dim=DIM)
+    for wrong in (present[:-1], present.astype(np.int64), np.zeros(len(ids), bool)):
+        np.save(f"kept/EXclass/{SD}_present.npy", wrong)
+        Path(f"kept/EXclass/{SD}_present.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=r"expected bool \[80\]"):
+            OldFeatures(file, images=len(ids), dim=DIM)

@@ -216,6 +216,7 @@ def test_a_disk_needs_a_fifth_more_than_will_be_written(tmp_path, monkeypatch):
     (tmp_path / "old.log").write_bytes(bytes(100))
     monkeypatch.setattr(resource_rows, "training_bytes", lambda cfg, classes, ranks, method: (0, 10 * classes * ranks + method))
     method = nn.Linear(25, 1, bias=False)                       # 100 bytes more
+    method.view_has_head = False
     for free, module, verdict in ((3600, None, "ok"), (3599, None, "wrong"), (3600, method, "wrong"), (3720, method, "ok")):
         monkeypatch.setattr(cost.shutil, "disk_usage", lambda _, free=free: namedtuple("usage", "free")(free))
         assert resource_rows.look_at_disk(cfg, data, 2, module)[1] == verdict

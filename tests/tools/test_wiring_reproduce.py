@@ -140,12 +140,13 @@ def test_a_folder_with_a_comma_cannot_hold_several_trainings(tmp_path, monkeypat
     ("EXclass", "arc_to_arc_f512", "f512_r18_arc_class30", "f512_r18_arc_class100", "train"),
     ("EXdata", "softmax_to_arc_f512", "f512_r18_softmax_data30", "f512_r18_softmax_data100", "train"),
     ("OPclass", "softmax_to_arc_f256", "f256_r18_softmax_class30", "f256_r18_softmax_class70", "train_part_70_class"),
+    ("OPclass", "softmax_to_arc_f128_to_f512", "f128_r18_softmax_class30", "f128_r18_softmax_class70", "train_part_70_class"),
     ("OPdata", "arc_to_arc_f512", "f512_r18_arc_data30", "f512_r18_arc_data70", "train_part_70_data")])
 def test_each_scenario_has_its_old_model_its_features_and_its_images(monkeypatch, scenario, family, old, sd, rec):
     found = recipe(monkeypatch, scenario, "--family", family, "--methods", "UniBCT")
     trained = {training.name: training for training in found.trainings}
     assert (trained["old"].config, trained["old"].script) == (f"configs/{old}.py", f"train_old_{family.split('_')[0]}.py")
-    assert (found.sd, found.paragon_sd) == (sd, sd.replace("r18_softmax", "r50_arc").replace("r18", "r50"))
+    assert (found.sd, found.paragon_sd) == (sd, f"{family[-4:]}_r50_arc_{sd.split('_')[-1]}")
     assert trained["paragon"].config == f"configs/{family[-4:]}_r50_arc_data100.py"
     assert trained["paragon"].script == "train_old_arc.py" and f"rec={rec}" in trained["paragon"].settings
     method = trained["UniBCT"].load()

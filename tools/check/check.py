@@ -19,6 +19,7 @@ from engine.cost import pretended_ranks
 from engine.method import Method
 from engine.parts import new_backbone, new_head
 from losses import PartialFC
+from old_model.sides import numbered, old_sides
 from records.faces import FaceRecords
 from tools.check.old_model_rows import look_at_old_model, look_at_order
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
@@ -56,9 +57,10 @@ def check(args: argparse.Namespace) -> Report:
     with pretended_ranks(args.ranks):
         head = report.attempt("settings", lambda: new_head(cfg, head_class, data.classes, cfg.sample_rate, device="meta"))
         method = look_at_old_model(cfg, data, method_class, args.all, report)
-        if isinstance(faces, FaceRecords) and any(what == "old_feature" and verdict in (OK, WARNING)
-                                                  for what, _, verdict in report.rows):
-            report.row("order of rows", partial(look_at_order, cfg, data, faces))
+        sides, usable = old_sides(cfg), [what for what, _, verdict in report.rows if verdict in (OK, WARNING)]
+        for k, side in enumerate(sides):
+            if isinstance(faces, FaceRecords) and numbered("old_feature", k, len(sides)) in usable:
+                report.row(numbered("order of rows", k, len(sides)), partial(look_at_order, side, data, faces))
         if head is not None and not problems_of_settings:
             report.row("disk", lambda: look_at_disk(cfg, data, args.ranks, method))
             report.row("GPU memory", lambda: look_at_gpu(cfg, data, args.ranks, head_class, method))

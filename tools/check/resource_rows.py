@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from engine.cost import disks, gpu_bytes, log_bytes, module_bytes, training_bytes
+from engine.cost import disks, gpu_bytes, log_bytes, method_bytes, training_bytes
 from engine.method import Method
 from losses import PartialFC
 from records.facts import Facts
@@ -33,7 +33,7 @@ def look_at_shared_memory(ranks: int) -> tuple[str, str]:
 
 def look_at_disk(cfg: Settings, data: Facts, ranks: int, method: Method | None) -> tuple[str, str]:
     """Room for all files of the training, at the time when the newest checkpoint is written and no older one removed."""
-    _, files = training_bytes(cfg, data.classes, ranks, 0 if method is None else module_bytes(method))
+    _, files = training_bytes(cfg, data.classes, ranks, method_bytes(cfg, data.classes, ranks, method))
     need = files + log_bytes(cfg, data.images, ranks)
     written = sum(file.stat().st_size for file in Path(cfg.output).rglob("*") if file.is_file())     # by the run that resumes
     _, size, free = disks({Path(cfg.output): need - written})[0]

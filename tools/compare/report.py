@@ -205,6 +205,7 @@ class Comparison:
                        if cells.cells[0].curve}}
         if args.sequence:
             names = [versions.old, *(text.partition("=")[0] for text in args.new)]
+            facts["sequence"] = names
             facts["AC"] = {metric: average_compatibility(self.matrix, names, metric) for metric in self.measure.metrics}
             shares = ", ".join(f"{100 * facts['AC'][metric]:.0f} % in {metric}" for metric in headline)
             facts["notes"].append(f"AC, the share of the pairs (newer, older) of {', '.join(names)} that meet the criterion, is "

@@ -30,9 +30,20 @@ def tables_of(report: dict) -> list[Table]:
             sources_table(report), *threshold_tables(report), flip_table(report), *backfill_tables(report),
             *matrix_tables(report)]
     if "AC" in report:
+        made.append(drift_table(report))
         made.append(Table("Sequence of versions: AC, share of the pairs (newer, older) that meet the criterion, in %",
                           ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]], part=MATRIX))
     return [table for table in made if table is not None]
+
+
+def drift_table(report: dict) -> Table:
+    """Of a sequence: each version's queries on the gallery of the oldest one, which nobody has embedded again."""
+    oldest = report["old"]
+    metrics = list(report["AC"])
+    rows = [[name, *(percent(report["matrix"][name][oldest][metric]["value"]) if oldest in report["matrix"][name] else "n/a"
+                     for metric in metrics)] for name in report["sequence"]]
+    title = f"Sequence of versions: drift, queries of each version on the gallery of {oldest}, in %"
+    return Table(title, ["query", *metrics], rows, part=MATRIX)
 
 
 def verdict_table(report: dict, metric: str) -> Table:

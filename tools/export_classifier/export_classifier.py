@@ -2,7 +2,8 @@
 
     python tools/export_classifier/export_classifier.py -f work_dirs/f512_r18_arc_class30 -o classifier.npy
 
--f: the folder of the training (softmax_fc_gpu_*.pt) or of one of its checkpoints (checkpoints/<images>).
+-f: the folder of the training (softmax_fc_gpu_*.pt) or of one of its checkpoints (checkpoints/<images>). The class vectors of the
+view of an old model with 128 dimensions are in the folder view_128 of the training; of a checkpoint: --view 128.
 -o: a .npy holds the class vectors float32 [C, d]; a .pt holds {"weight": [C, d]} and, with a softmax head, "bias" [C].
 """
 
@@ -23,11 +24,15 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("-f", "--folder", type=Path, required=True, help="folder of a training, or of one of its checkpoints")
     parser.add_argument("-o", "--output", type=Path, default=Path("classifier.npy"), help="file to write, .npy or .pt")
+    parser.add_argument("--view", type=int, metavar="D", help="of a checkpoint: class vectors of the view of D dimensions")
     args = parser.parse_args()
     if args.output.suffix not in (".npy", ".pt"):
         raise UserError(f"-o {args.output} must end in .npy or .pt")
     is_checkpoint = (args.folder / "complete.json").is_file()
-    whole = classifier_in_checkpoint(args.folder) if is_checkpoint else whole_classifier(args.folder)
+    if args.view is not None and not is_checkpoint:
+        raise UserError(f"--view {args.view} needs a checkpoint, and {args.folder} is not one; for a training give "
+                        f"-f {args.folder}/view_{args.view}")
+    whole = classifier_in_checkpoint(args.folder, args.view) if is_checkpoint else whole_classifier(args.folder)
     with written_beside(args.output) as part, open(part, "wb") as file:
         if args.output.suffix == ".pt":
             torch.save(whole, file)

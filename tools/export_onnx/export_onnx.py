@@ -2,9 +2,11 @@
 
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 -o new.onnx
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --opset 19      for onnxruntime 1.16
+    python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --view 128      with the view that old entries need
 
-Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not
-normalised.  A runtime reads files up to its own opset: onnxruntime 1.14 18, 1.16 19, 1.17 20, 1.18 21.
+Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not normalised; with --view
+also "compatible_view" [N, D], by view_D.npz next to the model: it is compared with old entries.  A runtime reads files up to its
+own opset: onnxruntime 1.14 18, 1.16 19, 1.17 20, 1.18 21.
 """
 
 import logging
@@ -16,10 +18,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.backbone import Backbone
-from backbones.weights import load_model
+from backbones.weights import fingerprint, load_model, load_state
+from evaluation.map_forms import Map
+from evaluation.view_files import find_view, folder_of, view_file
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
@@ -28,10 +33,25 @@ from utils.parts import new_part
 PROTOBUF_LIMIT = 2 ** 31 - 2 ** 20      # bytes of weights; a larger model has them in NAME.onnx.data, in the same folder
 OPSET = 18                              # the exporter's own; other ones are converted from it
 OLDEST = 16                             # oldest opset that was tried
+OUTPUTS = ["embedding", "compatible_view"]
 TOLERANCE = 1e-3                        # difference to PyTorch, relative to the largest value; measured: about 1e-6
 
 
-def export(model: Backbone, file: Path, opset: int = OPSET) -> None:
+class WithView(nn.Module):
+    """A backbone that gives (embedding [N, d], its view [N, D])."""
+
+    def __init__(self, backbone: Backbone, view: Map):
+        super().__init__()
+        self.backbone, self.image_size = backbone, backbone.image_size
+        self.matrix: Tensor
+        self.register_buffer("matrix", torch.from_numpy(view.weight))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.backbone(images)
+        return embedding, embedding @ self.matrix
+
+
+def export(model: Backbone | WithView, file: Path, opset: int = OPSET) -> None:
     """Write ``model`` (in eval mode, for images of model.image_size) to ``file``, for any number of images.
 
     opset: version of ONNX's operators; the version of the file format is the oldest that has them.  UserError if the exporter
@@ -39,7 +59,7 @@ def export(model: Backbone, file: Path, opset: int = OPSET) -> None:
 
     strict=True, because the quicker exporter takes len(tensor) for a constant, which fixes the number of images.
     """
-    size = model.image_size
+    size, outputs = model.image_size, 1 + isinstance(model, WithView)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     for name in ("torch.onnx", "onnxscript"):                       # they warn that torchvision is missing, and on conversions
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -48,7 +68,7 @@ def export(model: Backbone, file: Path, opset: int = OPSET) -> None:
         any_number = ({0: torch.export.Dim("N")},)
         images = torch.zeros(2, 3, size, size)
         program = torch.export.export(model, (images,), dynamic_shapes=any_number, strict=True)
-        torch.onnx.export(program, (), str(file), input_names=["input"], output_names=["embedding"], opset_version=opset,
+        torch.onnx.export(program, (), str(file), input_names=["input"], output_names=OUTPUTS[:outputs], opset_version=opset,
                           dynamic_shapes=any_number, external_data=weights > PROTOBUF_LIMIT, verbose=False, dynamo=True)
     written = onnx.load(str(file), load_external_data=False)
     opsets = [entry.version for entry in written.opset_import if entry.domain == ""]
@@ -59,23 +79,34 @@ def export(model: Backbone, file: Path, opset: int = OPSET) -> None:
 
 
 @torch.inference_mode()
-def difference(model: Backbone, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
+def difference(model: Backbone | WithView, file: Path, batches: tuple[int, ...] = (1, 3)) -> tuple[float, float]:
     """(largest difference between onnxruntime and PyTorch, largest embedding value) over batches of random images."""
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     generator, results = torch.Generator().manual_seed(0), []
     for n in batches:
         x = torch.rand(n, 3, model.image_size, model.image_size, generator=generator) * 2 - 1
-        expected = model(x).numpy()
-        results.append((np.abs(session.run(["embedding"], {"input": x.numpy()})[0] - expected).max(),
-                        np.abs(expected).max()))
+        expected = model(x)
+        found = session.run(None, {"input": x.numpy()})
+        for mine, torchs in zip(found, expected if isinstance(expected, tuple) else [expected], strict=True):
+            results.append((np.abs(mine - torchs.numpy()).max(), np.abs(torchs.numpy()).max()))
     largest, scale = np.max(results, axis=0)
     return float(largest), float(scale)
+
+
+def with_view(backbone: Backbone, file: str, dim: int) -> WithView:
+    """The backbone in ``file`` with its view of ``dim`` dimensions; UserError if there is none next to the file."""
+    view = find_view(file, (backbone.num_features, dim), fingerprint(load_state(file)))
+    if view is None:
+        raise UserError(f"no file {view_file(folder_of(file), dim)}: expected the view that a training with "
+                        f"config.old_dim = {dim} writes next to model.pt")
+    return WithView(backbone, view).eval()
 
 
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt of a backbone")
     parser.add_argument("-net", "--network", default="r50", help="network of the model, as in the configs")
+    parser.add_argument("--view", type=int, metavar="D", help="also the compatible view of D dimensions, as a second output")
     newest = onnx.defs.onnx_opset_version()
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N", choices=range(OLDEST, newest + 1),
                         help=f"version of ONNX's operators, {OLDEST} to {newest}")
@@ -85,7 +116,8 @@ def main() -> None:
     if output.suffix != ".onnx":
         raise UserError(f"-o {output}: expected a name that ends in .onnx")
 
-    model = load_model(args.network, args.model_file)
+    backbone = load_model(args.network, args.model_file)
+    model = backbone if args.view is None else with_view(backbone, args.model_file, args.view)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(output), new_part(output, folder=True) as folder:
@@ -100,8 +132,8 @@ def main() -> None:
                             f"most {TOLERANCE * scale:.2e}; nothing was written: install the versions in requirements.txt")
         for written in sorted(folder.iterdir(), reverse=True):    # NAME.onnx.data before NAME.onnx
             put_in_place(written, output.parent / written.name)
-    size = model.image_size
-    print(f"input [N, 3, {size}, {size}], embedding [N, {model.num_features}], opset {args.opset}")
+    size, view = model.image_size, "" if args.view is None else f", compatible_view [N, {args.view}]"
+    print(f"input [N, 3, {size}, {size}], embedding [N, {backbone.num_features}]{view}, opset {args.opset}")
     print(f"largest difference to PyTorch {largest:.2e}; the largest value of an embedding is {scale:.2e}")
     print_written(output)
 

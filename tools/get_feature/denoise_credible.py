@@ -9,12 +9,14 @@ True: the old feature may replace the new one.
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact, credible_kind
 from old_model.order import warn_about_order
+from old_model.present import with_vector
 from old_model.statistics import credible
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
@@ -37,8 +39,13 @@ def main() -> None:
 
     torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
-    warn_about_order(features, labels, source)
-    mask = credible(features, labels, args.T, not args.no_column_norm, source)
+    some, own, rows = with_vector(features, labels, source)
+    warn_about_order(some, own, source)
+    mask = np.zeros(len(labels), bool)
+    if len(rows) < len(labels):                     # perhaps classes have none; a class's marks do not depend on its number
+        print(f"{len(labels) - len(rows)} of {len(labels)} images have no old vector: they are not credible")
+        own = np.unique(own, return_inverse=True)[1]
+    mask[rows] = credible(some, own, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))
     save_array(target, mask, load_origin(source) | {"T": args.T, "column_norm": not args.no_column_norm})
     print(f"{mask.sum()} of {len(mask)} images ({100 * mask.mean():.1f} %) are credible")

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact
 from old_model.order import warn_about_order
-from old_model.statistics import class_means
+from old_model.present import with_vector
+from old_model.statistics import class_counts, class_means
 from utils.command_line import Parser, print_written
 from utils.errors import run
 from utils.origin import load_origin, save_array
@@ -32,11 +33,20 @@ def main() -> None:
 
     torch.set_num_threads(1)            # blocks are small: on a busy machine, threads wait for each other
     features, labels, source = load_features(args.feature_save, args.SD)
-    warn_about_order(features, labels, source)
-    means = class_means(features, labels, source)
-    prototypes = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    some, own, rows = with_vector(features, labels, source)
+    warn_about_order(some, own, source)
+    classes, origin = slice(None), load_origin(source)
+    count = len(class_counts(labels, source))
+    if len(rows) < len(labels):
+        classes, own = np.unique(own, return_inverse=True)          # type: ignore[assignment]
+        origin["classes_left_out"] = count - len(classes)           # type: ignore[arg-type]
+        print(f"{len(labels) - len(rows)} of {len(labels)} images and {origin['classes_left_out']} of {count} classes have no "
+              f"old vector: such a class has a row of zeros, and is left out in training")
+    means = class_means(some, own, source)
+    prototypes = np.zeros((count, means.shape[1]), np.float32)
+    prototypes[classes] = means / np.linalg.norm(means, axis=1, keepdims=True)
     target = artefact(args.feature_save, args.SD, "avg_feature")
-    save_array(target, prototypes, load_origin(source))
+    save_array(target, prototypes, origin)
     print(f"{len(prototypes)} prototypes of {prototypes.shape[1]} dimensions")
     print_written(target)
 

@@ -22,8 +22,9 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.distributed import held_by_first_rank, start_ranks
 from evaluation.inputs import InputOptions
-from evaluation.models import EmbeddingModel, describe, open_model
+from evaluation.models import EmbeddingModel, Replica, describe, open_model
 from evaluation.version_names import Version
+from evaluation.view_files import find_view, folder_of, view_file
 from old_model.extraction import PartialFile, extract, mirror_distances, refuse_to_replace
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
@@ -55,6 +56,18 @@ def open_old(args: argparse.Namespace, cfg: Settings, device: torch.device) -> E
     return open_model(str(weights), cfg.network, [device], args.fp16, InputOptions())
 
 
+def replica_of(model: EmbeddingModel, file: str, dim: int | None) -> tuple[Replica, int]:
+    """(what embeds images, its dimensions): the model in ``file``, or its view of ``dim`` dimensions; UserError without one."""
+    replica = model.replicas()[0]
+    if dim is None:
+        return replica, model.dim
+    view = find_view(file, (model.dim, dim), model.fingerprint)
+    if view is None:
+        raise UserError(f"no file {view_file(folder_of(file), dim)}: expected the view that a training with "
+                        f"config.old_dim = {dim} writes next to model.pt; leave out --view")
+    return (lambda images, **how: np.stack([view(rows) for rows in replica(images, **how)])), dim
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("config", help="config file of the old model")
@@ -63,6 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", metavar="FILE[:NETWORK][,WORDS]", help="another old model than the config's: .onnx, .pt with "
                         "its network, MXNet's PREFIX,EPOCH; WORDS: its input, as in tools/compare; only the end of --SD is then "
                         "prescribed")
+    parser.add_argument("--view", type=int, metavar="D", help="the compatible view of D dimensions, by view_D.npz next to the "
+                        "model, instead of the whole features")
     parser.add_argument("--batch", type=int, default=128, help="images per step and rank")
     parser.add_argument("--fp16", action="store_true", help="half precision: faster, features differ by about 1e-3")
     parser.add_argument("--force", action="store_true", help="replace features of another model or record file")
@@ -82,12 +97,13 @@ def main() -> None:
     records = locate(part_of(args.SD)[1], cfg.dataset)
     dataset = FaceRecords(records, model.image_size)
     refuse_other_parts([dataset.path])
+    model_file = args.model or str((Path(cfg.output) / "model.pt").resolve())
+    replica, dim = replica_of(model, model_file.partition(":")[0], args.view)
     origin = {"model": model.fingerprint, "records": dataset.fingerprint(), "images": len(dataset),
-              "fp16": args.fp16} | describe(model)
+              "fp16": args.fp16} | describe(model) | {"dim": dim}
     targets = [artefact(cfg.feature_save, args.SD, kind) for kind in ("feature", "label")]
     refusal = (f"another extraction, or a process of a killed one, still writes {targets[0]}; wait until it ends, or end it, and "
                f"start again; or give another feature_save=FOLDER")
-    replica = model.replicas()[0]
     with held_by_first_rank(targets[0].with_name(f"{args.SD}.lock"), refusal, ranks):
         for target in targets if not args.force else ():
             refuse_to_replace(target, origin)
@@ -95,9 +111,8 @@ def main() -> None:
         extract(lambda images: replica(images, mirror=False)[0], dataset, file, ranks, args.batch, cfg.workers)
         dist.barrier()
         if ranks.rank == 0:
-            model_file = args.model or str((Path(cfg.output) / "model.pt").resolve())
             file.finish(origin | {"model_file": model_file, "record_file": str(dataset.path.resolve())})
-            print(f"{len(dataset)} features of {model.dim} dimensions")
+            print(f"{len(dataset)} features of {dim} dimensions")
             distances = mirror_distances(replica, dataset, args.batch)
             print(f"distance of an image's feature to its mirror image's: median {np.median(distances):.2f}, 5 % quantile "
                   f"{np.quantile(distances, 0.05):.2f} ({len(distances)} images, unit features)")

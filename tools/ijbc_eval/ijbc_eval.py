@@ -6,8 +6,9 @@
     python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz                                                           plots
 
 In a cross test the old model embeds the first template of each pair and the galleries, the new model the second template and
-the probes. Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and plots (PNG). The embeddings of a model are
-kept in <out>/embeddings and used again.
+the probes; if their dimensions differ, the new embeddings are replaced by their view, view_<d_o>.npz next to the new model.pt.
+Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and plots (PNG). The embeddings of a model are kept in
+<out>/embeddings and used again.
 """
 
 import argparse
@@ -27,10 +28,12 @@ from evaluation.embed import embeddings
 from evaluation.formats import tidy
 from evaluation.identification import one_to_many
 from evaluation.inputs import InputOptions
-from evaluation.models import describe, find_devices, open_model
+from evaluation.map_forms import Map
+from evaluation.models import EmbeddingModel, describe, find_devices, open_model
 from evaluation.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
+from evaluation.view_files import find_view, folder_of, view_file
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result
 from utils.arrays import read_npz
 from utils.command_line import Parser, at_least, make_folder, print_written
@@ -199,16 +202,32 @@ def model_embeddings(args: argparse.Namespace, images: Images) -> tuple:
               for (file, network), options in zip(sides, said, strict=False)]
     for model in models:
         print("\n".join(model.notes), end="\n" * bool(model.notes))
-    if models[0].dim != models[-1].dim:
-        raise UserError(f"{args.model_file} gives {models[0].dim} dimensions, {args.old_model_file} gives {models[-1].dim}; a "
-                        f"cross test needs two models with the same number of dimensions (tools/compare can map them)")
-    per_model = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
-                            args.force_reload) for model in models]
+    view = view_of_new(args, models[0], models[-1].dim)
+    per_model: list = [embeddings(model, images, Path(args.out) / "embeddings", args.batch_size, args.workers,
+                                  args.force_reload) for model in models]
+    if view is not None:
+        per_model[0] = np.stack([view(embs) for embs in per_model[0]])
     described = [{"file": file, "network": network, "fingerprint": model.fingerprint} | describe(model)
                  for (file, network), model in zip(sides, models, strict=True)]
     settings = {"name": "_on_".join(model_name(file) for file, _ in sides), "new": described[0],
                 "old": described[1] if len(sides) == 2 else None, "pixel_scale": args.pixel_scale}
     return per_model[0], per_model[1] if len(sides) == 2 else None, settings
+
+
+def view_of_new(args: argparse.Namespace, model: EmbeddingModel, dim: int) -> Map | None:
+    """The compatible view of the new model, to ``dim`` dimensions of the old one; None if they are the same.
+
+    UserError if there is none.
+    """
+    if model.dim == dim:
+        return None
+    view = find_view(args.model_file, (model.dim, dim), model.fingerprint)
+    if view is None:
+        raise UserError(f"{args.model_file} gives {model.dim} dimensions, {args.old_model_file} gives {dim}; expected the same "
+                        f"number, or view_{dim}.npz next to the new model.pt, which a training with config.old_dim = {dim} "
+                        f"writes (tools/compare can fit a map)")
+    print(f"queries are compared through their view of {dim} dimensions, {view_file(folder_of(args.model_file), dim)}")
+    return view
 
 
 def model_name(file: str) -> str:

@@ -1,7 +1,7 @@
 """Old features from elsewhere: vectors with ids or file names become the old features of a training set, in record order.
 
     python tools/import_features/import_features.py vectors.npy --ids ids.txt --dataset dataset/mine --SD f128_old_class100
-    python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70
+    python tools/import_features/import_features.py vectors.csv --dataset dataset/mine --SD f128_old_class70 --missing leave-out
     python tools/import_features/import_features.py vectors.csv --ijb dataset/mine_ijb --out old.npy
 
 An id is compared with the path of each image in <dataset>/images.txt, which tools/make_rec writes. It writes what
@@ -20,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluation.protocol import GALLERIES
 from old_model.names import FEATURE_SAVE, artefact, part_of
+from old_model.present import save_present
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
@@ -73,14 +74,16 @@ def images_of(dataset: Path, part: str, file: Path) -> tuple[FaceRecords, np.nda
     return records, labels, [path for path, member in zip(paths, members, strict=True) if member]
 
 
-def check_match(found: Match, paths: list[str], source: Path) -> None:
-    """Print the counts of both sides; UserError if an image has no vector."""
+def check_match(found: Match, paths: list[str], source: Path, leave_out: bool) -> None:
+    """Print the counts of both sides; UserError if an image has no vector, unless such images are left out."""
     missing = np.flatnonzero(found.rows < 0)
     print(f"{len(paths) - len(missing)} of {len(paths)} images have a vector, compared by {found.key}; {found.unused} vectors "
           f"belong to no image of this record file")
-    if len(missing):
+    if len(missing) and leave_out:
+        print(f"{len(missing)} images take part in training without the old side's term: {first_of(paths, missing)}")
+    elif len(missing):
         raise UserError(f"{len(missing)} of {len(paths)} images have no vector in {source}: {first_of(paths, missing)}; add "
-                        f"their vectors, or leave these images out of the folder and run tools/make_rec again")
+                        f"their vectors, or give --missing leave-out: they take part in training without the old side's term")
 
 
 def first_of(paths: list[str], rows) -> str:
@@ -145,6 +148,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository")
+    parser.add_argument("--missing", choices=["refuse", "leave-out"], default="refuse",
+                        help="images without a vector: refuse, or write zeros and mark them in <SD>_present.npy: they take "
+                             "part in training without the old side's term")
     parser.add_argument("--ijb", type=Path, metavar="DIR", help="instead of --SD: the evaluation set that the vectors belong to")
     parser.add_argument("--subset", default="IJBC", choices=list(GALLERIES), help="data set in --ijb")
     parser.add_argument("--out", type=Path, metavar="FILE.npy", help="file for the vectors of --ijb")
@@ -158,11 +164,16 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def look_at(vectors: Vectors, found: Match, paths: list[str], labels: np.ndarray, source: Path) -> dict:
-    """Compare and check the vectors, and print what was found; what their origin says.  UserError if one is unusable."""
-    check_match(found, paths, source)
-    normalised = check_rows(vectors, found.rows, paths, source)
-    warning = doubt(*same_and_other(vectors, found.rows, labels))
+def look_at(vectors: Vectors, found: Match, paths: list[str], labels: np.ndarray, source: Path, leave_out: bool = False) -> dict:
+    """Compare and check the vectors, and print what was found; what their origin says.  UserError if one is unusable.
+
+    leave_out: images without a vector are counted instead of refused.
+    """
+    check_match(found, paths, source, leave_out)
+    present = found.rows >= 0
+    rows, named = found.rows[present], [path for path, member in zip(paths, present, strict=True) if member]
+    normalised = check_rows(vectors, rows, named, source)
+    warning = doubt(*same_and_other(vectors, rows, labels[present]))
     if warning:
         print(warning, file=sys.stderr)
     return {"images": len(paths), "dim": vectors.values.shape[1], "source": source.name, "matched by": found.key,
@@ -189,7 +200,8 @@ def import_training(args: argparse.Namespace) -> None:
     records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
-    about = look_at(vectors, found, paths, labels, args.vectors)
+    present = found.rows >= 0
+    about = look_at(vectors, found, paths, labels, args.vectors, args.missing == "leave-out")
     if args.dry_run:
         return
     files = [args.vectors, args.ids] if args.ids else [args.vectors]
@@ -201,9 +213,11 @@ def import_training(args: argparse.Namespace) -> None:
         with written_beside(target) as part:
             out = new_array(part, np.float32, (len(paths), about["dim"]))
             for start in range(0, len(out), BLOCK):
-                out[start:start + BLOCK] = vectors.values[found.rows[start:start + BLOCK]]
+                block = found.rows[start:start + BLOCK]
+                out[start:start + BLOCK][block >= 0] = vectors.values[block[block >= 0]]
             out.flush()
         save_origin(target, origin)
+        save_present(target, present, origin)
     print(f"{len(paths)} features of {about['dim']} dimensions")
     print_written(target)
 

@@ -94,10 +94,10 @@ class Recipe:
             self.out /= f"{SEED_FOLDER}{number}"
         self.prefix = "" if number == 1 else f"{SEED_FOLDER}{number}_"         # of the names of its steps
         self.old_part, self.new_part = SCENARIOS[args.scenario]
-        old_loss, dim = args.family.split("_")[0], args.family.split("_")[-1]
-        self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
-        self.sd = SD if args.existing else f"{dim}_r18_{old_loss}_{self.new_part}"
-        self.paragon_sd = f"{dim}_r50_arc_{self.new_part}"
+        old_loss, dims = args.family.split("_")[0], [part for part in args.family.split("_") if part[1:].isdigit()]
+        self.old_config = f"configs/{dims[0]}_r18_{old_loss}_{self.old_part}.py"
+        self.sd = SD if args.existing else f"{dims[0]}_r18_{old_loss}_{self.new_part}"
+        self.paragon_sd = f"{dims[-1]}_r50_arc_{self.new_part}"
         self.old_script = f"train_old_{old_loss}.py"
         self.features = self.out / "feature_save"
         self.old_save = (first_out if args.existing else self.out) / "feature_save"      # an existing old model is for all seeds
@@ -106,7 +106,7 @@ class Recipe:
         against = args.existing.settings(self.old_save) if args.existing else (f"old_model={self.out / 'old/model.pt'}",)
         size = (f"embedding_size={args.existing.dim}",) if args.existing else ()
         self.trainings = [] if args.existing else [self.training("old", self.old_script, self.old_config)]
-        self.trainings.append(self.training("paragon", "train_old_arc.py", f"configs/{dim}_r50_arc_data100.py",
+        self.trainings.append(self.training("paragon", "train_old_arc.py", f"configs/{dims[-1]}_r50_arc_data100.py",
                                             f"rec={part_of(self.sd)[1]}", *size))
         for name, method in method_names(args.methods).items():
             config = self.method_config(method)
