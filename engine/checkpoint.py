@@ -3,6 +3,7 @@
     <output>/checkpoints/<images seen>/rank_<r>.pt      state of rank r
                                        complete.json    written last; a folder without it is not a checkpoint
     <output>/model.pt, softmax_fc_gpu_<rank>.pt         the plain backbone and each rank's classes, after each epoch
+             map.npz                                    the backbone as a map, if it is trained on features
 
 A folder is named by the number of images seen, which does not depend on batch size and number of ranks.
 """
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import torch
 
+from backbones.feature_maps import FeatureMap
 from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
 from engine.distributed import Ranks, gathered, held_by_first_rank, in_short
+from engine.feature_training import has_map, write_map
 from engine.model_files import save_model, save_whole
 from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
@@ -125,9 +128,16 @@ class Checkpoints:
         self.check_weights()
         try:
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head)
+            self.write_map()
         except OSError as error:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
                             f"{last_words(self.output)}; mend that and resume with resume=True") from error
+
+    def write_map(self) -> None:
+        """Rank 0 writes map.npz, if the backbone is a network of features and the method has an old model."""
+        backbone, method = self.trainer.plain_backbone, self.trainer.plain_method
+        if self.ranks.rank == 0 and isinstance(backbone, FeatureMap) and has_map(method):
+            write_map(self.output, backbone, method, self.data.images)
 
     def save(self, position: Position) -> None:
         """Write a checkpoint on all ranks, then rank 0's complete.json, and only then remove an old one.  A collective.

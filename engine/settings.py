@@ -9,6 +9,7 @@ from backbones import builder
 from engine.method import Method
 from engine.model_files import classifier_shards
 from losses import PartialFC
+from old_model.feature_rows import feature_file, is_of_features, label_file
 from old_model.names import sd_of
 from records.facts import Facts
 from utils.errors import UserError
@@ -16,7 +17,7 @@ from utils.files import quick_hash
 from utils.paths import ROOT, locate
 from utils.settings import Settings
 
-PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
+PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers", "init"}
 
 
 def check_settings(cfg: Settings) -> None:
@@ -24,7 +25,13 @@ def check_settings(cfg: Settings) -> None:
     if cfg.dali:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
-    builder(cfg.network)
+    if is_of_features(cfg):
+        refuse_image_settings(cfg)
+    else:
+        builder(cfg.network)
+        if cfg.rec.endswith(".npy"):
+            raise UserError(f"config.rec = {cfg.rec} are stored features, and config.network = {cfg.network} needs images; set "
+                            f"network=linear or network=mlp, or give a record file")
     if cfg.margin_list[0] != 1:
         raise UserError(f"config.margin_list = {cfg.margin_list}: expected m1 = 1 (no multiplicative margin); use m2 (ArcFace) "
                         f"or m3 (CosFace)")
@@ -35,6 +42,21 @@ def check_settings(cfg: Settings) -> None:
         raise UserError(f"config.warmup_epoch = {cfg.warmup_epoch}: expected at most config.num_epoch = {cfg.num_epoch} epochs")
 
 
+def refuse_image_settings(cfg: Settings) -> None:
+    """UserError for a setting that only a training on images has, if it would be ignored."""
+    if cfg.dropout or cfg.bad_records != "stop":
+        raise UserError(f"config.network = {cfg.network} is trained on stored features: set dropout=0 and bad_records=stop, "
+                        f"which only trainings on images have (found {cfg.dropout:g} and {cfg.bad_records})")
+    if cfg.rec == "synthetic":
+        raise UserError(f"config.rec = synthetic are random images, and config.network = {cfg.network} is trained on stored "
+                        f"features; give rec=NAME_feature.npy")
+
+
+def targets_of(cfg: Settings) -> list[str]:
+    """Names of the verification sets; none for a training on features, because they are images."""
+    return [] if is_of_features(cfg) else cfg.val_targets
+
+
 def settings_of(cfg: Settings, data: Facts, method_class: type[Method], head_class: type[PartialFC]) -> dict[str, str]:
     """What this run is, by name: every setting, what the data say, and checksums of the files that it reads.
 
@@ -42,20 +64,27 @@ def settings_of(cfg: Settings, data: Facts, method_class: type[Method], head_cla
     """
     known = cfg | {"num_classes": data.classes, "num_image": data.images, "records": data.fingerprint}
     return ({key: repr(value) for key, value in sorted(known.items()) if key not in PLACES}
+            | {"init (contents)": "random"}
             | {f"{name} (contents)": quick_hash(path)[:12] if path.is_file() else "no file"
                for name, path in files_of(cfg).items()}
             | {"method": method_class.__name__, "head": head_class.__name__})
 
 
 def files_of(cfg: Settings) -> dict[str, Path]:
-    """Files that a run may read in addition to its records, by name: what the old model left, and the verification sets."""
+    """Files that a run may read in addition to its records, by name: what the old model left, config.init, the features that it
+    is trained on, and the verification sets."""
     files = {kind: locate(cfg[kind], cfg.feature_save) for kind in ("old_feature", "credible", "prototypes") if cfg[kind]}
     if "old_feature" in files:
         files["labels"] = files["old_feature"].with_name(f"{sd_of(files['old_feature'])}_label.npy")
     if cfg.old_classifier:
         shards = classifier_shards(locate(cfg.old_classifier, ROOT))
         files |= {f"old_classifier {rank}": path for rank, path in shards.items()}
-    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
+    if cfg.init:
+        files["init"] = Path(cfg.init)
+    if is_of_features(cfg):
+        files["rec"] = feature_file(cfg)
+        files["rec labels"] = label_file(files["rec"])
+    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in targets_of(cfg)}
 
 
 def make_repeatable(cfg: Settings) -> None:

@@ -4,6 +4,7 @@ The rule: row i of every per-image array (features, labels, credible marks) belo
 reader compares the number of rows, and the fingerprints of the model and of the records that the array was computed from.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +82,23 @@ class OldFeatures:
         With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there.
         UserError if a row is zeros, NaN or infinite, or if the file has been cut short.
         """
-        refuse_cut(self.path, self.file)
-        rows = torch.from_numpy(self.rows[index.numpy()]).float()
-        norms = rows.norm(dim=1)
-        if not ((norms > 0) & norms.isfinite()).all():
-            image = int(index[~((norms > 0) & norms.isfinite())][0])
-            raise UserError(f"{self.path}: the old feature of image {image} is zeros, NaN or infinite; extract the features "
-                            f"again with tools/get_feature/get_feature.py")
-        rows = F.normalize(rows)
+        rows = unit_rows_of(self.path, self.file, self.rows, index.numpy())
         return rows.pin_memory() if torch.cuda.is_available() else rows
+
+
+def unit_rows_of(path: Path, before: os.stat_result, rows: np.ndarray, index: np.ndarray) -> Tensor:
+    """The rows ``index`` int64 [B] of the memory-mapped features in ``path`` at norm 1, float32 [B, d].
+
+    before: of the file when it was opened.  UserError if a row is zeros, NaN or infinite, or if the file has been cut short.
+    """
+    refuse_cut(path, before)
+    chosen = torch.from_numpy(rows[index]).float()
+    norms = chosen.norm(dim=1)
+    good = (norms > 0) & norms.isfinite()
+    if not good.all():
+        raise UserError(f"{path}: the feature of image {index[int((~good).int().argmax())]} is zeros, NaN or infinite; extract "
+                        f"the features again with tools/get_feature/get_feature.py")
+    return F.normalize(chosen)
 
 
 def old_side(cfg: Settings, data: Facts, kind: str) -> dict:
