@@ -92,11 +92,11 @@ def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
 def look_at_features(faces: FeatureRows, every: bool) -> tuple[str, str]:
     """The features of a training on features: checksum, rows without a direction, and whether they belong to their labels."""
     check_whole(faces.path, COMMAND, whole=True)
-    rows = np.arange(len(faces)) if every else spread(len(faces))
-    for block in np.array_split(rows, -(-len(rows) // CHUNK)):
+    sample = np.arange(len(faces)) if every else spread(len(faces))
+    for block in np.array_split(sample, -(-len(sample) // CHUNK)):
         faces.fill(np.empty((len(block), *faces.shape), np.float32), block)
     order = order_of_rows(faces.rows, faces.classes)
-    text = f"{len(rows):,} of {len(faces):,} rows of {faces.shape[0]} dimensions looked at; {order}"
+    text = f"{len(sample):,} of {len(faces):,} rows of {faces.shape[0]} dimensions looked at; {order}"
     if order.misplaced:
         return f"{order.misplaced} {MISPLACED} ({text})", WARNING
     if "sha256" not in load_origin(faces.path):
