@@ -133,11 +133,15 @@ class Checkpoints:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
                             f"{last_words(self.output)}; mend that and resume with resume=True") from error
 
+    def makes_map(self) -> bool:
+        """Whether the run writes map.npz: its backbone is a network of features, and its method has an old model."""
+        return isinstance(self.trainer.plain_backbone, FeatureMap) and has_map(self.trainer.plain_method)
+
     def write_map(self) -> None:
-        """Rank 0 writes map.npz, if the backbone is a network of features and the method has an old model."""
-        backbone, method = self.trainer.plain_backbone, self.trainer.plain_method
-        if self.ranks.rank == 0 and isinstance(backbone, FeatureMap) and has_map(method):
-            write_map(self.output, backbone, method, self.data.images)
+        """Rank 0 writes map.npz, if the run makes one."""
+        backbone = self.trainer.plain_backbone
+        if self.ranks.rank == 0 and self.makes_map() and isinstance(backbone, FeatureMap):
+            write_map(self.output, backbone, self.trainer.plain_method, self.data.images)
 
     def save(self, position: Position) -> None:
         """Write a checkpoint on all ranks, then rank 0's complete.json, and only then remove an old one.  A collective.

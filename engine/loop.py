@@ -75,6 +75,9 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
         stop.finish()
         dist.barrier()
     training.log.info("%s holds the model", Path(cfg.output) / "model.pt")
+    if training.checkpoints.makes_map():
+        training.log.info("%s holds it as a map: tools/compare/compare.py --fitted NAME=%s shows what it is worth",
+                          Path(cfg.output) / "map.npz", Path(cfg.output) / "map.npz")
     dist.destroy_process_group()
 
 

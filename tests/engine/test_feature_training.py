@@ -90,8 +90,8 @@ def test_a_trained_map_equals_a_loop_in_float64(name, network, store, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name, cosine", [("L2", 0.5), ("weakenedL2", 0.5), ("AdvBCT", 0.2), ("MixBCT", -1), ("NCCL", -1), ("BCT", -1),
-                                          ("UniBCT", -1)])
+@pytest.mark.parametrize("name, cosine", [("L2", 0.5), ("weakenedL2", 0.5), ("AdvBCT", 0.2), ("MixBCT", -1), ("NCCL", -1),
+                                          ("BCT", -1), ("UniBCT", -1)])
 def test_every_method_trains_on_features(name, cosine, store, tmp_path):
     """From a random start; cosine: with the old feature of the same image, for those whose terms pull there in this toy."""
     more = {"UniBCT": ["refine_epoch=[1]"]}.get(name, [])

@@ -62,9 +62,9 @@ def files(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name, match", [("r18.pt", "this looks like r18"), ("nan.pt", "not all finite"), ("int8.pt", "whole numbers"),
-                                         ("part.pt", "does not hold a mbf"), ("cut.pt", "not a whole file"), ("text.pt", "not a whole"),
-                                         ("missing.pt", "no model file"), ("map.npz", "is not a map")])
+@pytest.mark.parametrize("name, match", [
+    ("r18.pt", "this looks like r18"), ("nan.pt", "not all finite"), ("int8.pt", "whole numbers"), ("part.pt", "not hold a mbf"),
+    ("cut.pt", "not a whole file"), ("text.pt", "not a whole"), ("missing.pt", "no model file"), ("map.npz", "is not a map")])
 def test_another_file_is_refused_and_nothing_is_loaded(name, match, files):
     backbone = get_model("mbf", num_features=8, image_size=16)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -78,8 +78,9 @@ def test_a_training_starts_from_the_file_and_logs_it(tmp_path):
     """At a learning rate of almost nothing its parameters stay those of the file."""
     data = write_data(tmp_path / "data")
     state = save(tmp_path / "first.pt", dim=6)
-    cfg = load_config(data / "toy.py", [f"dataset={data}", f"output={tmp_path / 'out'}", "network=mbf", f"init={tmp_path}/first.pt",
-                                        "num_epoch=1", "lr=1e-30", "weight_decay=0", "embedding_size=6"])
+    cfg = load_config(data / "toy.py", [f"dataset={data}", f"output={tmp_path / 'out'}", "network=mbf",
+                                        f"init={tmp_path}/first.pt", "num_epoch=1", "lr=1e-30", "weight_decay=0",
+                                        "embedding_size=6"])
     with StopSignal() as stop:
         loop.train(cfg, Method, PartialFC, stop)
     trained = torch.load(tmp_path / "out/model.pt", weights_only=True)
@@ -97,8 +98,7 @@ def test_init_is_a_setting_by_its_contents(tmp_path):
 
     def identity(*more: str) -> dict:
         return settings_of(load_config(data / "toy.py", [f"dataset={data}", *more]), Facts(1, 2), Method, PartialFC)
-    a, b, copy, none = identity(f"init={tmp_path}/a.pt"), identity(f"init={tmp_path}/b.pt"), identity(f"init={tmp_path}/copy.pt"), \
-        identity()
-    assert a == copy
-    for other in (b, none):
+    a = identity(f"init={tmp_path}/a.pt")
+    assert a == identity(f"init={tmp_path}/copy.pt")
+    for other in (identity(f"init={tmp_path}/b.pt"), identity()):
         assert {key for key in a.keys() | other.keys() if a.get(key) != other.get(key)} == {"init (contents)"}
