@@ -133,6 +133,15 @@ def test_a_resumed_training_is_the_uninterrupted_one_and_does_not_read_init_agai
     assert (tmp_path / "whole/map.npz").read_bytes() == (tmp_path / "killed/map.npz").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["feature", "label"])
+def test_a_changed_feature_file_is_another_training(kind, store, tmp_path):
+    """Other rows or other classes than those of the checkpoint."""
+    train("L2", store, tmp_path / "out")
+    change(store / f"OPclass/new_{kind}.npy", lambda x: np.where(np.arange(len(x)) == 3, 0, x) if kind == "label" else x * 1.01)
+    change(store / "OPclass/f128_r18_softmax_class70_label.npy", lambda x: np.load(store / "OPclass/new_label.npy"))
+    refused(store, tmp_path / "out", "is of another training", "resume=True", "num_epoch=3")
+
+
 def test_plain_training_gives_no_map(store, tmp_path):
     """Its space is its own, not the old model's."""
     from engine import loop
@@ -193,7 +202,7 @@ def change(file: Path, function) -> None:
 
 
 BAD_FILES = {
-    "labels of other rows": ("new_label.npy", lambda x: np.roll(x, 5), "differs from .* rows"),
+    "labels-of-other-rows": ("new_label.npy", lambda x: np.roll(x, 5), "differs from .* rows"),
     "too few labels": ("new_label.npy", lambda x: x[:-1], "make both again"),
     "negative labels": ("new_label.npy", lambda x: x - 1, "classes from -1"),
     "huge labels": ("new_label.npy", lambda x: x + 2**40, "without large gaps"),
@@ -203,7 +212,7 @@ BAD_FILES = {
     "one dimension": ("new_feature.npy", lambda x: x[:, 0], "make both again"),
     "a row of NaN": ("new_feature.npy", lambda x: np.where(np.arange(IMAGES)[:, None] == 7, np.nan, x), "image 7 is zeros, NaN"),
     "a row of zeros": ("new_feature.npy", lambda x: np.where(np.arange(IMAGES)[:, None] == 9, 0, x), "image 9 is zeros, NaN"),
-    "old rows in another order": ("new_feature.npy", lambda x: x[::-1], "do not belong together"),
+    "old-rows-in-another-order": ("new_feature.npy", lambda x: x[::-1], "do not belong together"),
     "doubled": ("new_feature.npy", lambda x: np.concatenate([x, x]), "make both again"),
 }
 
