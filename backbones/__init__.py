@@ -6,6 +6,7 @@ import torch
 
 from backbones.backbone import Backbone
 from backbones.cnn_s import SmallCnn
+from backbones.feature_maps import advice, is_feature_network
 from backbones.iresnet import IResNet
 from backbones.iresnet2060 import IResNet2060
 from backbones.mobilefacenet import MobileFaceNet
@@ -38,6 +39,8 @@ NETWORKS = list(BUILDERS)
 
 def builder(name: str) -> tuple[type[Backbone], dict]:
     """Class and settings of a network; UserError with the nearest name and the list for an unknown one."""
+    if is_feature_network(name):
+        raise UserError(advice(f"network {name}"))
     if name not in BUILDERS:
         near = difflib.get_close_matches(str(name), NETWORKS, n=1, cutoff=0)
         raise UserError(f"unknown network '{name}'; did you mean {near[0]}? The networks are {' '.join(NETWORKS)}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backbones import NETWORKS, builder, get_model
 from backbones.backbone import Backbone
+from backbones.feature_maps import advice, holds_feature_map
 from utils.arrays import load_pt, one_line
 from utils.errors import UserError
 
@@ -50,16 +51,27 @@ def load_model(network: str, path: str | Path, fp16: bool | torch.dtype = False)
     """
     builder(network)                # an unknown name is an error before the file is read
     state = load_state(path)
-    model = empty_model(network, shape_of(network, state) or (512, 112), fp16)
-    wrong = differences(model, state)
-    if wrong:
-        fitting = [name for name in NETWORKS if fits(name, state)]
-        advice = f"this looks like {' or '.join(fitting)}" if fitting else "no other network here fits either"
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path} does not hold a {network}: {', '.join(wrong[:3])}{more}; {advice}")
+    model = checked_model(network, path, state, fp16)
     model.to_empty(device="cpu")
     model.load_state_dict(state)
     return model.eval()
+
+
+def checked_model(network: str, path: str | Path, state: dict[str, Tensor], fp16: bool | torch.dtype = False) -> Backbone:
+    """The network whose weights ``state`` (of the file ``path``) are, without memory for its own.
+
+    UserError if they are not of this network, in any embedding and image size.
+    """
+    model = empty_model(network, shape_of(network, state) or (512, 112), fp16)
+    wrong = differences(model, state)
+    if wrong and holds_feature_map(state):
+        raise UserError(advice(str(path)))
+    if wrong:
+        fitting = [name for name in NETWORKS if fits(name, state)]
+        looks = f"this looks like {' or '.join(fitting)}" if fitting else "no other network here fits either"
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{path} does not hold a {network}: {', '.join(wrong[:3])}{more}; {looks}")
+    return model
 
 
 def shape_of(network: str, state: dict[str, Tensor]) -> tuple[int, int] | None:

@@ -14,7 +14,8 @@ config = edict()
 # Data. A name that is not absolute is looked up in `dataset`, then from the current directory.  `dataset` itself, `output` and
 # `feature_save` are below the repository if they are not absolute (`dataset`: or below the current directory).
 config.dataset = text(str(ROOT / "dataset/ms1m-retinaface-t1"), "folder of the .rec/.idx and .bin files")
-config.rec = text("train", 'record file: name in `dataset`, path with or without .rec, or "synthetic" (random images)')
+config.rec = text("train", 'record file: name in `dataset`, path with or without .rec, or "synthetic" (random images); with '
+                  'network=linear or mlp NAME_feature.npy in `feature_save`, or its path')
 config.num_classes = whole(2, "classes of the head", least=2).or_none("as the record file says")
 config.num_image = whole(1, "images per epoch; only compared with the record file", least=1).or_none("as the record file says")
 config.workers = whole(2, "loader processes per rank (one decodes about 10,000 images/s)")
@@ -24,7 +25,9 @@ config.image_size = whole(112, "pixels; records of another size are resized", le
 config.val_targets = several(["lfw", "cfp_fp", "agedb_30"], "verification sets <dataset>/<name>.bin", text("", "name of a set"))
 
 # Model
-config.network = text("r50", "one of backbones.NETWORKS")
+config.network = text("r50", "one of backbones.NETWORKS; linear or mlp: trained on stored features instead of images")
+config.init = text("", "file of the backbone's first weights: model.pt, insightface's backbone.pth, a map .npz (linear, mlp)"
+                   ).or_none("random")
 config.embedding_size = whole(512, "dimensions of the feature", least=1)
 config.dropout = number(0.0, "probability, before the last linear layer", least=0, below=1)
 config.fp16 = flag(True, "autocast: float16 with GradScaler on CUDA, bfloat16 on CPUs that have it")

@@ -4,6 +4,7 @@
                                        complete.json    written last; a folder without it is not a checkpoint
     <output>/model.pt, softmax_fc_gpu_<rank>.pt         the plain backbone and each rank's classes, after each epoch
              view_<d_o>.npz, view_<d_o>/                the same of the view, if the old features have other dimensions
+             map.npz                                    the backbone as a map, if it is trained on features
 
 A folder is named by the number of images seen, which does not depend on batch size and number of ranks.
 """
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import torch
 
+from backbones.feature_maps import FeatureMap
 from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
 from engine.distributed import Ranks, gathered, held_by_first_rank, in_short
+from engine.feature_training import has_map, write_map
 from engine.model_files import save_model, save_whole
 from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
@@ -128,9 +131,20 @@ class Checkpoints:
         try:
             views = views_of(self.trainer.plain_method)
             save_model(self.output, self.ranks, self.trainer.plain_backbone, self.trainer.head, views)
+            self.write_map()
         except OSError as error:
             raise UserError(f"the model was not written to {self.output} ({error.strerror}) and the run ends; "
                             f"{last_words(self.output)}; mend that and resume with resume=True") from error
+
+    def makes_map(self) -> bool:
+        """Whether the run writes map.npz: its backbone is a network of features, and its method has an old model."""
+        return isinstance(self.trainer.plain_backbone, FeatureMap) and has_map(self.trainer.plain_method)
+
+    def write_map(self) -> None:
+        """Rank 0 writes map.npz, if the run makes one."""
+        backbone = self.trainer.plain_backbone
+        if self.ranks.rank == 0 and self.makes_map() and isinstance(backbone, FeatureMap):
+            write_map(self.output, backbone, self.trainer.plain_method, self.data.images)
 
     def save(self, position: Position) -> None:
         """Write a checkpoint on all ranks, then rank 0's complete.json, and only then remove an old one.  A collective.

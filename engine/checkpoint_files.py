@@ -8,7 +8,7 @@ from utils.errors import UserError
 from utils.files import damage
 
 # Settings that make another training, and settings that may change when a run resumes.
-FIXED = {"records", "method", "head", "optimizer", "seed"}
+FIXED = {"records", "rec (contents)", "rec labels (contents)", "method", "head", "optimizer", "seed"}
 FREE = {"name", "resume", "save_every", "keep_checkpoints", "frequent", "verbose", "timeout", "val_targets"}
 
 

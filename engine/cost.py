@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
+from backbones.feature_maps import FeatureMap
 from engine.method import Method
 from engine.parts import new_backbone, new_head
 from losses import PartialFC
@@ -35,11 +36,13 @@ def training_bytes(cfg: Settings, classes: int, ranks: int, method_bytes: int = 
     ranks; and on each rank the method's ``method_bytes``.  model.pt and softmax_fc_gpu_*.pt hold the weights once more.  The
     oldest checkpoint is removed after a new one is complete.
     """
-    backbone, rows = sum(p.numel() for p in new_backbone(cfg, device="meta").parameters()), classes * cfg.embedding_size
+    network = new_backbone(cfg, device="meta")
+    backbone, rows = sum(p.numel() for p in network.parameters()), classes * cfg.embedding_size
+    maps = backbone if isinstance(network, FeatureMap) else 0       # map.npz holds the network once more
     each = BYTES_PER_WEIGHT * (1 + MOMENTS_PER_WEIGHT[cfg.optimizer])
     checkpoint = each * (ranks * backbone + rows) + ranks * method_bytes
     kept = cfg.keep_checkpoints if cfg.save_every else min(cfg.keep_checkpoints, cfg.num_epoch)
-    at_the_end = kept * checkpoint + BYTES_PER_WEIGHT * (backbone + rows)
+    at_the_end = kept * checkpoint + BYTES_PER_WEIGHT * (backbone + maps + rows)
     return at_the_end, at_the_end + checkpoint
 
 
@@ -111,7 +114,8 @@ def backbone_step_bytes(cfg: Settings) -> int:
     """Activations and gradients of the backbone in a step of batch_size images, when they are most."""
     backbone = new_backbone(cfg, HALF if cfg.fp16 else False, "meta")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        return step_bytes(backbone.to_empty(device="cpu"), torch.empty(cfg.batch_size, 3, cfg.image_size, cfg.image_size))
+        shape = (backbone.d_in,) if isinstance(backbone, FeatureMap) else (3, cfg.image_size, cfg.image_size)
+        return step_bytes(backbone.to_empty(device="cpu"), torch.empty(cfg.batch_size, *shape))
 
 
 def head_step_bytes(cfg: Settings, classes: int, ranks: int, head_class: type[PartialFC]) -> int:

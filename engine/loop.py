@@ -17,7 +17,7 @@ from engine.checkpoint_files import Position
 from engine.distributed import lost_ranks_explained, others_not_waited_for, start_ranks
 from engine.finite import Guard
 from engine.method import Clock, Method
-from engine.prepare import Run, prepare
+from engine.prepare import Run, prepare, set_first_weights
 from engine.progress import Progress
 from engine.schedule import learning_rate
 from engine.settings import check_settings
@@ -61,6 +61,8 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
     with locked_output(Path(cfg.output), ranks):            # before its log is written to
         training = prepare(cfg, ranks, method_class, head_class, stop)
         start = training.checkpoints.resume()               # last: it restores the random states, too
+        if start == Position():
+            set_first_weights(training)
         progress = Progress(cfg, ranks, training.log, training.steps_before(start), training.total_steps)
         guard = Guard(training, progress, start)
         if start.epoch >= cfg.num_epoch:
@@ -74,6 +76,9 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
         stop.finish()
         dist.barrier()
     training.log.info("%s holds the model", Path(cfg.output) / "model.pt")
+    if training.checkpoints.makes_map():
+        training.log.info("%s holds it as a map: tools/compare/compare.py --fitted NAME=%s shows what it is worth",
+                          Path(cfg.output) / "map.npz", Path(cfg.output) / "map.npz")
     dist.destroy_process_group()
 
 

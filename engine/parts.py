@@ -4,14 +4,22 @@ import torch
 from torch import nn
 
 from backbones import get_model
+from backbones.feature_maps import new_feature_map
 from engine.method import Method
 from losses import CombinedMarginLoss, PartialFC
+from old_model.feature_rows import feature_dim, is_of_features
 from old_model.sides import old_dim, old_sides
 from utils.settings import Settings
 
 
 def new_backbone(cfg: Settings, fp16: bool | torch.dtype = False, device: str = "cpu") -> nn.Module:
-    """The network of the settings.  fp16: half precision, with which kind of number."""
+    """The network of the settings.  fp16: half precision, with which kind of number; a network on features ignores it.
+
+    UserError if a training on features has none: their dimension is part of the network.
+    """
+    if is_of_features(cfg):
+        with torch.device(device):
+            return new_feature_map(cfg.network, feature_dim(cfg), cfg.embedding_size)
     with torch.device(device):
         return get_model(cfg.network, dropout=cfg.dropout, fp16=fp16, num_features=cfg.embedding_size, image_size=cfg.image_size)
 

@@ -2,12 +2,15 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from engine.checkpoint import Checkpoints
 from engine.checkpoint_files import Position
 from engine.distributed import Ranks, check_same
+from engine.feature_training import check_old_rows
+from engine.initial import start_from
 from engine.method import Method
 from engine.parts import new_backbone, new_heads
 from engine.schedule import schedule_of
@@ -17,6 +20,7 @@ from engine.signals import StopSignal
 from engine.trainer import Trainer
 from engine.verification import Verifier
 from losses import PartialFC
+from old_model.feature_rows import FeatureRows, feature_file, is_of_features
 from old_model.sides import old_sides
 from records.classes import images_of_classes, remarks
 from records.faces import FaceRecords, Faces, SyntheticFaces
@@ -74,6 +78,8 @@ def prepare(cfg: Settings, ranks: Ranks, method_class: type[Method], head_class:
     make_repeatable(cfg)
     dataset, data = open_dataset(cfg, log)
     check_classes(dataset, ranks, log)
+    if isinstance(dataset, FeatureRows):
+        check_old_rows(cfg, dataset)
     identity = settings_of(cfg, data, method_class, head_class)
     check_same(identity)
     loader = train_loader(dataset, cfg.batch_size, ranks.rank, ranks.world_size, cfg.seed, cfg.workers)
@@ -84,7 +90,16 @@ def prepare(cfg: Settings, ranks: Ranks, method_class: type[Method], head_class:
     log.info("%s: %d images, %d classes, %d steps of %d x %d images; %s, %d dimensions, on %d x %s", cfg.name, data.images,
              data.classes, run.total_steps, ranks.world_size, cfg.batch_size, cfg.network, cfg.embedding_size, ranks.world_size,
              ranks.device.type)
+    if isinstance(dataset, FeatureRows):
+        log.info("trained on the features in %s, %d dimensions at norm 1: nothing is mirrored, and no verification set is read",
+                 dataset.path, dataset.rows.shape[1])
     return run
+
+
+def set_first_weights(run: Run) -> None:
+    """Load config.init into the backbone of a run that is at its beginning; UserError if the file does not fit."""
+    if run.cfg.init:
+        run.log.info("%s", start_from(run.trainer.plain_backbone, run.cfg.network, Path(run.cfg.init)))
 
 
 def open_dataset(cfg: Settings, log: logging.Logger) -> tuple[Faces, Facts]:
@@ -92,11 +107,20 @@ def open_dataset(cfg: Settings, log: logging.Logger) -> tuple[Faces, Facts]:
     if cfg.rec == "synthetic":
         data = Facts(cfg.num_image or SYNTHETIC_IMAGES, cfg.num_classes or SYNTHETIC_CLASSES)
         return SyntheticFaces(data.images, data.classes, cfg.image_size), data
+    if is_of_features(cfg):
+        rows = FeatureRows(feature_file(cfg), cfg.num_classes)
+        note_count(cfg, len(rows), log)
+        return rows, Facts(len(rows), rows.num_classes, rows.fingerprint())
     dataset = FaceRecords(locate(cfg.rec, cfg.dataset), cfg.image_size, cfg.num_classes, cfg.bad_records)
     data = Facts(len(dataset), dataset.num_classes, dataset.fingerprint())
-    if cfg.num_image not in (None, data.images):
-        log.warning("config.num_image = %d, but %s holds %d images; all are used", cfg.num_image, cfg.rec, data.images)
+    note_count(cfg, data.images, log)
     return dataset, data
+
+
+def note_count(cfg: Settings, images: int, log: logging.Logger) -> None:
+    """Warn if the training set has another number of images than the settings say."""
+    if cfg.num_image not in (None, images):
+        log.warning("config.num_image = %d, but %s holds %d images; all are used", cfg.num_image, cfg.rec, images)
 
 
 def check_classes(dataset: Faces, ranks: Ranks, log: logging.Logger) -> None:
@@ -104,7 +128,7 @@ def check_classes(dataset: Faces, ranks: Ranks, log: logging.Logger) -> None:
 
     Every rank reads all labels once: 5 million of them take 2 to 5 s if the file is in memory, else as long as reading the file.
     """
-    if isinstance(dataset, FaceRecords):
+    if isinstance(dataset, FaceRecords | FeatureRows):
         sentences = remarks(dataset, images_of_classes(dataset))
         for sentence in sentences if ranks.rank == 0 else []:
             log.warning("%s", sentence)

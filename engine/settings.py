@@ -9,15 +9,16 @@ from backbones import builder
 from engine.method import Method
 from engine.model_files import classifier_shards
 from losses import PartialFC
+from old_model.feature_rows import feature_file, is_of_features, label_file
 from old_model.names import sd_of
-from old_model.sides import numbered, old_sides
+from old_model.sides import numbered, old_dim, old_sides
 from records.facts import Facts
 from utils.errors import UserError
 from utils.files import quick_hash
 from utils.paths import ROOT, locate
 from utils.settings import Settings
 
-PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
+PLACES = {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers", "init"}
 
 
 def check_settings(cfg: Settings) -> None:
@@ -25,8 +26,18 @@ def check_settings(cfg: Settings) -> None:
     if cfg.dali:
         raise UserError("config.dali = True is not supported: set it to False; cv2 in loader processes decodes "
                         "112x112 JPEGs twice as fast as DALI on the CPU, and DALI loses the images' index")
-    builder(cfg.network)
-    old_sides(cfg)
+    sides = old_sides(cfg)
+    if is_of_features(cfg):
+        refuse_image_settings(cfg)
+        if len(sides) > 1 or old_dim(cfg) != cfg.embedding_size:
+            raise UserError(f"config.network = {cfg.network} makes a map to one old model: set config.embedding_size to its "
+                            f"dimensions, and name one old model (found {len(sides)}, embedding_size = {cfg.embedding_size}, "
+                            f"old_dim = {cfg.old_dim})")
+    else:
+        builder(cfg.network)
+        if cfg.rec.endswith(".npy"):
+            raise UserError(f"config.rec = {cfg.rec} are stored features, and config.network = {cfg.network} needs images; set "
+                            f"network=linear or network=mlp, or give a record file")
     if cfg.margin_list[0] != 1:
         raise UserError(f"config.margin_list = {cfg.margin_list}: expected m1 = 1 (no multiplicative margin); use m2 (ArcFace) "
                         f"or m3 (CosFace)")
@@ -37,6 +48,21 @@ def check_settings(cfg: Settings) -> None:
         raise UserError(f"config.warmup_epoch = {cfg.warmup_epoch}: expected at most config.num_epoch = {cfg.num_epoch} epochs")
 
 
+def refuse_image_settings(cfg: Settings) -> None:
+    """UserError for a setting that only a training on images has, if it would be ignored."""
+    if cfg.dropout or cfg.bad_records != "stop":
+        raise UserError(f"config.network = {cfg.network} is trained on stored features: set dropout=0 and bad_records=stop, "
+                        f"which only trainings on images have (found {cfg.dropout:g} and {cfg.bad_records})")
+    if cfg.rec == "synthetic":
+        raise UserError(f"config.rec = synthetic are random images, and config.network = {cfg.network} is trained on stored "
+                        f"features; give rec=NAME_feature.npy")
+
+
+def targets_of(cfg: Settings) -> list[str]:
+    """Names of the verification sets; none for a training on features, because they are images."""
+    return [] if is_of_features(cfg) else cfg.val_targets
+
+
 def settings_of(cfg: Settings, data: Facts, method_class: type[Method], head_class: type[PartialFC]) -> dict[str, str]:
     """What this run is, by name: every setting, what the data say, and checksums of the files that it reads.
 
@@ -44,18 +70,25 @@ def settings_of(cfg: Settings, data: Facts, method_class: type[Method], head_cla
     """
     known = cfg | {"num_classes": data.classes, "num_image": data.images, "records": data.fingerprint}
     return ({key: repr(value) for key, value in sorted(known.items()) if key not in PLACES}
+            | {"init (contents)": "random"}
             | {f"{name} (contents)": quick_hash(path)[:12] if path.is_file() else "no file"
                for name, path in files_of(cfg).items()}
             | {"method": method_class.__name__, "head": head_class.__name__})
 
 
 def files_of(cfg: Settings) -> dict[str, Path]:
-    """Files that a run may read in addition to its records, by name: what the old model left, and the verification sets."""
+    """Files that a run may read in addition to its records, by name: what the old model left, config.init, the features that it
+    is trained on, and the verification sets."""
     sides = old_sides(cfg)
     files: dict[str, Path] = {}
     for k, side in enumerate(sides):
         files |= {numbered(name, k, len(sides)): path for name, path in files_of_side(side).items()}
-    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in cfg.val_targets}
+    if cfg.init:
+        files["init"] = Path(cfg.init)
+    if is_of_features(cfg):
+        files["rec"] = feature_file(cfg)
+        files["rec labels"] = label_file(files["rec"])
+    return files | {name: Path(cfg.dataset) / f"{name}.bin" for name in targets_of(cfg)}
 
 
 def files_of_side(cfg: Settings) -> dict[str, Path]:

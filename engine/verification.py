@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.distributed import Ranks
+from engine.settings import targets_of
 from losses import View
 from records.bins import load_bin
 from records.images import to_input
@@ -73,7 +74,7 @@ class Verifier:
         self.ranks, self.batch_size = ranks, cfg.batch_size
         self.sets: dict[str, tuple[Tensor, np.ndarray]] = {}
         self.best: dict[str, float] = {}
-        for name in cfg.val_targets:
+        for name in targets_of(cfg):
             path = Path(cfg.dataset) / f"{name}.bin"
             if path.is_file():
                 self.sets[name] = load_bin(path, cfg.image_size)

@@ -57,6 +57,11 @@ def check_shapes(mapping: Map) -> None:
         raise ValueError(f"its arrays are {[list(shape) for shape in shapes]}")
 
 
+def map_name(file: Path) -> str:
+    """What a map is called in a comparison: its file's name, or for the map.npz of a training its folder's name."""
+    return file.absolute().parent.name if file.name == "map.npz" else file.stem
+
+
 def fitted_files(texts: list[str], versions: set[str], old: str) -> dict[str, tuple[str, Path]]:
     """{name of the mapped version: (its version, file of the map)} from NAME=FILE.npz; UserError if one is wrong.
 
@@ -65,7 +70,7 @@ def fitted_files(texts: list[str], versions: set[str], old: str) -> dict[str, tu
     maps: dict[str, tuple[str, Path]] = {}
     for text in texts:
         name, _, file = text.partition("=")
-        mapped = f"{name}+{Path(file).stem}"
+        mapped = f"{name}+{map_name(Path(file))}"
         if name not in versions - {old} or mapped in versions | set(maps):
             raise UserError(f"--fitted {text}: expected one of {', '.join(sorted(versions - {old}))} before the = and file names "
                             f"that differ after it")

@@ -186,7 +186,9 @@ class Versions:
                 on_old = mapped_side(old.views, old.gallery, mapping, evaluation.source), new.query
             made.append(Features(new.gallery, new.query, about=new.about, on_old=on_old))
         self.trainings[mapped] = made
-        self.map_errors[mapped] = max(error for _, _, error in found)
+        errors = [error for _, _, error in found]
+        if np.isfinite(errors).all():           # that of a trained map is not known
+            self.map_errors[mapped] = max(errors)
         self.free.append(mapped)
 
     def sides(self, query: str, gallery: str, k: int = 0, count: int = 1) -> tuple[Rows, Rows] | None:

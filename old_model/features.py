@@ -5,6 +5,7 @@ reader compares the number of rows, and the fingerprints of the model and of the
 """
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,20 +93,27 @@ class OldFeatures:
         With CUDA the rows are in pinned memory: their copy to the device does not wait for what runs there. The row of an image
         without an old vector is zeros.  UserError if another row is zeros, NaN or infinite, or if the file has been cut short.
         """
-        refuse_cut(self.path, self.file)
-        rows = torch.from_numpy(self.rows[index.numpy()]).float()
-        if self.present is not None:
-            rows[~self.present[index]] = 0
-        norms = rows.norm(dim=1)
-        wrong = ~((norms > 0) & norms.isfinite())
-        if self.present is not None:
-            wrong &= self.present[index]
-        if wrong.any():
-            image = int(index[wrong][0])
-            raise UserError(f"{self.path}: the old feature of image {image} is zeros, NaN or infinite; extract the features "
-                            f"again with tools/get_feature/get_feature.py")
-        rows = F.normalize(rows)
+        rows = unit_rows_of(self.path, self.file, self.rows, index.numpy(), self.present)
         return rows.pin_memory() if torch.cuda.is_available() else rows
+
+
+def unit_rows_of(path: Path, before: os.stat_result, rows: np.ndarray, index: np.ndarray,
+                 present: Tensor | None = None) -> Tensor:
+    """The rows ``index`` int64 [B] of the memory-mapped features in ``path`` at norm 1, float32 [B, d].
+
+    before: of the file when it was opened.  present: bool [N], False: the image has no vector, and its row is zeros.
+    UserError if another row is zeros, NaN or infinite, or if the file has been cut short.
+    """
+    refuse_cut(path, before)
+    chosen = torch.from_numpy(rows[index]).float()
+    absent = torch.zeros(len(index), dtype=torch.bool) if present is None else ~present[index]
+    chosen[absent] = 0
+    norms = chosen.norm(dim=1)
+    good = (norms > 0) & norms.isfinite() | absent
+    if not good.all():
+        raise UserError(f"{path}: the feature of image {index[int((~good).int().argmax())]} is zeros, NaN or infinite; extract "
+                        f"the features again with tools/get_feature/get_feature.py")
+    return F.normalize(chosen)
 
 
 def old_side(cfg: Settings, data: Facts, kind: str) -> dict:

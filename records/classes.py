@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from records.faces import FaceRecords, renumber_command
+from records.faces import Faces
 from utils.errors import UserError
 
 
-def images_of_classes(faces: FaceRecords) -> np.ndarray:
+def images_of_classes(faces: Faces) -> np.ndarray:
     """Images of each class, int64 [num_classes].  UserError if a label is not a class, or if only one person has images."""
     counts = np.bincount(faces.labels(), minlength=faces.num_classes)
     if np.count_nonzero(counts) < 2:
@@ -15,7 +15,7 @@ def images_of_classes(faces: FaceRecords) -> np.ndarray:
     return counts
 
 
-def remarks(faces: FaceRecords, counts: np.ndarray) -> list[str]:
+def remarks(faces: Faces, counts: np.ndarray) -> list[str]:
     """A sentence for config.num_classes if it is not what the file declares, and one for declared classes without an image.
 
     counts: of :func:`images_of_classes`.
@@ -32,5 +32,5 @@ def remarks(faces: FaceRecords, counts: np.ndarray) -> list[str]:
     empty = np.count_nonzero(counts[:classes] == 0)
     if empty:
         sentences.append(f"{faces.path}: {classes - empty} people, {classes} classes declared: {empty} classes have no image and "
-                         f"act as negatives of everybody; number the people without gaps with: {renumber_command(faces.path)}")
+                         f"act as negatives of everybody; {faces.how_to_renumber()}")
     return sentences

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -39,9 +40,24 @@ class Filled(NamedTuple):
 
 
 class Faces(Dataset):
-    """Numbered images of one size.  A subclass has ``fill``, ``__len__``, ``labels`` and ``fingerprint``."""
+    """Numbered images of one size.  A subclass has ``fill``, ``__len__``, ``labels`` and ``fingerprint``.
+
+    needs_workers: whether loader processes make reading faster.  Images are uint8 [S, S, 3]; a data set of other things
+    overrides ``shape`` and ``dtype``.  path, num_classes, declared: of a data set that is read from a file; ``declared`` is its
+    own count of classes.
+    """
 
     image_size: int
+    path: Path
+    num_classes: int
+    declared: int
+    needs_workers = True
+    dtype = torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return self.image_size, self.image_size, 3
 
     def fill(self, images: np.ndarray, rows) -> np.ndarray:
         """Decode the images ``rows`` (B numbers) into ``images`` uint8 [B, S, S, 3], RGB; returns their labels, int64 [B]."""
@@ -50,6 +66,14 @@ class Faces(Dataset):
     def take(self, images: np.ndarray, rows) -> Filled:
         """As :meth:`fill`, but a data set may put other images in the place of those that it cannot read."""
         return Filled(self.fill(images, rows), np.array(rows, np.int64), {})
+
+    def labels(self) -> np.ndarray:
+        """Classes of all images, int64 [N]."""
+        raise NotImplementedError
+
+    def how_to_renumber(self) -> str:
+        """What closes gaps between the classes, for messages."""
+        return f"number the people without gaps with: {renumber_command(self.path)}"
 
     def __getitems__(self, rows) -> Batch:
         """A whole batch: images uint8 [B, S, S, 3] RGB, labels int64 [B], index int64 [B]."""

@@ -93,10 +93,13 @@ def to_input(images: Tensor, device: torch.device | str, flip: Tensor | None = N
              pixel_scale: float = 127.5) -> Tensor:
     """Network input [B, 3, H, W] float32 in channels_last, (x - 127.5) / pixel_scale.
 
-    images: uint8 [B, H, W, 3], RGB.  flip: bool [B], True: mirror left to right.
+    images: uint8 [B, H, W, 3], RGB.  flip: bool [B], True: mirror left to right.  Features float32 [B, d] are the input already:
+    nothing is scaled, and ``flip`` is ignored, because a mirrored image's feature is not known.
     The bytes go to the device as uint8, a quarter of float32.  The permuted view of [B, H, W, 3] is channels_last already,
     so the layout costs no copy.
     """
+    if images.dim() == 2:
+        return images.to(device, non_blocking=True)
     x = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
     x = (x.float() - 127.5) / pixel_scale
     if flip is None:

@@ -79,9 +79,9 @@ class Slots(Dataset):
 
     def __init__(self, faces: Faces, slots: int, batch_size: int, shared: bool):
         self.faces = faces
-        shape = slots, batch_size, faces.image_size, faces.image_size, 3
+        shape = slots, batch_size, *faces.shape
         self.images = torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape) if shared else \
-            torch.empty(shape, dtype=torch.uint8)
+            torch.empty(shape, dtype=faces.dtype)
 
     def __getitems__(self, item: tuple[int, np.ndarray]) -> tuple[int, Filled]:
         """(slot, its labels, index and bad records); the images [B, S, S, 3] are in the slot."""
@@ -128,13 +128,15 @@ class BadRecords:
 class Loader:
     """Iterates over (images uint8 [B, S, S, 3], labels int64 [B], index int64 [B]) in the order of ``batches``.
 
-    batches: index arrays of at most batch_size images.  workers: processes that decode; 0: this process does.
+    batches: index arrays of at most batch_size images.  workers: processes that decode; 0: this process does, and always if
+    ``faces`` has nothing to decode.
     ``bad_records`` counts the records that were replaced (config.bad_records).  Without CUDA the images are a view of a slot,
     which is filled again when the next batch but one is asked for, or the next epoch begins: clone what is kept longer.
     """
 
     def __init__(self, faces: Faces, batches: ShuffledBatches | OrderedBatches | list, batch_size: int, workers: int):
         self.batches, self.bad_records = batches, BadRecords()
+        workers = workers if faces.needs_workers else 0
         if workers:
             give_back_freed_memory()
         ahead = BATCHES_AHEAD * workers

@@ -200,6 +200,35 @@ def test_the_commands_of_the_page_on_training(project, heading):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
+def test_a_training_starts_from_the_weights_of_another(project):
+    """After the test of the comparison, on its paragon; another embedding size than there."""
+    line, = commands("docs/training.md", "Start from existing weights")
+    done = run(f"{ready(line)} output=work_dirs/started embedding_size=64", project)
+    assert done.returncode == 0 and "128 dimensions there, 64 here" in done.stderr, done.stderr
+
+
+def test_a_training_on_features(project):
+    """The files that the page names: 60 images of 12 people, and embeddings of the evaluation set in place of ONNX files."""
+    fit, train, page = commands("docs/upgrade.md", "Training on features")
+    draw, turn = np.random.default_rng(0), np.random.default_rng(1).standard_normal((16, 128))
+    store = project / "feature_save/OPclass"
+    store.mkdir(parents=True, exist_ok=True)
+    people = np.repeat(np.arange(12), 5)
+    new = draw.standard_normal((12, 16))[people] + 0.3 * draw.standard_normal((60, 16))
+    images = len((project / "dataset/IJBC/meta/ijbc_face_tid_mid.txt").read_text().splitlines())
+    queries = draw.standard_normal((images, 16))
+    for name, rows in (("NEW", new), ("OLD", new @ turn)):
+        np.save(store / f"{name}_class70_feature.npy", rows.astype(np.float32))
+        np.save(store / f"{name}_class70_label.npy", people)
+    for name, rows in (("NEW", queries), ("OLD", queries @ turn)):
+        np.save(project / f"{name}.npy", rows.astype(np.float32))
+    page = page.replace(".onnx", ".npy") + " --draws 20 --backfill 2"
+    for line in (fit, f"{train} batch_size=20 num_epoch=1", page):
+        done = run(line, project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "new+L2-linear" in done.stdout
+
+
 def test_the_check_before_the_training(project):
     line, = commands("docs/training.md", "Check before you pay for GPUs")
     done = run(f"{line} {SMALL} --ranks 1 output=work_dirs/checked", project)

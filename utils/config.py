@@ -39,6 +39,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     return Settings(values | {"dataset": str(locate(values["dataset"], ROOT)), "name": path.stem,
                               "feature_save": str(ROOT / values["feature_save"]),
                               "old_model": located(values["old_model"]),
+                              "init": located(values["init"]),
                               "output": str(ROOT / (values["output"] or f"work_dirs/{path.stem}"))})
 
 

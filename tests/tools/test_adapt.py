@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from ijb_toys import two_galleries
 from onnx_small_model import write_model
 
@@ -135,3 +136,34 @@ def test_fitted_maps_that_compare_cannot_use_are_refused(tmp_path, monkeypatch):
                               "--new-features", f"new={files[3]}"], r"two maps are called new\+ridge")):
         with pytest.raises(UserError, match=sentence):
             run_tool(monkeypatch, compare, *start, *words)
+
+
+@pytest.mark.long
+def test_compare_shows_the_maps_of_two_trainings_by_the_names_of_their_folders(tmp_path, monkeypatch):
+    """Both files are called map.npz; their error is not known, so compare.json has none, and its cells are those of the map."""
+    from backbones.feature_maps import FeatureMap
+    from engine.feature_training import write_map
+
+    monkeypatch.setattr(compare, "draw_pictures", lambda report, out: {})
+    arrays, mapped = two_galleries(tmp_path), []
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    for name, hidden in (("MixBCT", 0), ("L2", 7)):
+        network = FeatureMap(5, 5, hidden)
+        with torch.no_grad():
+            network.linear.weight += torch.eye(5)
+        (tmp_path / name).mkdir()
+        write_map(tmp_path / name, network, None, 9)
+        with torch.no_grad():
+            views = [network(torch.nn.functional.normalize(torch.from_numpy(view))).numpy()
+                     * np.linalg.norm(view, axis=1, keepdims=True) for view in arrays["new"]]
+        np.save(tmp_path / f"by-hand-{name}.npy", np.stack(views).astype(np.float32))
+        mapped.append(f"by-hand-{name}={tmp_path / f'by-hand-{name}.npy'}")
+    run_tool(monkeypatch, compare, "-d", tmp_path, "--old", f"old={tmp_path / 'old.npy'}", "--new", f"new={tmp_path / 'new.npy'}",
+             *mapped, "--fitted", *[f"new={tmp_path / name / 'map.npz'}" for name in ("MixBCT", "L2")], "--draws", 0,
+             "--backfill", 0, "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out/compare.json").read_text())
+    assert report["map errors"] == {}
+    for name in ("MixBCT", "L2"):
+        assert report["matrix"][f"new+{name}"]["old"] == report["matrix"][f"by-hand-{name}"]["old"]
+        assert report["matrix"][f"new+{name}"][f"new+{name}"] == report["matrix"]["new"]["new"]

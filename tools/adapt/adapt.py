@@ -3,11 +3,13 @@
     python tools/adapt/adapt.py --old OLD.npy --new NEW.npy --out adapt_result
     python tools/adapt/adapt.py --old OLD.npy --new NEW.npy --out adapt_result --map ridge low-rank --model NEW.onnx
     python tools/adapt/adapt.py --old OLD.npy --new NEW.npy --out adapt_result --map ridge --reverse
+    python tools/adapt/adapt.py --export work_dirs/NAME/map.npz --out adapt_result --model NEW.onnx
 
 No labels, no images and no training of a network: row i of both files is image i (tools/get_feature writes such files). The map
 takes queries of the new model to the stored old vectors; with --reverse it takes the stored old vectors to the new model's space,
 once. For each map it writes NAME.npz and NAME.onnx, and with --model NAME_model.onnx, images in and mapped embeddings out. NAME
-is the kind of map, with "-forward" after it if --reverse, and with "-N-seedS" if --images N --seed S. tools/compare judges maps:
+is the kind of map, with "-forward" after it if --reverse, and with "-N-seedS" if --images N --seed S. --export fits nothing: it
+writes a map that exists, for example that of a training on features (network=linear or mlp), as ONNX. tools/compare judges maps:
 
     python tools/compare/compare.py --data dataset --old old=OLD.onnx --new new=NEW.onnx --fitted new=adapt_result/ridge.npz
 """
@@ -22,7 +24,7 @@ import numpy as np
 from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from evaluation.map_files import save_map
+from evaluation.map_files import load_map, save_map
 from evaluation.map_forms import Map
 from evaluation.map_onnx import map_model, model_and_map, save_onnx, session_of
 from evaluation.map_pairs import MIN_IMAGES, Pairs, read_pairs
@@ -37,8 +39,9 @@ TOLERANCE = 1e-4        # largest difference between onnxruntime and numpy, rela
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--old", type=Path, required=True, metavar="FILE.npy", help="features [images, d_old] by the old model")
-    add("--new", type=Path, required=True, metavar="FILE.npy", help="features [images, d_new] of these images by the new model")
+    add("--old", type=Path, metavar="FILE.npy", help="features [images, d_old] by the old model")
+    add("--new", type=Path, metavar="FILE.npy", help="features [images, d_new] of these images by the new model")
+    add("--export", type=Path, metavar="MAP.npz", help="write this map as ONNX instead of fitting one")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the maps and adapt.json")
     add("--map", nargs="+", default=["all"], choices=[*KINDS, "all"], metavar="KIND", help=f"kinds of maps: {', '.join(KINDS)}")
     add("--reverse", action="store_true", help="map old vectors to the new space instead of new queries to the old one")
@@ -47,7 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=at_least(MIN_IMAGES, int), metavar="N", help="use a random sample of N images (default: all)")
     add("--seed", type=at_least(0, int), default=0, help="seed of the sample and of the residual MLP")
     add("--samples", type=at_least(0, int), default=3, help="random samples per point of the curve; 0: no curve")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if bool(args.export) == bool(args.old and args.new) or bool(args.old) != bool(args.new):
+        parser.error("expected --old and --new to fit maps, or --export to write one that exists")
+    return args
 
 
 def table_of(results: list[Fitted], steps: dict[int, dict[str, list[float]]]) -> str:
@@ -92,18 +98,39 @@ def suffix(args: argparse.Namespace) -> str:
 def write_map(fitted: Fitted, args: argparse.Namespace, pairs: Pairs) -> list[str]:
     """Write the files of a map; their names."""
     name = fitted.kind + suffix(args)
+    written = write_onnx(fitted.map, name, args, pairs.x[pairs.rows[:256]])
+    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD)
+    return [*written, f"{name}.npz"]
+
+
+def write_onnx(mapping: Map, name: str, args: argparse.Namespace, rows: np.ndarray) -> list[str]:
+    """Write ``name``.onnx and with --model ``name``_model.onnx; their names.  rows: features on which the first is compared."""
     file = args.out / f"{name}.onnx"
-    alone = map_model(fitted.map)
-    check_onnx(session_of(alone.SerializeToString(), file), fitted.map, pairs.x[pairs.rows[:256]], file)
-    models = {file: alone} | ({args.out / f"{name}_model.onnx": model_and_map(args.model, fitted.map)} if args.model else {})
+    alone = map_model(mapping)
+    check_onnx(session_of(alone.SerializeToString(), file), mapping, rows, file)
+    models = {file: alone} | ({args.out / f"{name}_model.onnx": model_and_map(args.model, mapping)} if args.model else {})
     for path, model in models.items():
         save_onnx(path, model)
-    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD)
-    return [*(path.name for path in models), f"{name}.npz"]
+    return [path.name for path in models]
+
+
+def export(args: argparse.Namespace) -> None:
+    """--export: an existing map as ONNX, compared on random rows."""
+    if not args.export.is_file():
+        raise UserError(f"no file {args.export}; expected a map that this tool or a training on features wrote")
+    mapping, direction, _ = load_map(args.export)
+    make_folder(args.out, "--out")
+    rows = np.random.default_rng(0).standard_normal((256, mapping.dims[0])).astype(np.float32)
+    written = write_onnx(mapping, args.export.stem, args, rows)
+    print(f"{args.export}: {direction}, {mapping.dims[0]} to {mapping.dims[1]} dimensions\n{', '.join(written)} in the folder:")
+    print_written(args.out)
 
 
 def main() -> None:
     args = parse_arguments()
+    if args.export:
+        export(args)
+        return
     kinds = KINDS if "all" in args.map else tuple(dict.fromkeys(args.map))
     pairs = read_pairs(args.new, args.old)
     pairs = pairs.reversed() if args.reverse else pairs

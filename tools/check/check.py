@@ -19,13 +19,14 @@ from engine.cost import pretended_ranks
 from engine.method import Method
 from engine.parts import new_backbone, new_head
 from losses import PartialFC
+from old_model.feature_rows import FeatureRows
 from old_model.sides import numbered, old_sides
 from records.faces import FaceRecords
 from tools.check.old_model_rows import look_at_old_model, look_at_order
 from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_verification
 from tools.check.report import MISSING, OK, WARNING, Report, WarningRows
 from tools.check.resource_rows import look_at_disk, look_at_gpu, look_at_shared_memory
-from tools.check.setting_rows import classes_of, look_at_output, read_settings, script_of
+from tools.check.setting_rows import classes_of, look_at_init, look_at_output, read_settings, script_of
 from utils.command_line import Parser, at_least
 from utils.errors import UserError, run
 
@@ -45,6 +46,8 @@ def check(args: argparse.Namespace) -> Report:
         report.add("config", f"{args.config}: {method_class.__name__}, trained by {os.path.relpath(script)}")
     report.attempt("settings", lambda: new_backbone(cfg, device="meta"))
     problems_of_settings = report.problems()
+    if cfg.init and not problems_of_settings:
+        report.row("init", lambda: look_at_init(cfg))
     report.row("shared memory", lambda: look_at_shared_memory(args.ranks))
     opened = look_at_records(cfg, args.ranks, args.all, report)
     report.row("output", lambda: look_at_output(cfg, opened[1] if opened else None, classes))
@@ -59,7 +62,7 @@ def check(args: argparse.Namespace) -> Report:
         method = look_at_old_model(cfg, data, method_class, args.all, report)
         sides, usable = old_sides(cfg), [what for what, _, verdict in report.rows if verdict in (OK, WARNING)]
         for k, side in enumerate(sides):
-            if isinstance(faces, FaceRecords) and numbered("old_feature", k, len(sides)) in usable:
+            if isinstance(faces, FaceRecords | FeatureRows) and numbered("old_feature", k, len(sides)) in usable:
                 report.row(numbered("order of rows", k, len(sides)), partial(look_at_order, side, data, faces))
         if head is not None and not problems_of_settings:
             report.row("disk", lambda: look_at_disk(cfg, data, args.ranks, method))

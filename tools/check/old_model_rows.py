@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from backbones.weights import fingerprint, load_state
+from engine.feature_training import check_old_rows
 from engine.method import Method
 from engine.several_old import new_method
+from old_model.feature_rows import FeatureRows
 from old_model.features import OldFeatures, classes_left_out, load_credible, load_prototypes, old_side
 from old_model.names import sd_of
 from old_model.order import MISPLACED, order_of_rows
@@ -101,8 +103,10 @@ def look_at_array(kind: str, cfg: Settings, data: Facts, every: bool) -> tuple[s
     return f"{path}: {describe(array)}, checksum right{note}", OK
 
 
-def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords) -> tuple[str, str]:
-    """Whether row i of the old features can be of image i: by the labels of the record file."""
+def look_at_order(cfg: Settings, data: Facts, faces: FaceRecords | FeatureRows) -> tuple[str, str]:
+    """Whether row i of the old features can be of image i: by the labels of the record file or of the new features."""
+    if isinstance(faces, FeatureRows):
+        check_old_rows(cfg, faces)
     features, labels = READERS["old_feature"](cfg, data), faces.labels()
     path = locate(cfg.old_feature, cfg.feature_save)
     label_file = path.with_name(f"{sd_of(path)}_label.npy")

@@ -11,15 +11,19 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.prepare import check_updates, open_dataset
+from engine.settings import targets_of
+from old_model.feature_rows import COMMAND, FeatureRows, is_of_features
+from old_model.order import MISPLACED, order_of_rows
 from records.bins import load_bin
 from records.classes import images_of_classes, remarks
-from records.faces import MAX_BAD_IN_A_ROW, FaceRecords, Faces
+from records.faces import CHUNK, MAX_BAD_IN_A_ROW, FaceRecords, Faces
 from records.facts import Facts
 from records.loader import MAX_BAD_SHARE, ShuffledBatches
 from records.parts import is_part, refuse_other_parts, source_of, split_again
 from tools.check.report import OK, WARNING, WRONG, Report
 from utils.errors import UserError
 from utils.opencv import cv2
+from utils.origin import check_whole, load_origin
 from utils.settings import Settings
 
 ROWS_WITHOUT_ALL = 2000         # images that are decoded, and rows that are searched for NaN, without --all
@@ -38,7 +42,7 @@ def look_at_records(cfg: Settings, ranks: int, every: bool, report: Report) -> t
     if opened is None:
         return None
     faces, data = opened
-    path = faces.path if isinstance(faces, FaceRecords) else cfg.rec
+    path = faces.path if isinstance(faces, FaceRecords | FeatureRows) else cfg.rec
     report.add("records", f"{path}: {data.images:,} images, {data.classes:,} classes")
     report.row("step", lambda: look_at_steps(cfg, data, ranks))
     if isinstance(faces, FaceRecords):
@@ -48,6 +52,9 @@ def look_at_records(cfg: Settings, ranks: int, every: bool, report: Report) -> t
         if faces.bad_records == "skip" or faces.right_labels().all():
             look_at_classes(faces, report)
         report.row("images", lambda: look_at_images(faces, every))
+    if isinstance(faces, FeatureRows):
+        look_at_classes(faces, report)
+        report.row("features", lambda: look_at_features(faces, every))
     return faces, data
 
 
@@ -82,7 +89,22 @@ def look_at_labels(faces: FaceRecords) -> tuple[str, str]:
     return f"all {len(labels):,} are whole numbers from 0 to {faces.num_classes} - 1", OK
 
 
-def look_at_classes(faces: FaceRecords, report: Report) -> None:
+def look_at_features(faces: FeatureRows, every: bool) -> tuple[str, str]:
+    """The features of a training on features: checksum, rows without a direction, and whether they belong to their labels."""
+    check_whole(faces.path, COMMAND, whole=True)
+    sample = np.arange(len(faces)) if every else spread(len(faces))
+    for block in np.array_split(sample, -(-len(sample) // CHUNK)):
+        faces.fill(np.empty((len(block), *faces.shape), np.float32), block)
+    order = order_of_rows(faces.rows, faces.classes)
+    text = f"{len(sample):,} of {len(faces):,} rows of {faces.shape[0]} dimensions looked at; {order}"
+    if order.misplaced:
+        return f"{order.misplaced} {MISPLACED} ({text})", WARNING
+    if "sha256" not in load_origin(faces.path):
+        return f"{text}; no checksum next to {faces.path.name}: it may be corrupt", WARNING
+    return text, OK
+
+
+def look_at_classes(faces: Faces, report: Report) -> None:
     """Images per class, and a row for each warning of the training; a training on one identity is refused."""
     counts = report.attempt("classes", lambda: images_of_classes(faces))
     if counts is not None:
@@ -149,7 +171,9 @@ def spread(count: int) -> np.ndarray:
 
 def look_at_verification(cfg: Settings, report: Report) -> None:
     """A row for each verification set."""
-    for name in cfg.val_targets:
+    if is_of_features(cfg) and cfg.val_targets:
+        report.add("verification", f"{', '.join(cfg.val_targets)} are images and not read by a training on features")
+    for name in targets_of(cfg):
         path = Path(cfg.dataset) / f"{name}.bin"
         if path.is_file():
             report.row(name, partial(look_at_bin, path, cfg.image_size))

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.checkpoint_files import changes, found_in, problem_of, refuse_another_training
+from engine.initial import start_from
 from engine.method import Method
+from engine.parts import new_backbone
 from engine.settings import check_settings, settings_of
 from losses import PartialFC
 from records.facts import Facts
@@ -101,6 +103,12 @@ def named_class(script: Path, names: dict, name: str, base: type[T]) -> type[T]:
         raise UserError(f"{script}: expected {name}, a class derived from {base.__name__}, found {value!r}; end the script with: "
                         f"{ENDING}")
     return value
+
+
+def look_at_init(cfg: Settings) -> tuple[str, str]:
+    """What of config.init would be loaded; a run that resumes does not read it."""
+    text = start_from(new_backbone(cfg), cfg.network, Path(cfg.init))
+    return (f"{text}; not read, if the run resumes from a checkpoint" if cfg.resume else text), OK
 
 
 def look_at_output(cfg: Settings, data: Facts | None, classes: Classes | None) -> tuple[str, str]:
