@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
 from evaluation.evaluation_set import Evaluation
 from evaluation.formats import rate
-from evaluation.identification import FPIRS, Hits, search_each, search_figures
+from evaluation.identification import FPIRS, Hits, Scale, search_each, search_figures
 from evaluation.verification import FARS, Roc, Rows, pair_scores
 
 BAND_FARS = np.logspace(-6, 0, 61)         # FARs of a cell's ROC curve and of its confidence band
@@ -50,10 +50,12 @@ class Measure:
     def search_draws(self) -> SearchDraws:
         return SearchDraws(self.subjects[1][self.evaluation.search.probes.templates], self.weights)
 
-    def __call__(self, gallery: Rows, query: Rows, resample: bool = False, scores: np.ndarray | None = None) -> Cell:
+    def __call__(self, gallery: Rows, query: Rows, resample: bool = False, scores: np.ndarray | None = None,
+                 scale: Scale | None = None) -> Cell:
         """The cell of these features, rows [G, d] and [Q, d].
 
-        resample: add bootstrap samples and the ROC curve.  scores: cosines of the pairs [P], if they are known already.
+        resample: add bootstrap samples and the ROC curve.  scores: those of the pairs [P], if they are known already; scale:
+        makes a score of each cosine in 1:N.
         """
         cell = Cell({}, {}, None, {}, {})
         if self.evaluation.pairs is not None:
@@ -62,7 +64,8 @@ class Measure:
             cell.values |= named("TAR", FARS, roc.at(FARS)[0])
             if resample:
                 self.add_curve(cell, roc, cell.scores)
-        cell.hits = search_each(gallery, query, self.evaluation.search.galleries, self.evaluation.search.probes, self.device)
+        search = self.evaluation.search
+        cell.hits = search_each(gallery, query, search.galleries, search.probes, self.device, scale)
         cell.hits.pop("mixed", None)
         figures, _ = search_figures(cell.hits)
         cell.values |= {f"top-{k}": value for k, value in figures["top"].items()} | named("TPIR", FPIRS, figures["TPIR"])

@@ -26,15 +26,16 @@ class Features:
 
     A mapped version has two views. ``gallery`` and ``query`` are what its model makes: entries that are re-embedded, and queries
     against them. ``on_old`` are the old entries and the queries as they are compared: of one space, for which one of the two is
-    mapped.
+    mapped. ``own`` are the gallery's images as queries against old entries.
     """
 
     def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None,
-                 on_old: tuple[Rows, Rows] | None = None):
+                 on_old: tuple[Rows, Rows] | None = None, own: Rows | None = None):
         """gallery: [G, d]; query: [Q, d]; norm: [G], low if the model is uncertain; about: facts on the model for the report.
 
-        on_old: (old entries [G, e], queries [Q, e]); None: the version has one view.
+        on_old: (old entries [G, e], queries [Q, e]); None: the version has one view.  own: [G, e]; None: the gallery.
         """
+        self.own = gallery if own is None else own
         self.gallery, self.query, self.norm, self.about, self.on_old = gallery, query, norm, about or {}, on_old
         self.views: list[np.ndarray] = []       # embeddings of the images, while maps are fitted
 

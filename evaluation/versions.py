@@ -152,11 +152,13 @@ class Versions:
                                 f"expected {expected[0]} to {expected[1]} as {name} and {self.old} have; fit it on features of "
                                 f"these models")
             on_old: tuple[Rows, Rows]
+            own = new.gallery
             if direction == BACKWARD:
                 on_old = old.gallery, mapped_side(new.views, new.query, mapping, evaluation.source)
+                own = on_old[1] if new.query is new.gallery else mapped_side(new.views, own, mapping, evaluation.source)
             else:
                 on_old = mapped_side(old.views, old.gallery, mapping, evaluation.source), new.query
-            made.append(Features(new.gallery, new.query, about=new.about, on_old=on_old))
+            made.append(Features(new.gallery, new.query, about=new.about, on_old=on_old, own=own))
         self.trainings[mapped] = made
         self.map_errors[mapped] = max(error for _, _, error in found)
         self.free.append(mapped)

@@ -69,7 +69,7 @@ def test_each_protocol_counts_and_orders_its_own_rows():
         cell.values["TAR@1e-1"] = 0.5
     measured = []
 
-    def record(gallery, query, scores=None):
+    def record(gallery, query, scores=None, scale=None):
         measured.append((gallery.done.tolist(), scores.round(5).tolist()))
         return ends[0]
     record.evaluation, record.metrics = evaluation, measure.metrics
