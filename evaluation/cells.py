@@ -3,7 +3,7 @@
 Figures are shares in [0, 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,7 @@ class Cell:
     scores: np.ndarray | None       # cosines of the pairs, float32 [P]; None: no 1:1 protocol, or no longer needed
     hits: dict[str, Hits]           # gallery -> hits of all probes in it
     curve: dict[str, np.ndarray]    # "far", "tar" and the confidence band "low", "high"; empty unless resampled
+    limits: dict[str, np.ndarray] = field(default_factory=dict)     # TAR and TPIR -> thresholds in the bootstrap samples [B]
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The confidence interval of a figure; None if the cell has no bootstrap samples of it."""
@@ -72,6 +73,7 @@ class Measure:
         if resample and len(self.weights):
             samples = self.search_draws.figures(cell.hits)
             cell.draws |= samples | named("TPIR", FPIRS, samples["TPIR"].T)
+            cell.limits |= named("TPIR", FPIRS, samples["threshold"].T)
         cell.values = {name: cell.values[name] for name in self.metrics}
         cell.draws = {name: cell.draws[name] for name in self.metrics if name in cell.draws}
         return cell
@@ -81,7 +83,8 @@ class Measure:
         fars = BAND_FARS[BAND_FARS * len(roc.different) >= 1]
         cell.curve = {"far": fars, "tar": roc.at(fars)[0]}
         if len(self.weights):
-            samples = self.pair_draws.tar(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
+            samples, limits = self.pair_draws.at(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
+            cell.limits |= named("TAR", FARS, limits.T[:len(FARS)])
             cell.draws |= named("TAR", FARS, samples.T[:len(FARS)])
             band = np.array([interval(column) or (np.nan, np.nan) for column in samples.T[len(FARS):]]).reshape(-1, 2)
             cell.curve |= {"low": band[:, 0], "high": band[:, 1]}

@@ -1,14 +1,12 @@
 """Score maps: scores of two kinds of entries, old and re-embedded, on one scale, so that hits of both can be merged.
 
 A score s becomes -log10 of its false accept rate, the share of impostor pairs that reach s. The map is fitted on impostor scores
-only, which any gallery has: its entries of different people, each as a query against the others. Up to the score that TAIL_SHARE
-of the impostors exceed the rate is counted. Above it, s = u + y, the excesses y have a generalised Pareto distribution with shape
-x <= 0 and scale b by their mean m and variance v (Hosking and Wallis, Technometrics 1987):
+only, which any gallery has: its entries of different people, each image as a query against the other entries. Up to u, the score
+that TAIL_SHARE of the impostors exceed, the rate is counted; above it has an exponential tail, whose scale is the mean excess:
 
-    FAR(u + y) = FAR(u) (1 + x y / b)^(-1/x)        x = (1 - m^2 / v) / 2, b = m (1 + m^2 / v) / 2; x > 0 becomes 0, b = m
-    FAR(u + y) = FAR(u) exp(-y / b)                 for x = 0: the exponential tail
+    FAR(u + y) = FAR(u) exp(-y / mean(s - u | s > u))       a straight line in -log10, for any score
 
-Below LAST_RATE / n, n impostors, the map goes on as a straight line, so that it rises for every score.
+A generalised Pareto tail, z-norm and logistic regression were tried: docs/upgrade.md has the figures.
 """
 
 from dataclasses import dataclass
@@ -21,12 +19,10 @@ from evaluation.verification import Rows, unit_rows
 from evaluation.version_features import Features
 from serving.upgrade import ScoreMap
 
-TAIL_SHARE, MIN_TAIL, MAX_TAIL = 0.01, 30, 2_000        # impostor scores in the fitted tail: a share of all, and its limits
-LAST_RATE = 0.1             # / n: the false accept rate at which the straight line begins
-KNOTS = 64                  # of the counted part, and as many of the tail
+TAIL_SHARE, MIN_TAIL, MAX_TAIL = 0.01, 30, 2_000        # impostor scores in the tail: a share of all, and its limits
+KNOTS = 64                  # of the counted part
 MIN_IMPOSTORS = 1_000       # scores for a map
 MAX_ENTRIES = 2_000         # gallery rows that are compared with each other: at most 4 million scores
-EXPONENTIAL, PARETO = "exponential", "generalised Pareto"
 
 
 def own_impostors(entries: Rows, queries: Rows, rows: np.ndarray, subjects: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -48,33 +44,20 @@ def score_maps(old: Features, new: Features, rows: np.ndarray, subjects: np.ndar
     return None if on_old is None or on_new is None else (on_old, on_new)
 
 
-def fit_score_map(impostors: np.ndarray, tail: str = PARETO) -> ScoreMap | None:
+def fit_score_map(impostors: np.ndarray) -> ScoreMap | None:
     """The map of impostor scores [n]; None if there are fewer than MIN_IMPOSTORS or they hardly differ."""
     scores = np.sort(impostors.astype(np.float64))
     n = len(scores)
     if n < MIN_IMPOSTORS:
         return None
     m = int(np.clip(TAIL_SHARE * n, MIN_TAIL, MAX_TAIL))
-    u = scores[n - m - 1]
-    reached = np.unique(np.round(np.geomspace(m + 1, n, KNOTS)).astype(int))[::-1]       # so many scores reach a knot
-    knots, places = np.unique(scores[n - reached], return_index=True)
-    values = -np.log10((n - np.searchsorted(scores, knots, side="left")) / n)
-    excess = scores[n - m:] - u
-    if len(places) < 2 or excess.mean() <= 0:
+    reached = np.round(np.geomspace(m + 1, n, KNOTS)).astype(int)       # so many scores reach a knot; the first one is u
+    knots = np.unique(scores[n - reached])
+    rates = 1 - np.searchsorted(scores, knots, side="left") / n
+    excess = scores[n - m:].mean() - knots[-1]
+    if len(knots) < 2 or excess <= 0:
         return None
-    shape, scale = tail_of(excess, tail)
-    rates = np.geomspace(m / n, LAST_RATE / n, KNOTS)[1:]
-    ratio = n * rates / m
-    above = -scale * np.log(ratio) if shape == 0 else scale / shape * (ratio ** -shape - 1)
-    drop = scale + shape * above[-1]            # -FAR / its derivative at the last knot
-    return ScoreMap(np.r_[knots, u + above], np.r_[values, -np.log10(rates)], 1 / drop / np.log(10))
-
-
-def tail_of(excess: np.ndarray, tail: str) -> tuple[float, float]:
-    """(shape, scale) of the excesses; shape 0: exponential."""
-    mean, variance = excess.mean(), excess.var(ddof=1)
-    shape = (1 - mean ** 2 / variance) / 2 if tail == PARETO and variance > 0 else 0.0
-    return (float(shape), float(mean * (1 - shape))) if shape < 0 else (0.0, float(mean))
+    return ScoreMap(knots, -np.log10(rates), 1 / excess / np.log(10))
 
 
 def mapped(score_map: ScoreMap, scores: Tensor) -> Tensor:

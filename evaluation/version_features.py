@@ -18,6 +18,8 @@ from utils.errors import UserError
 from utils.origin import is_ours, load_origin, short
 
 COMPARED = ("dim", "image_size", "input", "colours", "output")     # of models.describe, where two descriptions meet
+NORM_QUANTILES = (0.001, 0.5, 0.999)    # by which a store sees whether its vectors are of this model
+UNIT = 0.01                     # rows whose norm differs from 1 by less are normalised, in float16, too
 ROWS_PER_BLOCK = 16_384         # feature rows in memory at a time
 
 
@@ -55,7 +57,7 @@ def read_features(version: Version, evaluation: Evaluation, args: argparse.Names
     views, about = image_embeddings(version, evaluation.source, args)
     check_finite(views, evaluation.source.names, version)
     features = template_features(views, evaluation.source)
-    out = Features(features, features, mean_norms(views, evaluation.source), about)
+    out = Features(features, features, mean_norms(views, evaluation.source), about | norm_facts(norms(views[:1])))
     out.views = views
     return out
 
@@ -157,7 +159,13 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
     if sides[0].shape[1] != sides[1].shape[1]:
         raise UserError(f"{folder}: gallery.npy has {sides[0].shape[1]} dimensions and probe.npy has {sides[1].shape[1]}; "
                         f"expected the same number: write both with the same model")
-    return Features(sides[0], sides[1], row_norms(sides[0]))
+    norm = row_norms(sides[0])
+    return Features(sides[0], sides[1], norm, norm_facts(norm))
+
+
+def norm_facts(norm: np.ndarray) -> dict:
+    """What the norms [N] of a model's vectors say: their quantiles NORM_QUANTILES, and whether all are 1."""
+    return {"norm": np.quantile(norm, NORM_QUANTILES).round(6).tolist(), "normalised": bool(np.abs(norm - 1).max() < UNIT)}
 
 
 def row_norms(features: Rows) -> np.ndarray:

@@ -4,8 +4,9 @@
         --new MixBCT=work_dirs/NEW/model.pt:r50 --paragon paragon=work_dirs/PARAGON/model.pt:r50 --out compare_result
 
 Every version's queries are compared with every version's gallery, 1:1 and 1:N. Writes <out>/index.html (the page, one file),
-compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png and flips_<NAME>.csv. Images are embedded once per
-version; the embeddings are kept (--embeddings).
+compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png, flips_<NAME>.csv, and upgrade.json with the maps
+(*.npz) for the search system (serving/upgrade.py reads it). Images are embedded once per version; the embeddings are kept
+(--embeddings).
 """
 
 import argparse
@@ -29,6 +30,7 @@ from tools.compare.pictures import draw_pictures
 from tools.compare.report import Comparison
 from tools.compare.sentences import verdict_line
 from tools.compare.tables import tables_of
+from tools.compare.upgrade_file import write_upgrade
 from utils.command_line import Help, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
@@ -130,7 +132,11 @@ def main() -> None:
     versions = Versions(args, evaluation)
     if not any(versions.fits(name, versions.old) for name in versions.candidates):
         raise UserError("; ".join(versions.notes))
-    write_all(*Comparison(args, evaluation, versions).report(), args.out)
+    comparison = Comparison(args, evaluation, versions)
+    report, lists = comparison.report()
+    note = write_upgrade(comparison, report, args.out)
+    report["notes"] += [note] if note else []
+    write_all(report, lists, args.out)
 
 
 if __name__ == "__main__":
