@@ -75,6 +75,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=at_least(0, int), default=0, help="seed of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
     add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="number of random orders of re-embedding")
+    add("--rate", type=at_least(1e-3, float), default=100.0, metavar="N", help="images per second that your machines embed, "
+        "for the picture of the time that re-embedding takes")
+    add("--stored-images", type=at_least(1, int), default=1_000_000, metavar="N", help="images in your gallery, for that picture")
     add("--part", type=float, default=0.8, help="share of the full gain for which the cost of re-embedding is reported")
     add("--embeddings", type=Path, help="folder of kept embeddings (default: <out>/embeddings)")
     add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
@@ -108,7 +111,7 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
         write_text(out / name, content)
     pictures = draw_pictures(report, out)
     write_page(report, tables, pictures, out / "index.html")
-    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
+    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png", "way_*.png"):
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
             earlier.unlink()
     print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))

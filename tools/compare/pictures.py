@@ -29,6 +29,10 @@ def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
             if "backfill" in upgrade:
                 caption = f"{metric} while the gallery is re-embedded with {name}"
                 made[caption] = save(backfill(report, name, metric), out / f"backfill_{name}_{metric}.png")
+    for name, upgrade in report["upgrades"].items():
+        if "backfill" in upgrade:
+            caption = f"{report['headline'][0]} while {name} re-embeds {report['way']['images']:,} images"
+            made[caption] = save(way(report, name, report["headline"][0]), out / f"way_{name}.png")
     return made
 
 
@@ -143,5 +147,33 @@ def backfill(report: dict, name: str, metric: str) -> Figure:
         line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
         if len(values) > 1:
             axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
+        if "mapped" in curve:
+            axes.plot(share, mean(curve["mapped"], metric), "--", color=line.get_color(), linewidth=1.5)
+    if any("mapped" in curve for curve in report["upgrades"][name]["backfill"].values()):
+        axes.plot([], [], "--", color="0.4", label="mapped scores")
     figure.legend(fontsize=9, ncols=2, loc="outside lower center")
+    return figure
+
+
+def mean(curve: dict, metric: str) -> np.ndarray:
+    """The mean of the curves of one order, in %."""
+    return 100 * np.array(curve["values"][metric], float).mean(0)
+
+
+def way(report: dict, name: str, metric: str) -> Figure:
+    """The metric over the time that re-embedding takes, in the best order: share and days at the given rate."""
+    images, rate = report["way"]["images"], report["way"]["rate"]
+    days = images / rate / 86_400
+    order, curve = max(((order, curve) for order, curve in report["upgrades"][name]["backfill"].items() if metric in
+                        curve["values"]), key=lambda item: item[1].get("mapped", item[1])[metric]["auc"])
+    figure, axes = start(f"Re-embedding with {name}", f"days for {images:,} images, {rate:g} images/s", f"{metric}, %")
+    time = days * np.array(curve["share"])
+    axes.plot(time, mean(curve, metric), color="tab:blue", label="raw scores")
+    if "mapped" in curve:
+        axes.plot(time, mean(curve["mapped"], metric), "--", color="tab:green", label="mapped scores")
+    old = value(report, report["old"], report["old"], metric)
+    axes.axhline(old, color="0.4", linewidth=1, label=plain(f"{report['old']} / {report['old']}"))
+    share = axes.secondary_xaxis("top", functions=(lambda x: 100 * np.asarray(x) / days, lambda x: np.asarray(x) * days / 100))
+    share.set_xlabel(f"share of the gallery re-embedded, %; order: {plain(order)}", fontsize=9)
+    figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
