@@ -1,4 +1,4 @@
-"""The commands of the README, in its order and from its directories, with 2 processes, under both launchers, as 2 nodes.
+"""The commands of README and docs, in their order and directories, with 2 processes, under both launchers, as 2 nodes.
 
 They run in a copy of the project with a toy data set; the tests add only settings that make a command small.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import commands
 from processes import run_script
 from toy import jpeg, write_ijb, write_records
 from trainings import free_port
@@ -41,12 +42,6 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def commands(begin: str, end: str) -> list[str]:
-    """The command lines of the README between two headings."""
-    steps = (ROOT / "README.md").read_text().split(begin)[1].split(end)[0]
-    return [line for block in re.findall(r"```\n(.*?)```", steps, re.S) for line in block.splitlines()]
-
-
 def ready(command: str) -> str:
     """The same command, small: two processes, a free port, toy settings if it trains or extracts."""
     command = command.replace("--nproc_per_node=8", "--nproc_per_node=2").replace("22222", str(free_port()))
@@ -68,7 +63,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_the_readmes_commands_in_their_order(project):
-    lines = commands("## The four steps", "## Can the new model")
+    lines = commands("README.md", "The document's four steps on 8 GPUs")
     assert [Path(re.search(r"(\S+\.py)", line).group(1)).name for line in lines] == [
         "split_dataset_ms1mv3.py", "train_old_softmax.py", "get_feature.py", "denoise_credible.py", "get_avg_feature.py",
         "train.py", "ijbc_eval.py", "ijbc_eval.py", "ijbc_eval.py"]
@@ -84,9 +79,9 @@ def test_the_readmes_commands_in_their_order(project):
 
 
 def test_the_comparison_and_the_reproduction(project):
-    """The README's next section: paragon, page, and the cost of all methods."""
-    *lines, _, dry_run, whole_run = commands("## Can the new model", "## Your own data")
-    for line in lines:
+    """Paragon, page, and the cost of all methods."""
+    dry_run, whole_run = commands("docs/training.md", "All methods of a scenario")
+    for line in commands("docs/upgrade.md", "From model files"):
         done = run(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "MixBCT" in done.stdout and "paragon+ridge" in done.stdout
@@ -98,7 +93,7 @@ def test_the_comparison_and_the_reproduction(project):
 
 def test_from_photographs_to_the_comparison(project):
     """The five commands for one's own data, without the last one's trainings (test_the_trainings_of_ones_own_data)."""
-    make_rec, split, make_ijb, dry_run, whole_run = commands("## Your own data", "## Adding a method")
+    make_rec, split, make_ijb, dry_run, whole_run = commands("README.md", "You have photographs")
     for folder, people, each in (("PHOTOS", 10, 8), ("EVAL_PHOTOS", 16, 3)):
         for person in range(people):
             (project / folder / f"{folder[:2]}{person}").mkdir(parents=True)
@@ -117,7 +112,7 @@ def test_from_photographs_to_the_comparison(project):
 @pytest.mark.slow
 def test_the_trainings_of_ones_own_data(project):
     """The last of the five commands, with one method and one epoch of 16 pixels; after the test before it."""
-    whole_run = commands("## Your own data", "## Adding a method")[-1]
+    whole_run = commands("README.md", "You have photographs")[-1]
     tiny = "--methods L2 --out own batch_size=4 image_size=16 num_epoch=1 warmup_epoch=0 workers=0"
     done = shell(f"{whole_run} {tiny}".replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'"), project)
     assert done.returncode == 0 and (project / "own/compare/index.html").is_file(), done.stderr
