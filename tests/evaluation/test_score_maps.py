@@ -78,8 +78,8 @@ def test_old_entries_meet_the_view_of_new_images_that_belongs_to_them():
     old, gallery, query, view = (draw.standard_normal((40, d)).astype(np.float32) for d in (3, 5, 5, 3))
     rows, subjects = np.arange(40), np.arange(40)
     mapped_version = Features(gallery, query, on_old=(2 * old + 1, view), own=view)
-    for new, stored, own in ((Features(gallery, query), gallery, gallery), (mapped_version, 2 * old + 1, view)):
-        entries = Features(stored, stored)
+    for entries, new, stored, own in ((Features(query, query), Features(gallery, query), query, gallery),
+                                      (Features(old, old), mapped_version, 2 * old + 1, view)):
         found = score_maps(entries, new, rows, subjects)
         for score_map, sides in zip(found, ((stored, own), (gallery, gallery)), strict=True):
             np.testing.assert_array_equal(score_map.scores, fit_score_map(own_impostors(*sides, rows, subjects)).scores)

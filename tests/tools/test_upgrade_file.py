@@ -10,6 +10,7 @@ from toy_comparison import run_compare, write_features
 from evaluation.map_files import load_map
 from evaluation.score_maps import fit_score_map
 from serving.upgrade import Upgrade
+from tools.compare.pictures import backfill, way
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -86,6 +87,13 @@ def test_versions_order_curve_and_verdict_are_those_of_the_report(people, result
         assert curve["mapped"] == pytest.approx(np.mean(found["mapped"]["values"][metric], axis=0))
         assert curve["raw"][::2] == pytest.approx(curve["mapped"][::2])                # both ends
         assert (result / f"way_{name}.png").is_file()
+        raw, mapped, _ = (line.get_data() for line in way(report, name, metric).axes[0].lines)
+        assert raw[0] == pytest.approx(np.linspace(0, 5000 / 7 / 86_400, 3)) and raw[1] / 100 == pytest.approx(curve["raw"])
+        assert mapped[1] / 100 == pytest.approx(curve["mapped"])
+        dashed = [line.get_ydata() / 100 for line in backfill(report, name, metric).axes[0].lines if line.get_linestyle() == "--"]
+        assert any(len(line) == 3 and np.allclose(line, curve["mapped"]) for line in dashed)
+    assert any(curve[metric]["raw"] != pytest.approx(curve[metric]["mapped"]) for curve in content["curve"].values()
+               for metric in curve)
     means = {order: np.mean([upgrade["backfill"][order]["mapped"][report["headline"][0]]["auc"] for upgrade in
                              report["upgrades"].values()]) for order in report["upgrades"]["new"]["backfill"]}
     assert content["order"]["name"] == max(means, key=means.get)
