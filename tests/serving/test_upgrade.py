@@ -51,7 +51,7 @@ def load(data: dict, folder: Path) -> Upgrade:
 
 def test_each_pair_has_its_own_threshold_and_a_tie_is_not_accepted(data, tmp_path):
     upgrade = load(data, tmp_path)
-    scores = np.array([[0.55, 0.6, 0.61], [0.4, 0.39, 0.41]])
+    scores = np.array([[0.55, 0.6000005, 0.61], [0.4, 0.39, 0.41]])
     assert upgrade.accept(scores, "new", "old", 1e-3).tolist() == [[False, False, True], [False, False, False]]
     assert upgrade.accept(scores, "new", "old", 1e-2).tolist() == [[True, True, True], [False, False, True]]
     assert upgrade.accept(scores, "new", "new", 1e-3).tolist() == [[True, True, True], [False, False, True]]
