@@ -5,7 +5,7 @@ import pytest
 from toy_evaluation import plain
 from tqdm import tqdm
 
-from evaluation.backfill import Curve, PartlyReembedded, backfill, crossing, orders_of, summary
+from evaluation.backfill import Curve, PartlyReembedded, Way, backfill, crossing, orders_of, summary
 from evaluation.cells import Measure
 from evaluation.protocol import Pairs, People
 from evaluation.version_features import Features
@@ -151,6 +151,10 @@ def test_a_mapped_curve_compares_each_entry_on_the_scale_of_its_kind(views):
         scores = np.array([maps[side[i]](unit[side[i]][1] @ unit[side[i]][0][i]) for i in range(10)])      # [10, 60]
         ranks = [1 + (scores[:, j] > scores[owner, j]).sum() for j, owner in enumerate(probe_owner) if owner < 10]
         assert found.values["top-1"][k] == pytest.approx(np.mean(np.array(ranks) == 1)), count
+        way = Way(measure, Features(old_gallery, old_gallery), new, ends, maps)
+        hits, mated = way.cell({"1:1": order, "1:N": order}, k / 5).hits["gallery"], probe_owner < 10
+        mates = [scores[owner, j] for j, owner in enumerate(probe_owner) if owner < 10]
+        np.testing.assert_allclose(hits.mate[mated], mates, atol=1e-4)
         same, pairs = gallery_owner[enrol] == probe_owner[verify], scores[enrol, verify]
         threshold = np.sort(pairs[~same])[::-1][int(0.1 * (~same).sum())]
         assert found.values["TAR@1e-1"][k] == pytest.approx((pairs[same] > threshold).mean()), count
