@@ -161,19 +161,20 @@ def mean(curve: dict, metric: str) -> np.ndarray:
 
 
 def way(report: dict, name: str, metric: str) -> Figure:
-    """The metric over the time that re-embedding takes, in the best order: share and days at the given rate."""
+    """The metric over the time that re-embedding takes, in the order with the best mean: share and time at the given rate."""
     images, rate = report["way"]["images"], report["way"]["rate"]
-    days = images / rate / 86_400
+    unit, seconds = ("days", 86_400) if images > 2 * 86_400 * rate else ("hours", 3_600)
+    total = images / rate / seconds
     order, curve = max(((order, curve) for order, curve in report["upgrades"][name]["backfill"].items() if metric in
                         curve["values"]), key=lambda item: item[1].get("mapped", item[1])[metric]["auc"])
-    figure, axes = start(f"Re-embedding with {name}", f"days for {images:,} images, {rate:g} images/s", f"{metric}, %")
-    time = days * np.array(curve["share"])
+    figure, axes = start(f"Re-embedding with {name}", f"{unit} for {images:,} images, {rate:g} images/s", f"{metric}, %")
+    time = total * np.array(curve["share"])
     axes.plot(time, mean(curve, metric), color="tab:blue", label="raw scores")
     if "mapped" in curve:
         axes.plot(time, mean(curve["mapped"], metric), "--", color="tab:green", label="mapped scores")
     old = value(report, report["old"], report["old"], metric)
     axes.axhline(old, color="0.4", linewidth=1, label=plain(f"{report['old']} / {report['old']}"))
-    share = axes.secondary_xaxis("top", functions=(lambda x: 100 * np.asarray(x) / days, lambda x: np.asarray(x) * days / 100))
+    share = axes.secondary_xaxis("top", functions=(lambda x: 100 * np.asarray(x) / total, lambda x: np.asarray(x) * total / 100))
     share.set_xlabel(f"share of the gallery re-embedded, %; order: {plain(order)}", fontsize=9)
     figure.legend(fontsize=9, ncols=3, loc="outside lower center")
     return figure
