@@ -7,6 +7,16 @@ from pages import PAGES, anchors, fences, prose
 
 from utils.paths import ROOT
 
+# Sections whose commands no test runs, and why.
+NOT_RUN = {
+    ("README.md", "Try it"): "minutes; the continuous integration runs test.sh, and tests/tools run reproduce.sh's steps",
+    ("docs/dependencies.md", "What has to be installed, and why?"): "installs packages from a network",
+    ("docs/results.md", "Synthetic faces"): "18 minutes",
+    ("docs/results.md", "Real faces: LFW"): "needs LFW, which is not shipped",
+    ("docs/results.md", "Maps between two finished face recognisers"): "needs features that are not shipped",
+    ("docs/results.md", "Score maps"): "half an hour of training, and features that are not shipped",
+    ("docs/performance.md", "On a GPU"): "needs a GPU; tests/benchmarks run the same code on a CPU",
+}
 WORDS_OF_README = 1300      # as wc -w counts them: commands, links and tables included
 
 
@@ -43,6 +53,23 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= WORDS_OF_README
+
+
+def test_every_command_is_run_from_its_text():
+    """A fence without a word after ``` holds commands: tests/test_commands.py reads its section, or NOT_RUN has the reason."""
+    source = (ROOT / "tests/test_commands.py").read_text()
+    constants = dict(re.findall(r'^([A-Z_]+) = "(.*)"$', source, re.MULTILINE))
+    calls = re.findall(r'commands\("([^"]+)", (?:"([^"]+)"|(\w+))\)', source)
+    run = {(page, name or constants.get(constant)) for page, name, constant in calls}
+    headings = source.split('parametrize("heading", [')[1].split("]")[0]
+    run |= {("docs/training.md", name) for name in re.findall(r'"([^"]+)"', headings)}
+    written = {(page, fence.heading) for page in PAGES for fence in fences(page) if fence.kind == ""}
+    assert written - run - set(NOT_RUN) == set(), "commands that no test runs"
+    assert set(NOT_RUN) <= written - run, "sections of NOT_RUN that are tested, or are not there"
+
+
+def test_fences_say_what_they_hold():
+    assert {fence.kind for page in PAGES for fence in fences(page)} <= {"", "text", "python", "mermaid"}
 
 
 def sections(page: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ def test_the_network_of_the_page_is_exported_and_counted(tiny, tmp_path):
 
 def test_the_networks_here_have_no_buffer_for_their_size():
     """Their keys are insightface's."""
-    for name in ("r18", "mbf", "vit_t"):
+    for name in ("r18", "mbf", "cnn_s", "vit_t"):
         assert "shape" not in get_model(name, num_features=16, image_size=32).state_dict()
 
 

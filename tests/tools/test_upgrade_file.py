@@ -87,7 +87,7 @@ def test_versions_order_curve_and_verdict_are_those_of_the_report(people, result
         assert curve["mapped"] == pytest.approx(np.mean(found["mapped"]["values"][metric], axis=0))
         assert curve["raw"][::2] == pytest.approx(curve["mapped"][::2])                # both ends
         assert (result / f"way_{name}.png").is_file()
-        raw, mapped, _ = (line.get_data() for line in way(report, name, metric).axes[0].lines)
+        raw, mapped, *_ = (line.get_data() for line in way(report, name, metric).axes[0].lines)
         assert raw[0] == pytest.approx(np.linspace(0, 5000 / 7 / 3_600, 3)) and raw[1] / 100 == pytest.approx(curve["raw"])
         assert mapped[1] / 100 == pytest.approx(curve["mapped"])
         dashed = [line.get_ydata() / 100 for line in backfill(report, name, metric).axes[0].lines if line.get_linestyle() == "--"]

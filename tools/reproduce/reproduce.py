@@ -29,7 +29,7 @@ from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
 from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
-from utils.command_line import at_least, print_written
+from utils.command_line import Parser, at_least, print_written
 from utils.config import load_config
 from utils.errors import UserError, run
 
@@ -40,10 +40,9 @@ SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="reproduce.sh", description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__, prog="reproduce.sh")
     add = parser.add_argument
-    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see, as in the README")
+    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see (docs/training.md, Scenarios)")
     add("settings", nargs="*", metavar="[NAME:]KEY=VALUE",
         help="settings of the configs: for all trainings; new:... for all but the old model's; NAME:... for one")
     add("--small", action="store_true", help="settings, methods and family for a few thousand images; prints what it sets")
@@ -55,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
              f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
     add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
-    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that holds IJBC/ or IJBB/")
+    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that contains IJBC/ or IJBB/")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
     add("--out", type=Path, help="folder of all results (default: reproduce_output/SCENARIO)")
     add("--title", help="heading of the page (default: scenario and family)")
