@@ -195,7 +195,7 @@ def way(report: dict, name: str, metric: str) -> Figure:
     if "mapped" in curve:
         axes.plot(time, mean(curve["mapped"], metric), "--", color="tab:green", label="mapped scores")
     old = value(report, report["old"], report["old"], metric)
-    axes.axhline(old, color="0.4", linewidth=1, label=plain(f"{report['old']} / {report['old']}"))
+    axes.axhline(old, color="0.4", linewidth=1, label=plain(f"{report['old']} alone"))
     share = axes.secondary_xaxis("top", functions=(lambda x: 100 * np.asarray(x) / total, lambda x: np.asarray(x) * total / 100))
     share.set_xlabel("share re-embedded, %", fontsize=TEXT)
     share.tick_params(labelsize=TEXT)
