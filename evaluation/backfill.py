@@ -5,18 +5,22 @@ asks old entries with one view of a query and new entries with the other. The or
     random                  several seeds
     lowest ... first        first the rows whose old features are least certain: lowest detector score, fewest media, or
                             smallest norm of the old feature
-The area under a curve is the mean of the figure over the share (FastFill, CVPR 2023).
+The area under a curve is the mean of the figure over the share (FastFill, CVPR 2023). A curve is raw, with cosines of both kinds
+of entries in one list, or mapped, with the scores of score_maps.py.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from evaluation.cells import Cell, Measure
 from evaluation.evaluation_set import Evaluation, protocol_of
+from evaluation.score_maps import PartlyMapped, mapped
 from evaluation.verification import Rows, pair_scores, unit_rows
 from evaluation.version_features import Features
+from serving.upgrade import ScoreMap
 
 CONSTANT = 1e-5         # relative range of a quality below which it is the same for all rows
 
@@ -84,33 +88,55 @@ def orders_of(evaluation: Evaluation, old: Features, seeds: int) -> dict[str, li
 
 
 def backfill(measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell],
-             orders: dict[str, list[dict[str, np.ndarray]]], steps: int, bar: tqdm) -> dict[str, list[Curve]]:
+             orders: dict[str, list[dict[str, np.ndarray]]], steps: int, bar: tqdm,
+             maps: tuple[ScoreMap, ScoreMap] | None = None) -> dict[str, list[Curve]]:
     """{order: a curve of steps + 1 points for each of its permutations}.
 
-    ends: the cells with no row done (new queries on the old gallery) and with all rows done (new on new).
+    ends: the cells with no row done (new queries on the old gallery) and with all rows done (new on new).  maps: of scores with
+    old and with re-embedded entries; None: the curves are raw.
     """
-    pairs, before, after = measure.evaluation.pairs, ends[0].scores, ends[1].scores
-    on_old = new.against(old)
-    stored, query = (on_old[0], BothViews(on_old[1], new.query)) if on_old else (old.gallery, new.query)
-    if pairs is not None and after is None:
-        after = pair_scores(new.gallery, new.query, pairs)
+    way = Way(measure, old, new, ends, maps)
     out: dict[str, list[Curve]] = {}
     for name, permutations in orders.items():
         out[name] = []
         for order in permutations:
             cells = [ends[0]]
             for share in np.linspace(0, 1, steps + 1)[1:-1]:
-                done = {protocol: first_rows(own, share, len(measure.evaluation.images)) for protocol, own in order.items()}
-                scores = before
-                if "1:1" in order and pairs is not None and before is not None and after is not None:
-                    scores = np.where(done["1:1"][pairs.enrol], after, before)
-                nobody = np.zeros(len(measure.evaluation.images), bool)
-                gallery = PartlyReembedded(stored, new.gallery, done.get("1:N", nobody), on_old is not None)
-                cells.append(measure(gallery, query, scores=scores))
+                cells.append(way.cell(order, share))
                 bar.update()
             cells.append(ends[1])
             out[name].append(curve_of(cells, order, measure))
     return out
+
+
+class Way:
+    """A gallery on its way from old to new rows.  Its ends are the same for raw and for mapped scores: maps keep the order."""
+
+    def __init__(self, measure: Measure, old: Features, new: Features, ends: tuple[Cell, Cell],
+                 maps: tuple[ScoreMap, ScoreMap] | None):
+        """See :func:`backfill`."""
+        on_old = new.against(old)
+        self.measure, self.maps, self.new, self.two_views = measure, maps, new.gallery, on_old is not None
+        self.stored, self.query = (on_old[0], BothViews(on_old[1], new.query)) if on_old else (old.gallery, new.query)
+        pairs, (before, after) = measure.evaluation.pairs, (end.scores for end in ends)
+        if pairs is not None and after is None:
+            after = pair_scores(new.gallery, new.query, pairs)
+        if maps is not None and before is not None and after is not None:
+            before, after = (mapped(one, torch.from_numpy(scores)).numpy() for one, scores in zip(maps, (before, after),
+                                                                                                 strict=True))
+        self.before, self.after = before, after
+
+    def cell(self, order: dict[str, np.ndarray], share: float) -> Cell:
+        """The figures with the first ``share`` of an order done."""
+        evaluation = self.measure.evaluation
+        done = {protocol: first_rows(own, share, len(evaluation.images)) for protocol, own in order.items()}
+        scores = self.before
+        if "1:1" in order and evaluation.pairs is not None and self.before is not None and self.after is not None:
+            scores = np.where(done["1:1"][evaluation.pairs.enrol], self.after, self.before)
+        rows = done.get("1:N", np.zeros(len(evaluation.images), bool))
+        scale = None if self.maps is None else PartlyMapped(rows, self.maps, np.sqrt(2) if self.two_views else 1.0)
+        gallery = PartlyReembedded(self.stored, self.new, rows, self.two_views)
+        return self.measure(gallery, self.query, scores=scores, scale=scale)
 
 
 def first_rows(order: np.ndarray, share: float, count: int) -> np.ndarray:

@@ -50,8 +50,8 @@ class PairDraws:
         blocks = [weights[start:start + SAMPLES_PER_BLOCK].astype(np.float64) for start in starts]
         self.totals = np.array([total for w in blocks for total in ((count.T @ w.T).T * w).sum(1)])     # [B] impostor pairs
 
-    def tar(self, scores: np.ndarray, fars: np.ndarray, tail: float = TAIL_SHARE) -> np.ndarray:
-        """TAR as verification.Roc.at computes it, in every sample: float64 [B, len(fars)].
+    def at(self, scores: np.ndarray, fars: np.ndarray, tail: float = TAIL_SHARE) -> tuple[np.ndarray, np.ndarray]:
+        """(TAR, threshold) as verification.Roc.at computes them, in every sample: float64 [B, len(fars)].
 
         NaN in samples without a genuine or without an impostor pair.  scores: [P]; tail: see TAIL_SHARE.
         """
@@ -62,15 +62,16 @@ class PairDraws:
         one, two, other = self.gallery_subject[best], self.query_subject[best], np.append(other[best], -np.inf)
         ascending = np.argsort(scores[self.same], kind="stable")
         mine, owner = scores[self.same][ascending], self.owner[ascending]
-        out = np.full((len(self.weights), len(fars)), np.nan)
-        for weights, total, row in zip(self.weights, self.totals, out, strict=True):
+        out, limits = (np.full((len(self.weights), len(fars)), np.nan) for _ in range(2))
+        for weights, total, row, limit in zip(self.weights, self.totals, out, limits, strict=True):
             w = weights.astype(np.float64)
             place = np.searchsorted(np.cumsum(w[one] * w[two]), np.floor(fars * total + ROUNDING), side="right")
             if kept < len(self.different) and place.max() == kept:
-                return self.tar(scores, fars, 1.0)          # the threshold of a sample is below the tail
+                return self.at(scores, fars, 1.0)           # the threshold of a sample is below the tail
             if total:
-                row[:] = weight_above(mine, w[owner], other[place])
-        return out
+                limit[:] = other[place]
+                row[:] = weight_above(mine, w[owner], limit)
+        return out, limits
 
 
 class SearchDraws:
@@ -83,31 +84,33 @@ class SearchDraws:
     def figures(self, hits: dict[str, Hits]) -> dict[str, np.ndarray]:
         """The figures of identification.search_figures in every sample: {"top-1", ...: [B], "TPIR": [B, len(FPIRS)]}.
 
-        hits: those of the same probes in each gallery.
+        "threshold" are those of TPIR, [B, len(FPIRS)], means over the galleries.  hits: of the same probes in each gallery.
         """
         counted = {0: sum(single.mated.astype(np.float64) for single in hits.values())}
         counted |= {k: sum((single.mated & (single.rank <= k)).astype(np.float64) for single in hits.values()) for k in RANKS}
         by_subject = {k: np.bincount(self.subjects, count, self.weights.shape[1]) for k, count in counted.items()}
         with np.errstate(invalid="ignore"):
             top = {f"top-{k}": (self.weights @ by_subject[k]) / (self.weights @ by_subject[0]) for k in RANKS}
-        return top | {"TPIR": np.mean([self.tpir(single) for single in hits.values()], axis=0)}
+        tpir, threshold = np.mean([self.at(single) for single in hits.values()], axis=0)
+        return top | {"TPIR": tpir, "threshold": threshold}
 
-    def tpir(self, hits: Hits) -> np.ndarray:
-        """TPIR as Hits.tpir computes it, in every sample: float64 [B, len(FPIRS)]; NaN without mated or non-mated probes."""
+    def at(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
+        """(TPIR, threshold) as Hits.tpir computes them, in every sample: float64 [B, len(FPIRS)]; NaN without mated or non-mated
+        probes."""
         nonmated = np.flatnonzero(hits.nonmated)
         nonmated = nonmated[np.argsort(-hits.other[nonmated], kind="stable")]
         mated = np.flatnonzero(hits.mated)
         score = np.where(hits.rank[mated] == 1, hits.mate[mated], -np.inf)      # not at rank 1: identified at no threshold
         mated, score = mated[np.argsort(score, kind="stable")], np.sort(score)
-        out = np.full((len(self.weights), len(FPIRS)), np.nan)
-        for weights, row in zip(self.weights, out, strict=True):
+        out, limits = (np.full((len(self.weights), len(FPIRS)), np.nan) for _ in range(2))
+        for weights, row, limit in zip(self.weights, out, limits, strict=True):
             w = weights[self.subjects].astype(np.float64)
             below = np.cumsum(w[nonmated])
             if len(below) and below[-1] > 0:
                 allowed = np.maximum(np.floor(below[-1] * FPIRS + ROUNDING) - 1, 0)
-                threshold = hits.other[nonmated][np.searchsorted(below, allowed, side="right")]
-                row[:] = weight_above(score, w[mated], threshold)
-        return out
+                limit[:] = hits.other[nonmated][np.searchsorted(below, allowed, side="right")]
+                row[:] = weight_above(score, w[mated], limit)
+        return out, limits
 
 
 def weight_above(ascending: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

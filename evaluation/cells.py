@@ -3,7 +3,7 @@
 Figures are shares in [0, 1].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.bootstrap import PairDraws, SearchDraws, draw_weights, interval
 from evaluation.evaluation_set import Evaluation
 from evaluation.formats import rate
-from evaluation.identification import FPIRS, Hits, search_each, search_figures
+from evaluation.identification import FPIRS, Hits, Scale, search_each, search_figures
 from evaluation.verification import FARS, Roc, Rows, pair_scores
 
 BAND_FARS = np.logspace(-6, 0, 61)         # FARs of a cell's ROC curve and of its confidence band
@@ -26,6 +26,7 @@ class Cell:
     scores: np.ndarray | None       # cosines of the pairs, float32 [P]; None: no 1:1 protocol, or no longer needed
     hits: dict[str, Hits]           # gallery -> hits of all probes in it
     curve: dict[str, np.ndarray]    # "far", "tar" and the confidence band "low", "high"; empty unless resampled
+    limits: dict[str, np.ndarray] = field(default_factory=dict)     # TAR and TPIR -> thresholds in the bootstrap samples [B]
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The confidence interval of a figure; None if the cell has no bootstrap samples of it."""
@@ -50,10 +51,12 @@ class Measure:
     def search_draws(self) -> SearchDraws:
         return SearchDraws(self.subjects[1][self.evaluation.search.probes.templates], self.weights)
 
-    def __call__(self, gallery: Rows, query: Rows, resample: bool = False, scores: np.ndarray | None = None) -> Cell:
+    def __call__(self, gallery: Rows, query: Rows, resample: bool = False, scores: np.ndarray | None = None,
+                 scale: Scale | None = None) -> Cell:
         """The cell of these features, rows [G, d] and [Q, d].
 
-        resample: add bootstrap samples and the ROC curve.  scores: cosines of the pairs [P], if they are known already.
+        resample: add bootstrap samples and the ROC curve.  scores: those of the pairs [P], if they are known already; scale:
+        makes a score of each cosine in 1:N.
         """
         cell = Cell({}, {}, None, {}, {})
         if self.evaluation.pairs is not None:
@@ -62,13 +65,15 @@ class Measure:
             cell.values |= named("TAR", FARS, roc.at(FARS)[0])
             if resample:
                 self.add_curve(cell, roc, cell.scores)
-        cell.hits = search_each(gallery, query, self.evaluation.search.galleries, self.evaluation.search.probes, self.device)
+        search = self.evaluation.search
+        cell.hits = search_each(gallery, query, search.galleries, search.probes, self.device, scale)
         cell.hits.pop("mixed", None)
         figures, _ = search_figures(cell.hits)
         cell.values |= {f"top-{k}": value for k, value in figures["top"].items()} | named("TPIR", FPIRS, figures["TPIR"])
         if resample and len(self.weights):
             samples = self.search_draws.figures(cell.hits)
             cell.draws |= samples | named("TPIR", FPIRS, samples["TPIR"].T)
+            cell.limits |= named("TPIR", FPIRS, samples["threshold"].T)
         cell.values = {name: cell.values[name] for name in self.metrics}
         cell.draws = {name: cell.draws[name] for name in self.metrics if name in cell.draws}
         return cell
@@ -78,7 +83,8 @@ class Measure:
         fars = BAND_FARS[BAND_FARS * len(roc.different) >= 1]
         cell.curve = {"far": fars, "tar": roc.at(fars)[0]}
         if len(self.weights):
-            samples = self.pair_draws.tar(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
+            samples, limits = self.pair_draws.at(scores, np.concatenate([FARS, fars[fars <= FARS[-1]]]))
+            cell.limits |= named("TAR", FARS, limits.T[:len(FARS)])
             cell.draws |= named("TAR", FARS, samples.T[:len(FARS)])
             band = np.array([interval(column) or (np.nan, np.nan) for column in samples.T[len(FARS):]]).reshape(-1, 2)
             cell.curve |= {"low": band[:, 0], "high": band[:, 1]}

@@ -7,7 +7,7 @@ are shares in [0, 1]; a figure is NaN if the data does not support it (an FPIR b
 probes).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -25,6 +25,7 @@ CURVE_FPIRS = np.logspace(-4, 0, 161)                       # those of the curve
 CURVE_RANKS = 50
 NEVER = 1 << 40             # rank of a mate that cannot be found
 GALLERY_ROWS_PER_BLOCK = 16_384
+Scale = Callable[[Tensor, np.ndarray], Tensor]      # products [E, n] of gallery rows [E] and n queries -> their scores
 SEARCH_SIMILARITIES_PER_BLOCK = {"cpu": 8_000_000, "cuda": 256_000_000}    # of a block's rows to probes: 32 MB, 1 GB
 
 
@@ -74,20 +75,27 @@ class Block:
     member: Tensor          # int64 [E], subject of each row, counted from ``first``
     first: int              # number of the block's first subject in the gallery
     subjects: int           # how many subjects the block has
+    rows: np.ndarray        # int [E], the gallery rows
+    scale: Scale | None     # of scores; None: they are cosines
 
     def holds(self, places: Tensor) -> Tensor:
         """Which of these subject numbers belong to the block, bool."""
         return (places >= self.first) & (places < self.first + self.subjects)
 
     def best(self, probes: Tensor) -> Tensor:
-        """Best cosine of each subject to each of the probes [n, d]: [subjects, n]."""
-        if self.subjects == len(self.member):
+        """Best score of each subject with each of the probes [n, d]: [subjects, n]."""
+        if self.subjects == len(self.member) and self.scale is None:
             return (probes @ self.features.T).T         # a transposed view: later steps read memory in order
+        scores = self.features @ probes.T
+        if self.scale is not None:
+            scores = self.scale(scores, self.rows)
+        if self.subjects == len(self.member):
+            return scores
         empty = torch.full((self.subjects, len(probes)), -torch.inf, device=probes.device)
-        return empty.scatter_reduce_(0, self.member[:, None].expand(-1, len(probes)), self.features @ probes.T, "amax")
+        return empty.scatter_reduce_(0, self.member[:, None].expand(-1, len(probes)), scores, "amax")
 
 
-def blocks_of(gallery: Rows, people: People, device: torch.device) -> Iterator[Block]:
+def blocks_of(gallery: Rows, people: People, device: torch.device, scale: Scale | None = None) -> Iterator[Block]:
     """The gallery's rows in the order of their subjects, in blocks of at most GALLERY_ROWS_PER_BLOCK rows or of one subject."""
     ordered = people.by_subject()
     starts = np.flatnonzero(np.r_[True, np.diff(ordered.subjects) != 0])
@@ -98,22 +106,25 @@ def blocks_of(gallery: Rows, people: People, device: torch.device) -> Iterator[B
         rows = slice(starts[first], ends[last - 1])
         member = np.repeat(np.arange(last - first), (ends - starts)[first:last])
         features = torch.from_numpy(unit_rows(gallery, ordered.templates[rows])).to(device)
-        yield Block(features, torch.from_numpy(member).to(device), first, last - first)
+        yield Block(features, torch.from_numpy(member).to(device), first, last - first, ordered.templates[rows], scale)
         first = last
 
 
-def search(gallery: Rows, query: Rows, people: People, probes: People, device: str | torch.device = "cpu") -> Hits:
+def search(gallery: Rows, query: Rows, people: People, probes: People, device: str | torch.device = "cpu",
+           scale: Scale | None = None) -> Hits:
     """Search all probes in one gallery; a subject with several templates counts once, with the best of them.
 
     gallery, query: rows [T, d]. One block of gallery rows and all probes [n, d] are in memory at a time. The gallery is read
     twice, because a rank can only be counted when the mate's cosine is known.
     """
-    return search_each(gallery, query, {"": people}, probes, device)[""]
+    return search_each(gallery, query, {"": people}, probes, device, scale)[""]
 
 
 def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes: People,
-                device: str | torch.device = "cpu") -> dict[str, Hits]:
+                device: str | torch.device = "cpu", scale: Scale | None = None) -> dict[str, Hits]:
     """:func:`search` in each gallery and, if there are several, in the merged gallery of all ("mixed").  {gallery: hits}
+
+    scale: makes a score of each cosine; hits then have scores where they have cosines otherwise.
 
     Templates without an image are never found: see :func:`with_missing`.
     """
@@ -122,11 +133,11 @@ def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes
     galleries = {name: people.with_images() for name, people in galleries.items()}
     queries = torch.from_numpy(unit_rows(query, probes.templates)).to(device)
     places = {name: places_of(people, probes).to(device) for name, people in galleries.items()}
-    mates = {name: best_mates(gallery, people, queries, places[name]) for name, people in galleries.items()}
+    mates = {name: best_mates(gallery, people, queries, places[name], scale) for name, people in galleries.items()}
     hits, best, others = {}, torch.stack(list(mates.values())).amax(0), []
     before = torch.zeros(len(queries), dtype=torch.int64, device=device)
     for name, people in galleries.items():
-        other, (ahead, ahead_of_best) = rivals(gallery, people, queries, places[name], [mates[name], best])
+        other, (ahead, ahead_of_best) = rivals(gallery, people, queries, places[name], [mates[name], best], scale)
         hits[name] = hits_of(mates[name], other, ahead, len(np.unique(people.subjects)))
         others.append(other)
         before = before + ahead_of_best
@@ -135,7 +146,7 @@ def search_each(gallery: Rows, query: Rows, galleries: dict[str, People], probes
     if len(galleries) > 1 and subjects == sum(single.entries for single in hits.values()):
         hits["mixed"] = hits_of(best, torch.stack(others).amax(0), before, subjects)
     elif len(galleries) > 1:            # a subject in two galleries would be counted twice
-        hits["mixed"] = search(gallery, query, everyone, probes, device)        # both have images: no recursion
+        hits["mixed"] = search(gallery, query, everyone, probes, device, scale)         # both have images: no recursion
     return {name: with_missing(single, everybody[name], every_probe) for name, single in hits.items()}
 
 
@@ -168,10 +179,10 @@ def places_of(people: People, probes: People) -> Tensor:
     return torch.from_numpy(np.where(subjects[place] == probes.subjects, place, -1))
 
 
-def best_mates(gallery: Rows, people: People, queries: Tensor, places: Tensor) -> Tensor:
+def best_mates(gallery: Rows, people: People, queries: Tensor, places: Tensor, scale: Scale | None = None) -> Tensor:
     """Best cosine of each probe to its mate, float32 [n]; -inf if it has none.  places: [n] of :func:`places_of`."""
     mate = torch.full((len(queries),), -torch.inf, device=queries.device)
-    for block in blocks_of(gallery, people, queries.device):
+    for block in blocks_of(gallery, people, queries.device, scale):
         mated = torch.nonzero(block.holds(places))[:, 0]
         for part in mated.split(block_size(block)):
             mates = places[part] - block.first, torch.arange(len(part), device=queries.device)
@@ -180,11 +191,11 @@ def best_mates(gallery: Rows, people: People, queries: Tensor, places: Tensor) -
 
 
 def rivals(gallery: Rows, people: People, queries: Tensor, places: Tensor,
-           limits: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+           limits: list[Tensor], scale: Scale | None = None) -> tuple[Tensor, list[Tensor]]:
     """(best cosine to a subject other than the mate, float32 [n]; for each limit [n]: how many of them reach it, int64 [n])."""
     other = torch.full((len(queries),), -torch.inf, device=queries.device)
     reached = [torch.zeros(len(queries), dtype=torch.int64, device=queries.device) for _ in limits]
-    for block in blocks_of(gallery, people, queries.device):
+    for block in blocks_of(gallery, people, queries.device, scale):
         for part in torch.arange(len(queries), device=queries.device).split(block_size(block)):
             best, above = block.best(queries[part]), None
             mated = torch.nonzero(block.holds(places[part]))[:, 0]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from evaluation.bootstrap import interval
 from evaluation.cells import Cell
-from evaluation.evaluation_set import Evaluation
+from evaluation.evaluation_set import MIN_ERRORS, Evaluation
 from evaluation.formats import rate
 from evaluation.identification import FPIRS, Hits
 from evaluation.verification import FARS, ROUNDING, Roc, above
@@ -140,6 +141,33 @@ def thresholds_of(evaluation: Evaluation, cross: Cell, alone: Cell) -> list[dict
                             "errors": sum(int(above(hits.other[hits.nonmated], one).sum()) for one, _, hits in ends),
                             "of": sum(int(hits.nonmated.sum()) for *_, hits in ends)})
     return out
+
+
+def operating_points(evaluation: Evaluation, cell: Cell) -> dict[str, list[dict]]:
+    """{"thresholds": a row for each FAR, "search": for each FPIR} at which the data has MIN_ERRORS errors.
+
+    A row: "far" or "fpir", "threshold", "low" and "high" of its interval over people (None without bootstrap samples), and "tar"
+    or "tpir" there. 1:N has the mean threshold of its galleries.
+    """
+    out: dict[str, list[dict]] = {"thresholds": [], "search": []}
+    if evaluation.pairs is not None and cell.scores is not None:
+        roc = Roc.of(cell.scores, evaluation.pairs.same)
+        for far, tar, threshold in zip(FARS, *roc.at(FARS), strict=True):
+            if far * len(roc.different) + ROUNDING >= MIN_ERRORS:
+                out["thresholds"].append({"far": far, "tar": tar} | with_interval(threshold, cell, f"TAR@{rate(far)}"))
+    found = [hits.tpir(FPIRS) for hits in cell.hits.values()]
+    for k, fpir in enumerate(FPIRS):
+        tpir, threshold = (float(np.mean([values[side][k] for values in found])) for side in (0, 1))
+        if fpir < 1 and fpir * evaluation.negatives()["1:N"] + ROUNDING >= MIN_ERRORS and np.isfinite(threshold):
+            out["search"].append({"fpir": fpir, "tpir": tpir} | with_interval(threshold, cell, f"TPIR@{rate(fpir)}"))
+    return out
+
+
+def with_interval(threshold: float, cell: Cell, metric: str) -> dict:
+    """A threshold with its interval, which contains it."""
+    span = interval(cell.limits[metric]) if metric in cell.limits else None
+    low, high = (None, None) if span is None else (min(span[0], threshold), max(span[1], threshold))
+    return {"threshold": threshold, "low": low, "high": high}
 
 
 def advice(threshold: dict[str, list[dict]], entries: list[dict], headline: list[str], margin: float) -> list[dict]:

@@ -18,6 +18,8 @@ from utils.errors import UserError
 from utils.origin import is_ours, load_origin, short
 
 COMPARED = ("dim", "image_size", "input", "colours", "output")     # of models.describe, where two descriptions meet
+NORM_QUANTILES = (0.001, 0.5, 0.999)    # by which a store sees whether its vectors are of this model
+UNIT = 0.01                     # rows whose norm differs from 1 by less are normalised, in float16, too
 ROWS_PER_BLOCK = 16_384         # feature rows in memory at a time
 
 
@@ -26,15 +28,17 @@ class Features:
 
     A mapped version has two views. ``gallery`` and ``query`` are what its model makes: entries that are re-embedded, and queries
     against them. ``on_old`` are the old entries and the queries as they are compared: of one space, for which one of the two is
-    mapped. A model that was trained against old features of another dimension has compatible views: ``compatible``.
+    mapped. ``own`` are the gallery's images as queries against old entries. A model that was trained against old features of
+    another dimension has compatible views: ``compatible``.
     """
 
     def __init__(self, gallery: Rows, query: Rows, norm: np.ndarray | None = None, about: dict | None = None,
-                 on_old: tuple[Rows, Rows] | None = None):
+                 on_old: tuple[Rows, Rows] | None = None, own: Rows | None = None):
         """gallery: [G, d]; query: [Q, d]; norm: [G], low if the model is uncertain; about: facts on the model for the report.
 
-        on_old: (old entries [G, e], queries [Q, e]); None: the version has one view.
+        on_old: (old entries [G, e], queries [Q, e]); None: the version has one view.  own: [G, e]; None: the gallery.
         """
+        self.own = gallery if own is None else own
         self.gallery, self.query, self.norm, self.about, self.on_old = gallery, query, norm, about or {}, on_old
         self.views: list[np.ndarray] = []       # embeddings of the images, while maps are fitted
         self.compatible: dict[int, tuple[Rows, Rows]] = {}      # {d_o: gallery and query rows as views of d_o dimensions}
@@ -52,6 +56,11 @@ class Features:
             return stored.gallery, self.compatible[stored.dim][1]
         return (stored.compatible[self.dim][0], self.query) if self.dim in stored.compatible else None
 
+    def own_against(self, stored: "Features") -> Rows:
+        """The gallery's images as queries of this version against entries of ``stored``."""
+        compared = self.on_old is None and self.dim != stored.dim and stored.dim in self.compatible
+        return self.compatible[stored.dim][0] if compared else self.own
+
 
 def read_features(version: Version, evaluation: Evaluation, args: argparse.Namespace) -> Features:
     """The version's features on this evaluation set.
@@ -63,7 +72,7 @@ def read_features(version: Version, evaluation: Evaluation, args: argparse.Names
     views, about = image_embeddings(version, evaluation.source, args)
     check_finite(views, evaluation.source.names, version)
     features = template_features(views, evaluation.source)
-    out = Features(features, features, mean_norms(views, evaluation.source), about)
+    out = Features(features, features, mean_norms(views, evaluation.source), about | norm_facts(norms(views[:1])))
     out.views = views
     return out
 
@@ -165,7 +174,13 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
     if sides[0].shape[1] != sides[1].shape[1]:
         raise UserError(f"{folder}: gallery.npy has {sides[0].shape[1]} dimensions and probe.npy has {sides[1].shape[1]}; "
                         f"expected the same number: write both with the same model")
-    return Features(sides[0], sides[1], row_norms(sides[0]))
+    norm = row_norms(sides[0])
+    return Features(sides[0], sides[1], norm, norm_facts(norm))
+
+
+def norm_facts(norm: np.ndarray) -> dict:
+    """What the norms [N] of a model's vectors say: their quantiles NORM_QUANTILES, and whether all are 1."""
+    return {"norm": np.quantile(norm, NORM_QUANTILES).round(6).tolist(), "normalised": bool(np.abs(norm - 1).max() < UNIT)}
 
 
 def row_norms(features: Rows) -> np.ndarray:

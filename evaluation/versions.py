@@ -10,7 +10,7 @@ from evaluation.evaluation_set import Evaluation
 from evaluation.map_files import fitted_files, load_map
 from evaluation.map_forms import Map
 from evaluation.mapped import mapped_name, mapped_side
-from evaluation.maps import BACKWARD, FORWARD, fit_maps
+from evaluation.maps import BACKWARD, FORWARD, Fitted, fit_maps
 from evaluation.trainings import pick
 from evaluation.verification import Rows
 from evaluation.version_features import Features, check_same_model, read_features
@@ -55,6 +55,7 @@ class Versions:
         self.view_notes = [note for name in self.files for note in self.add_views(name, evaluation)]
         self.free: list[str] = []
         self.map_errors: dict[str, float] = {}
+        self.map_sources: dict[str, tuple[Fitted | Path, str]] = {}     # mapped version -> map of its first training, direction
         directions = [BACKWARD, FORWARD][:1 + args.forward]
         for name in [name for name in files if name != self.old]:
             for direction in directions:
@@ -63,7 +64,9 @@ class Versions:
             if len(self.trainings[name]) > 1 or len(self.trainings[self.old]) > 1:
                 raise UserError(f"--fitted {name}={file}: {name} or {self.old} has several trainings, and a map belongs to two "
                                 f"models; give one file for each version, or --old-features and --new-features")
-            self.add_map(name, mapped, [load_map(file)], file, evaluation)
+            found = load_map(file)
+            self.add_map(name, mapped, [found], file, evaluation)
+            self.map_sources[mapped] = file, found[1]
         for features in chain.from_iterable(self.trainings.values()):
             features.views = []
         self.candidates = [*(trainings[0].name for trainings in new), *self.free, *(p[0].name for p in paragon)]
@@ -164,6 +167,7 @@ class Versions:
             fitted = fit_maps(file, pick(files[self.old], k, len(files[name])), self.kinds, direction)
             for kind, one in fitted.items():
                 found.setdefault(kind, []).append((one.map, direction, one.error))
+                self.map_sources.setdefault(mapped_name(name, kind, direction), (one, direction))
         for kind, trainings in found.items():
             self.add_map(name, mapped_name(name, kind, direction), trainings, files[name][0], evaluation)
 
@@ -180,11 +184,13 @@ class Versions:
                                 f"expected {expected[0]} to {expected[1]} as {name} and {self.old} have; fit it on features of "
                                 f"these models")
             on_old: tuple[Rows, Rows]
+            own = new.gallery
             if direction == BACKWARD:
                 on_old = old.gallery, mapped_side(new.views, new.query, mapping, evaluation.source)
+                own = on_old[1] if new.query is new.gallery else mapped_side(new.views, own, mapping, evaluation.source)
             else:
                 on_old = mapped_side(old.views, old.gallery, mapping, evaluation.source), new.query
-            made.append(Features(new.gallery, new.query, about=new.about, on_old=on_old))
+            made.append(Features(new.gallery, new.query, about=new.about, on_old=on_old, own=own))
         self.trainings[mapped] = made
         errors = [error for _, _, error in found]
         if np.isfinite(errors).all():           # that of a trained map is not known

@@ -5,10 +5,11 @@ import pytest
 from toy_evaluation import plain
 from tqdm import tqdm
 
-from evaluation.backfill import Curve, PartlyReembedded, backfill, crossing, orders_of, summary
+from evaluation.backfill import Curve, PartlyReembedded, Way, backfill, crossing, orders_of, summary
 from evaluation.cells import Measure
 from evaluation.protocol import Pairs, People
 from evaluation.version_features import Features
+from serving.upgrade import ScoreMap
 
 DRAW = np.random.default_rng(0)
 
@@ -69,7 +70,7 @@ def test_each_protocol_counts_and_orders_its_own_rows():
         cell.values["TAR@1e-1"] = 0.5
     measured = []
 
-    def record(gallery, query, scores=None):
+    def record(gallery, query, scores=None, scale=None):
         measured.append((gallery.done.tolist(), scores.round(5).tolist()))
         return ends[0]
     record.evaluation, record.metrics = evaluation, measure.metrics
@@ -125,3 +126,57 @@ def test_a_mapped_version_asks_each_entry_with_the_view_that_belongs_to_it():
         threshold = np.sort(scores[~same])[::-1][int(0.1 * (~same).sum())]
         assert found.values["TAR@1e-1"][k] == pytest.approx((scores[same] > threshold).mean()), count
     assert len(set(found.values["top-1"].tolist())) > 2
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_mapped_curve_compares_each_entry_on_the_scale_of_its_kind(views):
+    """Two maps, one for each kind of entry.  Every point against loops over the mapped scores."""
+    draw = np.random.default_rng(3)
+    gallery_owner, probe_owner = np.arange(10), draw.integers(0, 14, 60)
+    enrol, verify = (side.ravel() for side in np.meshgrid(np.arange(10), np.arange(60)))
+    evaluation = plain(Pairs(enrol, verify, gallery_owner[enrol] == probe_owner[verify]), gallery_owner.tolist(),
+                       probe_owner.tolist())
+    gallery, query = (draw.standard_normal((n, 5)).astype(np.float32) for n in (10, 60))
+    old_gallery, on_old = ((draw.standard_normal((n, 3)).astype(np.float32) for n in (10, 60)) if views == 2
+                           else (draw.standard_normal((10, 5)).astype(np.float32), query))
+    new = Features(gallery, query, on_old=(old_gallery, on_old) if views == 2 else None)
+    maps = ScoreMap([-0.2, 0.1, 0.4], [0, 1, 5], 30), ScoreMap([0.1, 0.5, 0.8], [0, 1, 2], 3)
+    measure, order = Measure(evaluation, 0, 0, "cpu"), np.random.default_rng(1).permutation(10)
+    ends = measure(old_gallery, on_old), measure(gallery, query)
+    found, = backfill(measure, Features(old_gallery, old_gallery), new, ends, {"any": [{"1:1": order, "1:N": order}]}, 5,
+                      tqdm(disable=True), maps)["any"]
+    unit = [[x / np.linalg.norm(x, axis=1, keepdims=True) for x in pair] for pair in ((old_gallery, on_old), (gallery, query))]
+    for k, count in ((1, 2), (2, 4), (3, 6), (4, 8)):
+        side = np.isin(np.arange(10), order[:count]).astype(int)
+        scores = np.array([maps[side[i]](unit[side[i]][1] @ unit[side[i]][0][i]) for i in range(10)])      # [10, 60]
+        ranks = [1 + (scores[:, j] > scores[owner, j]).sum() for j, owner in enumerate(probe_owner) if owner < 10]
+        assert found.values["top-1"][k] == pytest.approx(np.mean(np.array(ranks) == 1)), count
+        way = Way(measure, Features(old_gallery, old_gallery), new, ends, maps)
+        hits, mated = way.cell({"1:1": order, "1:N": order}, k / 5).hits["gallery"], probe_owner < 10
+        mates = [scores[owner, j] for j, owner in enumerate(probe_owner) if owner < 10]
+        np.testing.assert_allclose(hits.mate[mated], mates, atol=1e-4)
+        same, pairs = gallery_owner[enrol] == probe_owner[verify], scores[enrol, verify]
+        threshold = np.sort(pairs[~same])[::-1][int(0.1 * (~same).sum())]
+        assert found.values["TAR@1e-1"][k] == pytest.approx((pairs[same] > threshold).mean()), count
+    assert [found.values["top-1"][k] for k in (0, 5)] == [end.values["top-1"] for end in ends]
+
+
+def test_scores_of_two_scales_are_merged_by_hand():
+    """Two people, two probes each.  Old entries: mates 0.3, strangers 0.1; new ones: mates 0.9, strangers 0.6.
+
+    With entry 1 re-embedded, the probes of person 0 meet it with 0.6 and their own entry with 0.3: raw, half of all probes are
+    wrong. Maps that send 0.1 and 0.6 to 1, 0.3 and 0.9 to 3 find all.
+    """
+    def rows(cosines: list) -> np.ndarray:
+        """Unit rows with these cosines to the axes 0 and 1."""
+        table = np.array(cosines, float)
+        return np.c_[table, np.sqrt(1 - (table ** 2).sum(1))].astype(np.float32)
+    evaluation = plain(None, [0, 1], [0, 0, 1, 1])
+    on_old, on_new = rows([(0.3, 0.1)] * 2 + [(0.1, 0.3)] * 2), rows([(0.75, 0.6)] * 2 + [(0.3, 0.9)] * 2)
+    axes = np.eye(3, dtype=np.float32)[:2]
+    new, measure = Features(axes, on_new, on_old=(axes, on_old)), Measure(evaluation, 0, 0, "cpu")
+    ends, order = (measure(axes, on_old), measure(axes, on_new)), {"any": [{"1:N": np.array([1, 0])}]}
+    maps = ScoreMap([0.1, 0.3], [1, 3], 10), ScoreMap([0.6, 0.9], [1, 3], 10)
+    raw, by_maps = (backfill(measure, Features(axes, axes), new, ends, order, 2, tqdm(disable=True), given)["any"][0]
+                    for given in (None, maps))
+    assert raw.values["top-1"].tolist() == [1, 0.5, 1] and by_maps.values["top-1"].tolist() == [1, 1, 1]

@@ -14,7 +14,7 @@ from evaluation.verification import FARS
 def test_a_sample_without_an_impostor_pair_has_no_tar():
     pairs = Pairs(np.array([0, 1, 2]), np.array([0, 1, 0]), np.array([True, True, False]))
     owner = np.arange(3)
-    found = PairDraws(pairs, (owner, owner), np.array([[3, 0, 0], [1, 1, 1], [0, 3, 0]])).tar(np.array([0.1, 0.2, 0.9]), FARS)
+    found = PairDraws(pairs, (owner, owner), np.array([[3, 0, 0], [1, 1, 1], [0, 3, 0]])).at(np.array([0.1, 0.2, 0.9]), FARS)[0]
     assert np.isnan(found[[0, 2]]).all() and (found[1] == 0).all()
 
 
@@ -28,7 +28,7 @@ def test_samples_of_pairs_equal_the_pairs_repeated(many, tail, monkeypatch):
     scores = np.round(draw.standard_normal(900) + pairs.same, 1).astype(np.float32)     # with ties
     weights = draw_weights(12, 6, seed=1)
     assert (weights.sum(1) == 12).all() and len(np.unique(weights, axis=0)) == 6
-    found = PairDraws(pairs, (owner, owner), weights).tar(scores, FARS, tail)
+    found = PairDraws(pairs, (owner, owner), weights).at(scores, FARS, tail)[0]
     for w, row in zip(weights, found, strict=True):
         times = np.where(pairs.same, w[owner[enrol]], w[owner[enrol]] * w[owner[verify]])
         chosen = np.repeat(np.arange(900), times)

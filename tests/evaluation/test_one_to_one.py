@@ -114,7 +114,7 @@ def test_scores_that_differ_by_rounding_are_equal():
                  np.r_[np.ones(6, int), np.zeros(5, int)], 9)
     assert mated.tpir(np.array([.2, .8]))[0] == pytest.approx([1 / 6, 1 / 6])
     weights = np.ones((1, 11), np.int16)
-    assert SearchDraws(np.arange(11), weights).tpir(mated)[0][3:] == pytest.approx([1 / 6, 1 / 6])
+    assert SearchDraws(np.arange(11), weights).at(mated)[0][0][3:] == pytest.approx([1 / 6, 1 / 6])
 
 
 def test_a_pair_that_is_never_matched_is_below_every_threshold():

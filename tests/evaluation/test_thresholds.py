@@ -7,7 +7,7 @@ from toy_evaluation import cell, hits, plain
 from evaluation.cells import Measure
 from evaluation.judgement import compare_cells
 from evaluation.protocol import Pairs
-from evaluation.thresholds import advice, fixed_threshold, flips, mean_thresholds, right, thresholds_of
+from evaluation.thresholds import advice, fixed_threshold, flips, mean_thresholds, operating_points, right, thresholds_of
 from evaluation.trainings import Trainings
 
 
@@ -21,6 +21,41 @@ def test_thresholds_of_today_by_hand():
     assert (row["rate"], row["threshold"], row["old"]) == ("1e-1", 0.8, 0.5)
     assert (row["errors"], row["of"], row["mixed rate"], row["mixed"]) == (2, 10, 0.2, 0.5)     # 0.85, 0.95; 0.81 and 0.9
     assert row["new threshold"] == pytest.approx(0.85) and row["old rate"] == 0.1
+
+
+def test_operating_points_rest_on_enough_errors_and_lie_in_their_intervals():
+    """400 impostor pairs score k / 1000: 40 of them are above 0.359 (FAR 0.1); 4 are too few.  50 of 100 mates are above it.
+
+    The bootstrap samples of people are those of loops: sorted scores of the pairs, each as often as both people are drawn.
+    """
+    draw = np.random.default_rng(0)
+    owner, same = draw.integers(0, 20, 500), np.arange(500) >= 400
+    pairs = Pairs(np.where(same, owner, (owner + 1) % 20), np.arange(500), same)
+    evaluation = plain(pairs, list(range(20)), owner.tolist())
+    scores = np.r_[draw.permutation(400) / 1000, np.repeat([0.359, 0.3590005, 0.37, 0.9], 25)].astype(np.float32)
+    measure = Measure(evaluation, 50, 3, "cpu")
+    features = np.eye(20, dtype=np.float32)
+    measured = measure(features, features[owner], True, scores)
+    row, = operating_points(evaluation, measured)["thresholds"]
+    assert row["far"] == 0.1 and row["threshold"] == pytest.approx(0.359) and row["tar"] == 0.5     # a tie is not accepted
+    limits = []
+    for weights in measure.weights:
+        counted = [score for i, score in enumerate(scores[:400]) for _ in range(weights[pairs.enrol[i]] * weights[owner[i]])]
+        limits.append(sorted(counted)[::-1][int(0.1 * len(counted) + 1e-9)])
+    np.testing.assert_allclose(measured.limits["TAR@1e-1"], limits)
+    assert [row["low"], row["high"]] == pytest.approx(np.quantile(limits, [0.025, 0.975]).tolist())
+    unsure = operating_points(evaluation, Measure(evaluation, 0, 0, "cpu")(features, features[owner], True, scores))
+    assert unsure["thresholds"] == [row | {"low": None, "high": None}]
+
+
+def test_operating_points_of_a_search_are_means_over_the_galleries():
+    nonmated = np.arange(300) / 300
+    one = hits([0.95, 0.5] + [-np.inf] * 300, [0.1, 0.1, *nonmated], [1, 1] + [0] * 300)
+    two = hits([0.95, 0.4] + [-np.inf] * 300, [0.1, 0.1, *(nonmated / 3)], [1, 1] + [0] * 300)
+    evaluation = plain(None, [0, 1], [0, 1] + [7] * 300)
+    row, = operating_points(evaluation, cell({}, hits={"one": one, "two": two}))["search"]
+    assert row["fpir"] == 0.1 and row["tpir"] == 0.75           # 0.5 is below 270 / 300, 0.4 above a third of it
+    assert row["threshold"] == pytest.approx((270 / 300 + 270 / 900) / 2, abs=1e-6) and row["low"] is None
 
 
 def test_a_mate_above_the_threshold_is_right_only_if_nobody_is_above_the_mate():

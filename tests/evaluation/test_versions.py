@@ -55,6 +55,19 @@ def test_compare_refuses_features_of_another_model(tmp_path, monkeypatch):
             compare.main()
 
 
+def quantiles_of_norms(embeddings: np.ndarray) -> list:
+    """Of the images, without their mirror images."""
+    rows = embeddings[0] if embeddings.ndim == 3 else embeddings
+    return pytest.approx(np.quantile([np.sqrt((row.astype(float) ** 2).sum()) for row in rows], [0.001, 0.5, 0.999]), abs=1e-5)
+
+
+def test_rows_of_norm_1_are_normalised_in_half_precision_too():
+    rows = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    assert version_features.norm_facts(np.linalg.norm(unit.astype(np.float32), axis=1))["normalised"]
+    assert not version_features.norm_facts(np.array([1.0, 1.0, 1.02]))["normalised"]
+
+
 def test_kept_embeddings_say_which_model_made_them(tmp_path):
     found = two_galleries(tmp_path)
     evaluation = read_evaluation(tmp_path, "IJBC")
@@ -62,7 +75,8 @@ def test_kept_embeddings_say_which_model_made_them(tmp_path):
     np.save(tmp_path / "plain.npy", found["new"])
     versions_ = [read_features(Version.parse(f"new={tmp_path}/{name}.npy")[0], evaluation, Namespace())
                  for name in ("e", "plain")]
-    assert [version.about for version in versions_] == [{"fingerprint": "f" * 64, "dim": 5, "input": "raw"}, {}]
+    norms = {"norm": quantiles_of_norms(found["new"]), "normalised": False}
+    assert [version.about for version in versions_] == [{"fingerprint": "f" * 64, "dim": 5, "input": "raw"} | norms, norms]
 
 
 def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
@@ -87,7 +101,8 @@ def test_every_flag_of_a_model_reaches_it(tmp_path, monkeypatch):
     assert version.name == "mine" and opened == [("some/model.pt", "r34", args.devices, True, options)]
     assert embedded == [(42, Path("kept"), 7, 3, True)]
     assert features.about == {"fingerprint": "f", "dim": 5, "image_size": 16, "input": "raw", "colours": "rgb", "output": "",
-                              "precision": "float16", "similarity": "cosine"}
+                              "precision": "float16", "similarity": "cosine", "normalised": False,
+                              "norm": quantiles_of_norms(found["new"])}
     assert features.gallery[:4].round(5).tolist() == np.eye(5)[[1, 2, 3, 0]].tolist() and features.query is features.gallery
 
 

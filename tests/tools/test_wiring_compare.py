@@ -234,7 +234,7 @@ def test_tables_show_each_figure_in_its_column(report):
     assert row(report, "All", "new")[7:] == [f"{upgrade[key]:.1f}" for key in ("P_comp", "P_up", "P_1")]
     order = "lowest norm of the old feature first"
     shown = row(report, "Re-embedding the gallery step by step: top-1", "new", order)
-    assert shown[2:] == ["2", "43", "70.00", "60.00", "80.00", "90.00"]
+    assert shown[2:] == ["2", "43", "70.00", "60.00", "80.00", "n/a", "n/a", "90.00"]       # too few rows for score maps
     queries, = (table for table in tables_of(report) if table.title.startswith("TAR@1e-1 of every query"))
     assert queries.columns[:4] == ["query", "old", "new", "paragon"]
     assert [cells[:3] for cells in queries.rows[:2]] == [["old", "40.0", "20.0"], ["new", "60.0", "80.0"]]

@@ -4,8 +4,9 @@
         --new MixBCT=work_dirs/NEW/model.pt:r50 --paragon paragon=work_dirs/PARAGON/model.pt:r50 --out compare_result
 
 Every version's queries are compared with every version's gallery, 1:1 and 1:N. Writes <out>/index.html (the page, one file),
-compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png and flips_<NAME>.csv. Images are embedded once per
-version; the embeddings are kept (--embeddings).
+compare.json (all figures, shares in [0, 1]), compare.txt (the tables), *.png, flips_<NAME>.csv, and upgrade.json with the maps
+(*.npz) for the search system (serving/upgrade.py reads it). Images are embedded once per version; the embeddings are kept
+(--embeddings).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from tools.compare.pictures import draw_pictures
 from tools.compare.report import Comparison
 from tools.compare.sentences import verdict_line
 from tools.compare.tables import tables_of
+from tools.compare.upgrade_file import write_upgrade
 from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
@@ -75,6 +77,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=at_least(0, int), default=0, help="seed of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
     add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="number of random orders of re-embedding")
+    add("--rate", type=at_least(1e-3, float), default=100.0, metavar="N", help="images per second that your machines embed, "
+        "for the picture of the time that re-embedding takes")
+    add("--stored-images", type=at_least(1, int), default=1_000_000, metavar="N", help="images in your gallery, for that picture")
     add("--part", type=float, default=0.8, help="share of the full gain, 0 to 1, for which the cost of re-embedding is reported")
     add("--embeddings", type=Path, help="folder of kept embeddings (default: <out>/embeddings)")
     add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
@@ -109,7 +114,7 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
         write_text(out / name, content)
     pictures = draw_pictures(report, out)
     write_page(report, tables, pictures, out / "index.html")
-    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
+    for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png", "way_*.png"):
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
             earlier.unlink()
     print("\n\n".join(["", *texts[:2], first]))
@@ -133,7 +138,11 @@ def main() -> None:
     versions = Versions(args, evaluation)
     if not any(versions.fits(name, versions.old) for name in versions.candidates):
         raise UserError("; ".join(versions.notes))
-    write_all(*Comparison(args, evaluation, versions).report(), args.out)
+    comparison = Comparison(args, evaluation, versions)
+    report, lists = comparison.report()
+    note = write_upgrade(comparison, report, args.out)
+    report["notes"] += [note] if note else []
+    write_all(report, lists, args.out)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ MARKS = {BETTER: "better", SAFE: "safe", PARTLY: "partly", UNDECIDED: "undecided
          NOT_COUNTED: "grey", NO_VERDICT: "grey", NEEDS_A_MAP: "grey", SEE_MAPS: "grey", YES: "better", PERHAPS: "partly",
          OPEN: "undecided", NO: "worse", NO_ANSWER: "grey"}
 READABLE = 11.2 * 72 / (TEXT * DPI)     # CSS pixels of the page for a pixel of a picture, at which its text is 11.2 of them high
-PARTS = {"scatter": FIGURES, "roc": THRESHOLDS, "backfill": REEMBEDDING, "matrix": MATRIX}      # first word of a file -> its part
+PARTS = {"scatter": FIGURES, "roc": THRESHOLDS, "backfill": REEMBEDDING, "way": REEMBEDDING,
+         "matrix": MATRIX}      # first word of a file -> its part
 
 
 class Picture:

@@ -35,6 +35,10 @@ def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
             if "backfill" in upgrade:
                 caption = f"{metric} while the gallery is re-embedded with {name}"
                 made[caption] = save(backfill(report, name, metric), out / f"backfill_{name}_{metric}.png")
+    for name, upgrade in report["upgrades"].items():
+        if "backfill" in upgrade:
+            caption = f"{report['headline'][0]} while {name} re-embeds {report['way']['images']:,} images"
+            made[caption] = save(way(report, name, report["headline"][0]), out / f"way_{name}.png")
     return made
 
 
@@ -165,5 +169,35 @@ def backfill(report: dict, name: str, metric: str) -> Figure:
         line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
         if len(values) > 1:
             axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+        if "mapped" in curve:
+            axes.plot(share, mean(curve["mapped"], metric), "--", color=line.get_color(), linewidth=1.5)
+    if any("mapped" in curve for curve in report["upgrades"][name]["backfill"].values()):
+        axes.plot([], [], "--", color="0.4", label="mapped scores")
     axes.set_xlim(0, 100)
+    return add_legend(figure, axes)
+
+
+def mean(curve: dict, metric: str) -> np.ndarray:
+    """The mean of the curves of one order, in %."""
+    return 100 * np.array(curve["values"][metric], float).mean(0)
+
+
+def way(report: dict, name: str, metric: str) -> Figure:
+    """The metric over the time that re-embedding takes, in the order with the best mean: share and time at the given rate."""
+    images, rate = report["way"]["images"], report["way"]["rate"]
+    unit, seconds = ("days", 86_400) if images > 2 * 86_400 * rate else ("hours", 3_600)
+    total = images / rate / seconds
+    order, curve = max(((order, curve) for order, curve in report["upgrades"][name]["backfill"].items() if metric in
+                        curve["values"]), key=lambda item: item[1].get("mapped", item[1])[metric]["auc"])
+    figure, axes = start(f"Re-embedding with {name}", f"{unit} for {images:,} images, {rate:g} images/s", f"{metric}, %")
+    time = total * np.array(curve["share"])
+    axes.plot(time, mean(curve, metric), color="tab:blue", label="raw scores")
+    if "mapped" in curve:
+        axes.plot(time, mean(curve["mapped"], metric), "--", color="tab:green", label="mapped scores")
+    old = value(report, report["old"], report["old"], metric)
+    axes.axhline(old, color="0.4", linewidth=1, label=plain(f"{report['old']} alone"))
+    share = axes.secondary_xaxis("top", functions=(lambda x: 100 * np.asarray(x) / total, lambda x: np.asarray(x) * total / 100))
+    share.set_xlabel("share re-embedded, %", fontsize=TEXT)
+    share.tick_params(labelsize=TEXT)
+    axes.plot([], [], " ", label=f"order: {plain(order)}")
     return add_legend(figure, axes)

@@ -23,7 +23,8 @@ from evaluation.sanity import (
     same_rows,
     useless_maps,
 )
-from evaluation.thresholds import advice, fixed_threshold, flips, mean_thresholds, thresholds_of
+from evaluation.score_maps import score_maps
+from evaluation.thresholds import advice, fixed_threshold, flips, mean_thresholds, operating_points, thresholds_of
 from evaluation.trainings import Trainings, pick
 from evaluation.versions import Versions
 from tools.compare.answer import first_answer
@@ -44,6 +45,7 @@ class Comparison:
         self.warnings = self.about_data()
         self.matrix: dict[tuple[str, str], Trainings] = {}
         self.entry_thresholds: dict[str, list[dict]] = {}
+        self.points: dict[tuple[str, str], dict[str, list[dict]]] = {}      # (query, gallery) -> thresholds, first trainings
         self.alone: dict[str, tuple[np.ndarray, np.ndarray]] = {}      # version -> what sanity.identical finds
         self.measure = self.new_measure()
         self.orders = orders_of(evaluation, versions.features[versions.old], args.orders) if args.backfill else {}
@@ -91,6 +93,8 @@ class Comparison:
             sides = self.versions.sides(query, gallery, k, count)
             assert sides is not None, "cells of versions that do not fit"
             cell = self.measure(*sides, query == gallery or gallery == old)
+            if k == 0 and (query == gallery or gallery == old):
+                self.points[query, gallery] = operating_points(self.evaluation, cell)
             if query == gallery:
                 self.look_at(query, cell, first=k == 0)
             if gallery != old:
@@ -139,14 +143,28 @@ class Comparison:
                                                                for metric, entry in compared.items()}}
 
     def plan_backfill(self, name: str, bar: tqdm) -> dict:
-        """{order: points of its curves, and for each metric the area and the cost}, over all trainings."""
+        """{order: points of its curves, and for each metric the area and the cost}, over all trainings.
+
+        "mapped" has the same of mapped scores, if the gallery is large enough for score maps.
+        """
+        out, mapped = self.curves(name, False, bar), self.curves(name, True, bar)
+        for order, entry in mapped.items():
+            out[order]["mapped"] = {key: value for key, value in entry.items() if key not in ("share", "images")}
+        return out
+
+    def curves(self, name: str, with_maps: bool, bar: tqdm) -> dict:
+        """{order: share, images, values of each curve, and for each metric its summary}, with raw or with mapped scores."""
         versions, old = self.versions, self.versions.old
         cross, alone, starts = self.matrix[name, old].cells, self.matrix[name, name].cells, []
+        rows, subjects = self.evaluation.gallery_rows()["1:N"], self.evaluation.subjects[0]
         curves: dict[str, list[Curve]] = {}
         for k, cell in enumerate(cross):
-            olds = versions.trainings[old]
-            found = backfill(self.measure, pick(olds, k, len(cross)), pick(versions.trainings[name], k, len(cross)),
-                             (cell, pick(alone, k, len(cross))), self.orders, self.args.backfill, bar)
+            one, two = (pick(versions.trainings[version], k, len(cross)) for version in (old, name))
+            maps = score_maps(one, two, rows, subjects) if with_maps else None
+            if with_maps and maps is None:
+                return {}
+            ends = cell, pick(alone, k, len(cross))
+            found = backfill(self.measure, one, two, ends, self.orders, self.args.backfill, bar, maps)
             for order, same in found.items():
                 curves.setdefault(order, []).extend(same)
                 if order == next(iter(found)):
@@ -166,7 +184,7 @@ class Comparison:
         """(the report; {candidate: the flips of its first training})."""
         args, upgrades, lists = self.args, {}, {}
         points = sum(len(self.versions.trainings[name]) for name in self.candidates) * sum(map(len, self.orders.values())) \
-            * max(args.backfill - 1, 0)
+            * max(args.backfill - 1, 0) * 2         # raw and mapped
         with tqdm(total=len(self.versions.trainings) ** 2 + points, desc="comparing", unit=" cells") as bar:
             self.fill(bar)
             headline = [m for m in args.metrics or [] if m in self.measure.metrics] or self.evaluation.headline()
@@ -195,7 +213,8 @@ class Comparison:
                            "probes": len(evaluation.search.probes.subjects),
                            "gallery images": {protocol: int(evaluation.images[own].sum()) for protocol, own in rows.items()},
                            "genuine pairs": 0 if evaluation.pairs is None else int(evaluation.pairs.same.sum())},
-            "draws": args.draws, "seed": args.seed, "part": args.part, "margin": args.margin / 100, "olds": self.olds,
+            "draws": args.draws, "seed": args.seed, "part": args.part,
+            "way": {"images": args.stored_images, "rate": args.rate}, "margin": args.margin / 100, "olds": self.olds,
             "warnings": [warning.text for warning in self.warnings], "notes": evaluation.notes() + versions.notes,
             "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
             "versions": {name: about(name, versions) for name in versions.trainings},

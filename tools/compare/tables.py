@@ -228,17 +228,26 @@ def backfill_tables(report: dict) -> list[Table]:
                 entry = curve[metric]
                 reached = ["no gain", ""] if entry["share"] is None else [f"{entry['images']:,}", whole_percent(entry["share"])]
                 mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
-                on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
+                on_the_way = map(percent, (mean[0], min(mean), entry["auc"], *mapped_way(curve, metric), mean[-1]))
                 rows.append([name, order, *reached, *on_the_way])
         if rows:
             protocol = protocol_of(metric)
             out.append(Table(f"Re-embedding the gallery step by step: {metric}, in %",
                              ["new model", "order", f"images for {part}", "share of the gallery", "nothing re-embedded",
-                              "lowest on the way", "mean on the way", "all re-embedded"], rows,
+                              "lowest on the way", "mean on the way", "lowest, mapped scores", "mean, mapped scores",
+                              "all re-embedded"], rows,
                              f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery side of {protocol} "
                              f"has {report['evaluation']['gallery rows'][protocol]:,} entries of "
                              f"{report['evaluation']['gallery images'][protocol]:,} images.", REEMBEDDING))
     return out
+
+
+def mapped_way(curve: dict, metric: str) -> tuple[float | None, float | None]:
+    """The lowest point of a mapped curve and its mean on the way; None without score maps."""
+    if "mapped" not in curve:
+        return None, None
+    points = zip(*curve["mapped"]["values"][metric], strict=True)
+    return min(sum(point) / len(point) for point in points), curve["mapped"][metric]["auc"]
 
 
 def matrix_tables(report: dict) -> list[Table]:
