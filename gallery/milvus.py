@@ -16,6 +16,7 @@ TYPES = {"FLOAT_VECTOR": "float32", "FLOAT16_VECTOR": "float16"}
 KEPT_IN_SCHEMA = ("is_primary", "nullable", "default_value", "element_type", "is_partition_key", "is_clustering_key")
 LONGEST_TEXT = 65_535   # bytes
 SECONDS_TO_SETTLE = 0.3 # after which another worker's write of the same row would be seen
+QUIET = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}    # Lite ends a client that pings
 COMPLETE = -1           # number of the journal's row that is written last
 
 
@@ -28,7 +29,14 @@ class MilvusStore:
         if uri.endswith(".db") and not Path(uri).exists():
             raise UserError(f"no file {uri}; expected that of Milvus Lite")
         with self.errors():
-            self.client = self.milvus.MilvusClient(uri)
+            try:
+                self.client = self.milvus.MilvusClient(uri, grpc_options=QUIET)
+            except self.milvus.exceptions.ConnectionConfigException as error:
+                if uri.endswith(".db"):
+                    raise UserError(f"the file {uri} cannot be opened: another process has it, or it is not Milvus Lite's; end "
+                                    f"that process, or serve the file to several (milvus-lite server --data-dir {uri}) and give "
+                                    f"http://127.0.0.1:19530") from error
+                raise
 
     def errors(self):
         return store_errors(self.uri, (self.milvus.MilvusException,))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from trainings import free_port
 
 from serving.upgrade import Upgrade, unit
 
@@ -186,11 +188,23 @@ class PostgresServer:
 class MilvusServer:
     """Milvus Lite as a server, which several processes can use."""
 
-    def __init__(self, folder: Path, port: int):
-        self.uri = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen([Path(sys.executable).with_name("milvus-lite"), "server", "--data-dir", folder, "--port",
-                                         str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def __init__(self, folder: Path):
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.start()
 
-    def close(self) -> None:
+    def start(self) -> None:
+        command = [Path(sys.executable).with_name("milvus-lite"), "server", "--data-dir", self.folder, "--host", "127.0.0.1",
+                   "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+
+    def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    close = stop

@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from gallery_toys import KINDS, PACKAGES, PostgresServer
+from gallery_toys import KINDS, PACKAGES, MilvusServer, PostgresServer
 
 NUMBERS = itertools.count()
 
@@ -38,7 +38,9 @@ def empty_store(kind: str, folder: Path, request) -> str:
         (folder / "lance").mkdir()
         return str(folder / "lance")
     if kind == "milvus":
-        return str(folder / "milvus.db")
+        server = MilvusServer(folder / "milvus.db")
+        request.addfinalizer(server.close)
+        return server.uri
     import psycopg
     server, name = request.getfixturevalue("postgres"), f"gallery{next(NUMBERS)}"
     with psycopg.connect(server.uri, autocommit=True) as connection:
