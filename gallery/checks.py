@@ -100,7 +100,7 @@ def check_together(view: np.ndarray, stored: np.ndarray, new: str) -> str | None
     view: new vectors as they are compared with old entries, [n, d]; stored: old vectors of the same entries.
     """
     if len(view) < 10:
-        return f"only {len(view)} new vectors in the first range: too few to check that they belong to the entries"
+        return f"only {len(view)} of the sampled entries have a new vector: too few to check that they belong together"
     own, other = cosines(view, stored)
     if not apart(own, other):
         raise UserError(f"the new vectors do not belong to the entries: {len(own)} vectors of {new} have a mean cosine of "

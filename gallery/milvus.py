@@ -1,6 +1,7 @@
 """Milvus: a server or a cluster, or Milvus Lite's file, which one process at a time can open."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ class MilvusStore:
     def __init__(self, uri: str, vector_column: str | None):
         self.uri, self.vector_column = uri, vector_column
         self.milvus: Any = imported("pymilvus", hidden(uri))
+        for name in ("pymilvus", "milvus_lite"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)          # they print tracebacks of errors that they also raise
         if uri.endswith(".db") and not Path(uri).exists():
             raise UserError(f"no file {uri}; expected that of Milvus Lite")
         with self.errors():

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from gallery.checks import Stored, check_new, check_stored, check_together
+from gallery.checks import Stored, check_new, check_stored, check_together, sample
 from gallery.journal import Head, Journal, Range
 from gallery.names import Names, existing
 from gallery.order import in_words, read_order
 from gallery.sources import Source
-from gallery.store import Id, Store, Table
+from gallery.store import Id, Store, Table, ordered
 from serving.upgrade import Upgrade
 from utils.errors import UserError
 
 BLOCK = 256             # entries that move at a time
+CHECKED = 64            # entries that are embedded before anything is written
 
 
 @dataclass
@@ -49,7 +50,6 @@ class Worker:
         """lease: seconds that a range belongs to a worker after each block."""
         self.store, self.upgrade, self.new, self.names, self.source = store, upgrade, new, names, source
         self.journal, self.result = Journal(store, names.journal, lease), Result()
-        self.checked = False
 
     def begin(self, kind: str) -> Tables:
         """Check everything, and write the journal unless another worker or an earlier run has.  kind: of the order."""
@@ -64,6 +64,7 @@ class Worker:
         else:
             ids = read_order(self.store, table, kind)
             stored = check_stored(self.store, table, self.upgrade, ids)
+            self.check_source(table, ids)
             refuse_unit_norm(kind, stored)
             self.store.check(table, stored.unit)
             self.refuse_old_target()
@@ -85,6 +86,7 @@ class Worker:
         for place in (table, kept):
             ids = next((batch.ids for batch in self.store.scan(place)), []) if place else []
             if place and ids:
+                self.check_source(place, ids)
                 return check_stored(self.store, place, self.upgrade, ids)
         raise UserError(f"the tables {table.name} and {self.names.kept} have no entries; there is nothing to re-embed")
 
@@ -155,16 +157,25 @@ class Worker:
         good = [row for row, entry in enumerate(todo) if entry not in without]
         chosen = [todo[row] for row in good]
         place = {entry: row for row, entry in enumerate(ids)}
-        self.check_first(vectors[good], stored[[place[entry] for entry in chosen]])
         if not self.journal.renew(leased.number):
             return None
         gone = [*chosen, *twice]
-        store.copy(tables.old, tables.kept, gone, stored[[place[entry] for entry in gone]])
-        store.copy(tables.old, tables.new, chosen, unit(vectors[good]) if tables.unit else vectors[good])
+        self.write(tables.old, tables.kept, gone, stored[[place[entry] for entry in gone]])
+        self.write(tables.old, tables.new, chosen, unit(vectors[good]) if tables.unit else vectors[good])
         store.delete(tables.old, gone)
         self.result.moved, self.result.embedded = self.result.moved + len(gone), self.result.embedded + len(chosen)
         self.result.missing |= without
         return len(without)
+
+    def write(self, source: Table, target: Table, ids: list[Id], vectors: np.ndarray) -> None:
+        """Copy rows with other vectors and read them again; UserError if the store does not give back what was written."""
+        self.store.copy(source, target, ids, vectors)
+        found, there = self.store.get(target, ids)
+        lost = set(ids) - set(found)
+        if lost and self.store.get(source, list(lost))[0] or not np.array_equal(there, ordered(ids, found, vectors.astype(
+                target.dtype))):
+            raise UserError(f"the store does not give back what was written to {target.name}; the old entries were not removed: "
+                            f"check its disk and its log, and run the same command again")
 
     def usable(self, vectors: np.ndarray, ids: list[Id], without: dict[Id, str]) -> np.ndarray:
         """The vectors; those that have no direction are entered into ``without``."""
@@ -173,12 +184,15 @@ class Worker:
             without.setdefault(ids[row], "its new vector holds NaN, infinity or only zeros")
         return vectors
 
-    def check_first(self, vectors: np.ndarray, stored: np.ndarray) -> None:
-        """Once: do the new vectors belong to these entries?"""
-        if not self.checked and len(vectors):
-            note = check_together(self.upgrade.view(vectors, self.new, self.upgrade.old), stored, self.new)
-            self.checked = note is None
-            self.result.notes += [note] if note and note not in self.result.notes else []
+    def check_source(self, table: Table, ids: list[Id]) -> None:
+        """Do the new vectors belong to the entries?  A sample of them is embedded before anything is written."""
+        ids, stored = sample(self.store, table, ids, CHECKED)
+        vectors, without = self.source.vectors(ids)
+        vectors = self.usable(vectors, ids, without)
+        good = [row for row, entry in enumerate(ids) if entry not in without]
+        note = check_together(self.upgrade.view(vectors[good], self.new, self.upgrade.old), stored[good], self.new) if good \
+            else "none of the sampled entries has a new vector"
+        self.result.notes += [note] if note else []
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -157,5 +157,5 @@ def the_only(candidates: list[str], wanted: str | None, where: str, what: str, o
 def ordered(ids: list[Id], found: list[Id], vectors: np.ndarray) -> np.ndarray:
     """The rows of ``vectors``, which belong to ``ids``, in the order of ``found``."""
     place = {entry: row for row, entry in enumerate(ids)}
-    return vectors[[place[entry] for entry in found]]
+    return vectors[np.array([place[entry] for entry in found], int)]
 

@@ -55,7 +55,7 @@ def write_upgrade(folder: Path, people: People, **changes) -> Path:
     same, mapped = {"kind": "same"}, {"kind": "map", "file": "map.npz",
                                       "sha256": hashlib.sha256((folder / "map.npz").read_bytes()).hexdigest()}
     dims = {OLD: people.old.shape[1], NEW: people.new.shape[1]}
-    norms = {name: np.quantile(np.linalg.norm(rows, axis=1), (0.001, 0.5, 0.999)).tolist()
+    norms = {name: np.quantile(np.linalg.norm(rows[np.isfinite(rows).all(1)], axis=1), (0.001, 0.5, 0.999)).tolist()
              for name, rows in ((OLD, people.old), (NEW, people.new))}
     pairs = [{"query": query, "entry": entry} | measured(gallery, queries) for query, entry, gallery, queries in (
         (OLD, OLD, people.old, people.old_query), (NEW, OLD, people.old, people.new_query @ people.map),
@@ -74,6 +74,7 @@ def write_upgrade(folder: Path, people: People, **changes) -> Path:
 
 
 def measured(gallery: np.ndarray, queries: np.ndarray) -> dict:
+    gallery = gallery[np.isfinite(gallery).all(1) & gallery.any(1)]
     scores = unit(gallery.astype(float)) @ unit(queries.astype(float)).T
     impostors = np.sort(scores[:, len(queries) // 2:].ravel())
     count = len(impostors)
