@@ -110,11 +110,11 @@ def check_together(view: np.ndarray, stored: np.ndarray, new: str) -> str | None
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines of row i with row i, and with row i + 1."""
+    """Cosines of rows i and i, [n], and of rows i and j, [n (n - 1)]."""
     x, y = (side.astype(np.float64) / np.linalg.norm(side.astype(np.float64), axis=1, keepdims=True) for side in (a, b))
-    return (x * y).sum(1), (x * np.roll(y, 1, axis=0)).sum(1)
+    every = x @ y.T
+    return np.diag(every), every[~np.eye(len(every), dtype=bool)]
 
 
 def apart(own: np.ndarray, other: np.ndarray) -> bool:
-    error = np.sqrt(own.var() / len(own) + other.var() / len(other))
-    return bool(own.mean() - other.mean() > CHANCE * error)
+    return bool(own.mean() - other.mean() > CHANCE * own.std() / np.sqrt(len(own)))

@@ -19,7 +19,6 @@ from gallery.store import Id, Store, Table, ordered
 from serving.upgrade import Upgrade
 from utils.errors import UserError
 
-BLOCK = 256             # entries that move at a time
 CHECKED = 64            # entries that are embedded before anything is written
 
 
@@ -132,8 +131,8 @@ class Worker:
     def do_range(self, tables: Tables, leased: Range, before: int, limit: int | None, bar: tqdm) -> None:
         """Move the entries of a leased range that are before the place ``before``, and give it back."""
         ids, missing = leased.ids[:before - leased.place], 0
-        for start in range(0, len(ids), BLOCK):
-            block = ids[start:start + BLOCK]
+        for start in range(0, len(ids), self.source.block):
+            block = ids[start:start + self.source.block]
             if limit is not None:
                 block = block[:max(0, limit - self.result.embedded)]
             absent = self.move(tables, leased, block)

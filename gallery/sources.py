@@ -32,6 +32,7 @@ class Source(Protocol):
     """New vectors by id."""
 
     dim: int
+    block: int          # entries that move at a time; if the worker is killed, as many are embedded again
 
     def has(self, ids: list[Id]) -> np.ndarray:
         """Which ids have an image or a vector, bool [n]; no image is opened."""
@@ -45,7 +46,7 @@ class GivenVectors:
 
     def __init__(self, file: Path, ids: Path | None):
         found = read_vectors(file, ids)
-        self.values, self.dim, self.file = found.values, found.values.shape[1], file
+        self.values, self.dim, self.file, self.block = found.values, found.values.shape[1], file, 1000
         self.place = {name: row for row, name in enumerate(found.ids)}
         if len(self.place) < len(found.ids):
             raise UserError(f"{len(found.ids) - len(self.place)} ids of {ids or file} occur twice; expected a vector for each id")
@@ -119,7 +120,7 @@ class EmbeddedImages:
 
     def __init__(self, images: Images | None, model: EmbeddingModel, reader: "Reader", rate: float | None = None):
         """rate: images per second at most."""
-        self.images, self.model, self.dim, self.rate = images, model, model.dim, rate
+        self.images, self.model, self.dim, self.rate, self.block = images, model, model.dim, rate, 2 * BATCH
         self.replica, self.reader = model.replicas()[0], reader
         self.next = 0.0             # when the next image may be embedded
 
