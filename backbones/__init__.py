@@ -1,10 +1,11 @@
-"""The networks from a face image to an embedding: those of insightface, by their names there."""
+"""The networks from a face image to an embedding: those of insightface, by their names there, and a small one (cnn_s)."""
 
 import difflib
 
 import torch
 
 from backbones.backbone import Backbone
+from backbones.cnn_s import SmallCnn
 from backbones.iresnet import IResNet
 from backbones.iresnet2060 import IResNet2060
 from backbones.mobilefacenet import MobileFaceNet
@@ -21,6 +22,7 @@ BUILDERS: dict[str, tuple[type[Backbone], dict]] = {
     "r2060": (IResNet2060, dict(depths=(3, 128, 896, 3))),
     "mbf": (MobileFaceNet, dict(depths=(1, 4, 6, 2), scale=2)),
     "mbf_large": (MobileFaceNet, dict(depths=(2, 8, 12, 4), scale=4)),
+    "cnn_s": (SmallCnn, dict(widths=(32, 64, 128))),        # not insightface's: for rehearsals and tests
     "vit_t": (VisionTransformer, dict(dim=256, depth=12, drop_path=0.1, mask_ratio=0.1)),
     "vit_t_dp005_mask0": (VisionTransformer, dict(dim=256, depth=12, drop_path=0.05, mask_ratio=0.0)),
     "vit_s": (VisionTransformer, dict(dim=512, depth=12, drop_path=0.1, mask_ratio=0.1)),

@@ -7,7 +7,6 @@ measurement.  The first three ways read without decoding: the speed of the disk.
 fifth the same loader with the file in memory, its limit.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -25,6 +24,7 @@ from benchmarks.inputs import draw_records
 from benchmarks.loader import BATCH
 from records.faces import FaceRecords
 from records.loader import ShuffledBatches, train_loader
+from utils.command_line import Parser
 from utils.errors import run
 from utils.opencv import cv2
 
@@ -78,8 +78,7 @@ def speed(sizes: Iterator[int], seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--gigabytes", type=float, default=16, help="size of the file")
     parser.add_argument("--folder", default=".", help="folder on the disk to measure; not in memory (tmpfs)")
     parser.add_argument("--seconds", type=float, default=4, help="duration of each measurement")

@@ -6,7 +6,6 @@ Trains on random images with the default settings, several times with each value
 line, in whole numbers.
 """
 
-import argparse
 import re
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from backbones.weights import load_state
+from utils.command_line import Parser
 from utils.errors import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,8 +35,7 @@ def train(args, folder: Path, deterministic: bool) -> tuple[float, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--network", default="r18", help="one of backbones.NETWORKS")
     parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--steps", type=int, default=20, help="steps of each training")

@@ -8,7 +8,6 @@ each half has a core of its own, as GPU and CPU have.  Each measurement runs in 
 printed.  Memory: the largest anonymous memory of a process, for these images and for four times as many.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.embedding_work import KINDS, PARTS, Embedding
 from benchmarks.measure import Peak, in_a_process, seconds
 from engine.distributed import start_ranks
+from utils.command_line import Parser
 from utils.errors import run
 from utils.opencv import cv2
 
@@ -37,8 +37,7 @@ def measure(kind: str, part: str, network: str, images: int, folder: Path) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--network", default="mbf", help="one of backbones.NETWORKS")
     parser.add_argument("--images", type=int, default=2000, help="images per measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each part, in turn")

@@ -6,7 +6,6 @@
 memory-mapped file, as the evaluator writes them.  --share makes all counts smaller.
 """
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -22,10 +21,11 @@ from benchmarks.scoring import evaluation_seconds
 from evaluation.formats import tidy
 from evaluation.models import find_devices
 from tools.ijbc_eval.report import print_tables
+from utils.command_line import Parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--dim", type=int, default=512, help="dimensions of an embedding")
     parser.add_argument("--share", type=float, default=1.0, help="share of IJB-C's counts, in (0, 1]")
     args = parser.parse_args()

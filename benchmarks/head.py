@@ -12,7 +12,6 @@ products of N x C x d at the speed of a large product, and weights 8 times (two 
 (written, changed into probabilities in place, read) at the speed of a copy.  Both speeds are measured in the same run.
 """
 
-import argparse
 import math
 import os
 import resource
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.heads import floor, head_seconds, new_head
 from benchmarks.measure import copy_speed, in_a_process, product_speed
 from engine.distributed import start_ranks
+from utils.command_line import Parser
 from utils.errors import run
 from utils.precision import half_type
 
@@ -64,8 +64,7 @@ def enough_for(kind: str, classes: int, dim: int, rows: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--classes", type=int, nargs="+", default=[93_431, 1_000_000, 5_000_000], help="classes of the head")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the features")
     parser.add_argument("--batch", type=int, default=64, help="images per step and rank")

@@ -6,7 +6,6 @@ Without --rec it makes 112x112 JPEGs of about 5 kB.  Rounds alternate; medians a
 process and two workers after each epoch.
 """
 
-import argparse
 import multiprocessing
 import statistics
 import sys
@@ -25,6 +24,7 @@ from benchmarks.inputs import draw_records
 from benchmarks.measure import family_bytes
 from records.faces import FaceRecords
 from records.loader import train_loader
+from utils.command_line import Parser
 from utils.opencv import cv2
 
 BATCH = 128
@@ -64,8 +64,7 @@ def memory_table(faces: FaceRecords, epochs: int) -> PrettyTable:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--rec", help="record file with 112x112 JPEGs (default: one with random images)")
     parser.add_argument("--images", type=int, default=100_000, help="images of the file of random images")
     parser.add_argument("--seconds", type=float, default=2, help="duration of each measurement")

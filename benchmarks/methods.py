@@ -8,7 +8,6 @@ backward, clip, update); and the bytes that the method holds.  Second table, 200
 refinement and AdvBCT's class balls against loops over samples, which are timed on 2,000 samples and scaled up.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from benchmarks.measure import seconds
 from benchmarks.method_costs import PLAIN, Shape, held_bytes, make_trainers, random_batch, terms_alone, whole_step, write_old_side
 from engine.distributed import start_ranks
 from old_model.statistics import class_balls
+from utils.command_line import Parser
 from utils.errors import run
 
 
@@ -90,8 +90,7 @@ def outside_table() -> PrettyTable:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--network", default="r18", help="one of backbones.NETWORKS")
     parser.add_argument("--size", type=int, default=112, help="height and width of an image in pixels")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the features")

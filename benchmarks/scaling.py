@@ -13,7 +13,6 @@ row and weights are measured on one process with another number of classes, and 
 In the forecast row = 6 d / product + 16 / copy and weights = 32 d / copy: the floor that benchmarks/head.py compares with.
 """
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -37,6 +36,7 @@ from engine.prepare import build
 from engine.trainer import Trainer
 from losses import PartialFC
 from records.facts import Facts
+from utils.command_line import Parser
 from utils.config import load_config
 from utils.errors import run
 from utils.settings import Settings
@@ -186,8 +186,7 @@ def breaks_first(args, spent: dict[str, float], seconds: float, held: float) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--no-check", action="store_true", help="measure nothing, print only the forecast")
     parser.add_argument("--network", default="r18", help="check: one of backbones.NETWORKS, at 112x112")
     parser.add_argument("--batch", type=int, default=16, help="check: images per step and rank")

@@ -6,7 +6,6 @@ Random features in a memory-mapped file, which the search reads block by block. 
 the process, without mapped files.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -22,10 +21,11 @@ from benchmarks.scoring import products_alone
 from evaluation import identification
 from evaluation.models import find_devices
 from evaluation.protocol import People
+from utils.command_line import Parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--gallery", type=int, default=2_000_000, help="rows")
     parser.add_argument("--probes", type=int, default=10_000, help="rows")
     parser.add_argument("--dim", type=int, default=128, help="dimensions")

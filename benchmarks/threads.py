@@ -8,7 +8,6 @@ processes that do nothing but compute.  Each measurement is a new process, becau
 alternate, medians are printed.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.steps import plain_step
-from utils.command_line import at_least
+from utils.command_line import Parser, at_least
 from utils.errors import run
 
 OURS = ("channels_last", "fused optimiser", "freed memory kept")
@@ -53,7 +52,7 @@ def measure(environment: dict[str, str], seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--busy", type=at_least(0, int), nargs="+", default=[0, 1, 2, 4], help="other processes that compute")
     parser.add_argument("--seconds", type=at_least(0.1, float), default=10, help="seconds of a measurement")
     parser.add_argument("--rounds", type=at_least(1, int), default=3, help="measurements of each way")

@@ -6,7 +6,6 @@ The features are in a memory-mapped file.  The limit is reading it: once for the
 the largest anonymous memory of the process, without the file.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from BCT_Methods.UniBCT.refinement import refined
 from benchmarks.measure import Peak, own_bytes
 from old_model.statistics import class_balls, class_blocks, class_means, credible
+from utils.command_line import Parser
 
 
 def draw_features(file: Path, labels: np.ndarray, dim: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def measured(images: int, classes: int, dim: int, shuffled: bool) -> dict[str, t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--images", type=int, default=2_000_000, help="rows of the larger size; the smaller has a tenth")
     parser.add_argument("--classes", type=int, default=36_000, help="classes of the larger size")
     parser.add_argument("--dim", type=int, default=128, help="dimensions")

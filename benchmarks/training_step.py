@@ -8,7 +8,6 @@ in a new process; rounds alternate, medians are printed.  Share of peak: floatin
 convolutions per second, divided by those of a large product in the same precision.
 """
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from prettytable import PrettyTable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import in_a_process, processor, product_speed, seconds
 from benchmarks.steps import CHANNELS_LAST, COMPILED, FUSED, HALF, KEPT, Work, plain_step
+from utils.command_line import Parser
 from utils.errors import run
 from utils.precision import half_precision
 
@@ -45,8 +45,7 @@ def operations(network: str, size: int, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--networks", nargs="+", default=["r18"], help="names of backbones.NETWORKS")
     parser.add_argument("--size", type=int, default=112, help="height and width of an image in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[32], help="images per step")

@@ -23,6 +23,7 @@ from engine.schedule import learning_rate
 from engine.settings import check_settings
 from engine.signals import StopSignal
 from losses import PartialFC
+from utils.command_line import Parser
 from utils.config import load_config, read_schema
 from utils.errors import run
 from utils.logging import errors_in_log
@@ -43,12 +44,11 @@ def main(method: type[Method] = Method, head: type[PartialFC] = PartialFC) -> No
 def parse_arguments() -> argparse.Namespace:
     schema, _ = read_schema(Path(sys.argv[0]).resolve().parent / "configs")
     script = Path(sys.argv[0]).name
-    parser = argparse.ArgumentParser(
-        description=f"Train with a config file.\n\nexamples:\n  python {script} configs/NAME.py\n"
-                    f"  torchrun --nproc_per_node=8 {script} configs/NAME.py batch_size=64 resume=True",
-        epilog=f"settings, with their defaults:\n{described(schema)}", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(f"Train with a config file.\n\n    python {script} configs/NAME.py\n"
+                    f"    torchrun --nproc_per_node=8 {script} configs/NAME.py batch_size=64 resume=True",
+                    epilog=f"settings, with their defaults:\n{described(schema)}")
     parser.add_argument("config", help="config file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that win over the file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the file")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch; not used")
     return parser.parse_intermixed_args()
 

@@ -13,7 +13,8 @@ word            for each figure that counts (that rests on enough errors and sub
                     undecided   otherwise
 answer          from these words: better if all are better or safe and one is better, safe if all are safe; worse, better in some
                 and worse in others, better in some and undecided in others, undecided; each with the figure that decided
-update gain     G = [M(n, o) - M(o, o)] / [M(p, p) - M(o, o)]                           (BCT, Eq. 9)
+update gain     G = [M(n, o) - M(o, o)] / [M(p, p) - M(o, o)]                           (BCT, Eq. 9); none if the interval of the
+                denominator is not above 0, because a quotient by noise means nothing
 P_comp          100 mean of sigmoid(G_j) over the figures j
 P_up            100 mean of sigmoid([M(n, n) - M(p, p)] / M(p, p))
 P_1             harmonic mean of P_comp and P_up                                        (AdvBCT, CVPR 2023)
@@ -85,12 +86,18 @@ def overall(compared: dict[str, dict]) -> tuple[str, str | None]:
 
 
 def update_gain(cross: Cells, old: Cells, paragon: Cells) -> dict[str, float]:
-    """{metric: G}; NaN if the paragon is not better than the old model, because then there is nothing to gain."""
+    """{metric: G}; NaN if the paragon is not better than the old model: there is nothing to gain."""
     out = {}
     for metric, value in cross.values.items():
         start, full = old.values[metric], paragon.values[metric]
         out[metric] = (value - start) / (full - start) if full > start else np.nan
     return out
+
+
+def known_gains(gains: dict[str, float], old: Trainings, paragon: Trainings, subjects: int) -> dict[str, float]:
+    """``gains`` with NaN for the figures in which the paragon's own gain may be 0: its 95 % interval is not above 0."""
+    spans = {metric: paragon.minus(old, metric, subjects).interval() for metric in gains}
+    return {metric: gain if (span := spans[metric]) is None or span[0] > 0 else np.nan for metric, gain in gains.items()}
 
 
 def p_scores(gains: dict[str, float], new: Cells, paragon: Cells) -> dict[str, float]:

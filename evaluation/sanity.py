@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import binom
 
 from evaluation.cells import Cell
-from evaluation.evaluation_set import Evaluation
+from evaluation.evaluation_set import Evaluation, kind_of
 from evaluation.identification import RANKS
 from evaluation.trainings import Trainings
 from evaluation.verification import TIE_TOLERANCE, Roc
@@ -18,6 +18,7 @@ from evaluation.verification import TIE_TOLERANCE, Roc
 CHANCE = 0.01           # a version is at chance if guessing does as well in this share of the cases
 USELESS_MAP = 1.0       # squared error of a map on unit rows: a map to 0 has 1
 MIN_PEOPLE = 10         # people that a test for chance needs
+WEAK = 0.1              # share of the way from guessing to perfect, below which a version alone is too weak to compare
 MOST = 0.5              # share of the mated probes that equal a gallery row of their own
 
 
@@ -80,6 +81,23 @@ def at_chance(evaluation: Evaluation, name: str, cell: Cell) -> Warning | None:
         return None
     return Warning(f"{name} on its own gallery is at chance ({tests[0][1]}): do rows and labels belong together, and is every "
                    f"row of the person that its label names?", frozenset([name]))
+
+
+def guessing(evaluation: Evaluation) -> dict[str, float]:
+    """{metric: what guessing reaches}.  A guess for TPIR has to pass the threshold and to be right."""
+    entries = min(len(np.unique(people.subjects)) for people in evaluation.search.galleries.values())
+    out = {}
+    for metric in evaluation.metrics():
+        kind = kind_of(metric)
+        number = float(metric[len(kind) + 1:])          # 1e-4 of TAR@1e-4, 5 of top-5
+        out[metric] = {"TAR": number, "top": min(1.0, number / entries), "TPIR": number / entries}[kind]
+    return out
+
+
+def is_weak(figures: Mapping[str, float], guesses: Mapping[str, float]) -> bool:
+    """Whether all these figures {metric: share} of a version alone are near those of :func:`guessing`."""
+    ways = [(value - guesses[metric]) / (1 - guesses[metric]) for metric, value in figures.items() if guesses[metric] < 1]
+    return bool(ways) and max(ways) < WEAK
 
 
 def search_tests(evaluation: Evaluation, cell: Cell) -> list[tuple[bool, str]]:

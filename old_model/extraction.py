@@ -22,6 +22,8 @@ from utils.files import damage, disk_errors, new_array, put_in_place, write_text
 from utils.origin import load_origin, save_origin, short
 
 Embed = Callable[[Tensor], np.ndarray]      # uint8 [B, S, S, 3] RGB -> float32 [B, d]
+BothViews = Callable[[Tensor], np.ndarray]  # uint8 [B, S, S, 3] RGB -> float32 [2, B, d]: of the images, of their mirror images
+MIRRORED = 1000         # images by which the distance to the mirror image is measured
 SYNC_INTERVAL = 10.0    # seconds between two times that rows are written to the disk and their batches marked
 
 
@@ -142,3 +144,17 @@ def extract(embed: Embed, dataset, file: PartialFile, ranks: Ranks, batch_size: 
                 bar.update(len(index) * ranks.world_size)
         finally:
             file.mark()                         # also after an error or Ctrl-C
+
+
+def mirror_distances(embed: BothViews, dataset, batch_size: int) -> np.ndarray:
+    """||^f - ^f_mirror||_2 of the features of at most MIRRORED images, spread evenly over the data set; float [images].
+
+    A new feature that is as far from its old one is as close to it as the old model itself makes two views of a picture.
+    """
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(MIRRORED, len(dataset))).round().astype(np.int64))
+    found = []
+    for start in range(0, len(rows), batch_size):
+        images, _, _ = dataset.__getitems__(rows[start:start + batch_size].tolist())
+        one, two = (view / np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-12) for view in embed(images))
+        found.append(np.linalg.norm(one - two, axis=1))
+    return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""The commands of the README, in its order and from its directories, with 2 processes, under both launchers, as 2 nodes.
+"""The commands of README and docs, in their order and directories, with 2 processes, under both launchers, as 2 nodes.
 
 They run in a copy of the project with a toy data set; the tests add only settings that make a command small.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import commands
 from processes import run_script
 from toy import jpeg, write_ijb, write_records
 from trainings import free_port
@@ -27,6 +28,7 @@ import runpy, shutil, types
 shutil.disk_usage = lambda folder: types.SimpleNamespace(free=10 ** 13)
 runpy.run_path("tools/reproduce/reproduce.py", run_name="__main__")
 """
+FOUR_STEPS = "The document's four steps on 8 GPUs"
 METHOD = "OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f128"
 
 
@@ -39,12 +41,6 @@ def project(tmp_path_factory) -> Path:
     write_records(folder / "dataset/ms1m-retinaface-t1/train", [4, 5, 3, 4, 6, 2, 4, 3, 5, 4])
     write_ijb(folder / "dataset")
     return folder
-
-
-def commands(begin: str, end: str) -> list[str]:
-    """The command lines of the README between two headings."""
-    steps = (ROOT / "README.md").read_text().split(begin)[1].split(end)[0]
-    return [line for block in re.findall(r"```\n(.*?)```", steps, re.S) for line in block.splitlines()]
 
 
 def ready(command: str) -> str:
@@ -68,7 +64,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def test_the_readmes_commands_in_their_order(project):
-    lines = commands("## The four steps", "## Can the new model")
+    lines = commands("README.md", FOUR_STEPS)
     assert [Path(re.search(r"(\S+\.py)", line).group(1)).name for line in lines] == [
         "split_dataset_ms1mv3.py", "train_old_softmax.py", "get_feature.py", "denoise_credible.py", "get_avg_feature.py",
         "train.py", "ijbc_eval.py", "ijbc_eval.py", "ijbc_eval.py"]
@@ -84,9 +80,9 @@ def test_the_readmes_commands_in_their_order(project):
 
 
 def test_the_comparison_and_the_reproduction(project):
-    """The README's next section: paragon, page, and the cost of all methods."""
-    *lines, _, dry_run, whole_run = commands("## Can the new model", "## Your own data")
-    for line in lines:
+    """Paragon, page, and the cost of all methods."""
+    dry_run, whole_run = commands("docs/training.md", "All methods of a scenario")
+    for line in commands("docs/upgrade.md", "From model files"):
         done = run(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "MixBCT" in done.stdout and "paragon+ridge" in done.stdout
@@ -98,7 +94,7 @@ def test_the_comparison_and_the_reproduction(project):
 
 def test_from_photographs_to_the_comparison(project):
     """The five commands for one's own data, without the last one's trainings (test_the_trainings_of_ones_own_data)."""
-    make_rec, split, make_ijb, dry_run, whole_run = commands("## Your own data", "## Adding a method")
+    make_rec, split, make_ijb, dry_run, whole_run = commands("README.md", "You have photographs")
     for folder, people, each in (("PHOTOS", 10, 8), ("EVAL_PHOTOS", 16, 3)):
         for person in range(people):
             (project / folder / f"{folder[:2]}{person}").mkdir(parents=True)
@@ -114,13 +110,77 @@ def test_from_photographs_to_the_comparison(project):
     assert "--small is short for: --family softmax_to_arc_f128 --methods MixBCT,L2,BCT network=mbf" in done.stdout
 
 
+def test_an_old_model_of_another_project(project):
+    """After the test before it: features by an ONNX file, the same from a .csv with ids, a training on them, the page."""
+    model, vectors, *upgrade = commands("docs/your-own-data.md", "You already have an old model")
+    export = ("python tools/export_onnx/export_onnx.py -net r18 -o old.onnx "
+              "-m work_dirs/f128_r18_softmax_class30/model.pt")
+    for line in (export, model):
+        done = run(line, project)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    file = project / "feature_save/EXclass/f512_theirs_class100_feature.npy"
+    features = np.load(file)
+    paths = [line.split("\t")[3] for line in (project / "dataset/mine/images.txt").read_text().splitlines()[1:]]
+    assert features.shape == (len(paths), 128)
+    backwards = [",".join([path, *map(str, row)]) for path, row in zip(paths, features, strict=True)][::-1]
+    (project / "vectors.csv").write_text("\n".join([",".join(["id", *map(str, range(128))]), *backwards]))
+    done = run(f"{vectors} --force", project)
+    assert done.returncode == 0 and np.array_equal(np.load(file), features), done.stderr
+    *features_tools, train, page = upgrade
+    for line in (*features_tools, f"{train} {SMALL}".replace("embedding_size=512", "embedding_size=128"), f"{page} --draws 20"):
+        done = shell(line, project)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (project / "work_dirs/mine/model.pt").is_file() and "MixBCT" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_trainings_of_ones_own_data(project):
     """The last of the five commands, with one method and one epoch of 16 pixels; after the test before it."""
-    whole_run = commands("## Your own data", "## Adding a method")[-1]
+    whole_run = commands("README.md", "You have photographs")[-1]
     tiny = "--methods L2 --out own batch_size=4 image_size=16 num_epoch=1 warmup_epoch=0 workers=0"
     done = shell(f"{whole_run} {tiny}".replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'"), project)
     assert done.returncode == 0 and (project / "own/compare/index.html").is_file(), done.stderr
+
+
+@pytest.mark.parametrize("heading", ["What each step reads and writes", "Features of the old model", "Settings",
+                                     "Resume after an interruption", "Use the model elsewhere"])
+def test_the_commands_of_the_page_on_training(project, heading):
+    """After the first test, on its old model and features; a run that trains has a folder of its own."""
+    for line in commands("docs/training.md", heading):
+        done = run(ready(line) + " output=work_dirs/page" * ("train_old" in line), project)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_check_before_the_training(project):
+    line, = commands("docs/training.md", "Check before you pay for GPUs")
+    done = run(f"{line} {SMALL} --ranks 1 output=work_dirs/checked", project)
+    assert done.returncode == 0 and "checksum right" in done.stdout, done.stdout
+
+
+def test_the_page_on_evaluation_has_the_documents_commands():
+    assert commands("docs/evaluation.md", "The three kinds of evaluation") == commands("README.md", FOUR_STEPS)[-3:]
+
+
+def test_vectors_alone_and_maps(project):
+    """The folders and files that the page names, of 40 vectors of 8 people and of 60 training images."""
+    draw = np.random.default_rng(0)
+    people = np.repeat(np.arange(8), 5)
+    for folder in ("LABELS", "OLD_FEATURES", "NEW_FEATURES"):
+        (project / folder).mkdir()
+    for side in ("gallery", "probe"):
+        np.save(project / f"LABELS/{side}_label.npy", people)
+        for folder, width in (("OLD_FEATURES", 16), ("NEW_FEATURES", 16)):
+            rows = np.eye(width)[people] + 0.2 * draw.standard_normal((40, width))
+            np.save(project / f"{folder}/{side}.npy", rows.astype(np.float32))
+    old = draw.standard_normal((60, 8)).astype(np.float32)
+    np.save(project / "OLD.npy", old)
+    np.save(project / "NEW.npy", old @ np.linalg.qr(draw.standard_normal((8, 8)))[0].astype(np.float32))
+    page, = commands("docs/upgrade.md", "From vectors alone")
+    maps, = commands("docs/upgrade.md", "Maps")
+    done = run(page, project)
+    assert done.returncode == 0 and "new" in done.stdout, done.stderr
+    done = run(maps, project)
+    assert done.returncode == 0 and (project / "adapt_result/Procrustes.npz").is_file(), done.stderr
 
 
 def test_every_script_starts_from_its_own_directory(project):

@@ -17,11 +17,29 @@ def at_least(minimum, kind) -> Callable:
     return number
 
 
-class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a docstring with its line breaks, and the default of each option that has one."""
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Shows a docstring with its line breaks, and the default of each option, unless it has none or its help has it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        default = action.default
+        if default is None or default is False or default == "" or default == [] or default == argparse.SUPPRESS:
+            return action.help
+        if action.help is None or "default:" in action.help:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose --help begins with a docstring: what the script does and its examples; then usage and options."""
+
+    def __init__(self, docstring: str | None, **more):
+        super().__init__(description=(docstring or "").strip(), formatter_class=Help, **more)
+
+    def format_help(self) -> str:
+        usage, rest = super().format_help().split("\n\n", 1)
+        first = self.description or ""
+        return f"{first}\n\n{usage}\n\n{rest.removeprefix(first).lstrip()}"
 
 
 def print_written(path: Path) -> None:

@@ -10,7 +10,7 @@ from backbones import NETWORKS, get_model
 from utils.errors import UserError
 
 # One small network per architecture: 9 patches, 3 blocks.
-SMALL = {"r18": {}, "mbf": {}, "vit_t": dict(depth=3), "r2060": dict(depths=(1, 9, 2, 1))}
+SMALL = {"r18": {}, "mbf": {}, "cnn_s": {}, "vit_t": dict(depth=3), "r2060": dict(depths=(1, 9, 2, 1))}
 
 
 def small(name: str, image_size: int = 32, **settings) -> nn.Module:
@@ -110,7 +110,7 @@ def test_the_mask_token_is_not_trained_without_masks():
     assert not model.mask_token.requires_grad
 
 
-@pytest.mark.parametrize("name, last", [("r18", "fc"), ("mbf", "features.layers.2"), ("vit_t", "feature.0")])
+@pytest.mark.parametrize("name, last", [("r18", "fc"), ("mbf", "features.layers.2"), ("cnn_s", "fc"), ("vit_t", "feature.0")])
 def test_dropout_before_the_last_layers(name, last):
     model = small(name, dropout=0.25)
     seen = []
@@ -133,6 +133,36 @@ def test_initial_weights():
     assert spread(mbf.features.layers[2].weight) == pytest.approx(math.sqrt(2 / 16), rel=0.05)
     assert spread(vit.blocks[0].mlp.fc1.weight) == pytest.approx(0.02, rel=0.02)
     assert spread(vit.pos_embed) == pytest.approx(0.02, rel=0.1) and (vit.blocks[0].mlp.fc1.bias == 0).all()
+
+
+def test_the_small_network_layer_by_layer():
+    """Its embedding, computed in float64 from the weights by loops over pixels: three halvings, a linear layer, a norm."""
+    model = small("cnn_s", 16, widths=(2, 3, 4)).eval()
+    weights = {key: value.double() for key, value in model.state_dict().items()}
+    for key in weights:                                     # statistics as a training leaves them
+        if key.endswith(("running_mean", "running_var")):
+            model.state_dict()[key].copy_(torch.rand(weights[key].shape) + 0.5)
+    weights = {key: value.double() for key, value in model.state_dict().items()}
+
+    def norm(x, name):
+        shape = -1, *[1] * (x.dim() - 1)
+        mean, var, gain, shift = (weights[f"{name}.{part}"].view(shape)
+                                  for part in ("running_mean", "running_var", "weight", "bias"))
+        return (x - mean) / (var + 1e-5).sqrt() * gain + shift
+
+    batch = images(1, 16)
+    x = batch[0].double()
+    for layer in (0, 3, 6):
+        kernel, side = weights[f"layers.{layer}.weight"], x.shape[1]
+        padded = torch.zeros(len(x), side + 2, side + 2, dtype=torch.float64)
+        padded[:, 1:-1, 1:-1] = x
+        x = torch.stack([torch.stack([(padded[:, 2 * r:2 * r + 3, 2 * c:2 * c + 3] * kernel).sum((1, 2, 3))
+                                      for c in range(side // 2)], 1) for r in range(side // 2)], 1)
+        x = norm(x, f"layers.{layer + 1}")
+        x = torch.where(x > 0, x, weights[f"layers.{layer + 2}.weight"].view(-1, 1, 1) * x)
+    assert x.shape == (4, 2, 2)
+    expected = norm(weights["fc.weight"] @ x.flatten(), "features")
+    torch.testing.assert_close(model(batch)[0].double(), expected, rtol=1e-4, atol=1e-5)     # sums of at most 27 products
 
 
 # Vision transformer

@@ -1,4 +1,4 @@
-"""A network of one's own, as the README shows it: trained, saved, and read again at any size; a wrong shape_of is refused."""
+"""A network of one's own, as CONTRIBUTING.md has it: trained, saved, and read again at any size; a wrong shape_of is refused."""
 
 import re
 import types
@@ -18,8 +18,8 @@ from utils.settings import Settings
 
 @pytest.fixture
 def tiny(monkeypatch) -> type:
-    """The class of the README's section."""
-    text = re.search(r"## Adding a network.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    """The class of CONTRIBUTING.md."""
+    text = re.search(r"## Adding a network.*?```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
     module = types.ModuleType("tiny")
     exec(text, vars(module))
     monkeypatch.setitem(backbones.BUILDERS, "tiny", (module.Tiny, dict(width=8)))
@@ -27,7 +27,7 @@ def tiny(monkeypatch) -> type:
 
 
 @pytest.mark.parametrize("num_features, image_size", [(24, 32), (512, 112), (7, 48)])
-def test_the_readmes_network_is_read_again_at_its_size(tiny, tmp_path, num_features, image_size):
+def test_the_network_of_the_page_is_read_again_at_its_size(tiny, tmp_path, num_features, image_size):
     model = get_model("tiny", num_features=num_features, image_size=image_size).eval()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     again = load_model("tiny", tmp_path / "model.pt")
@@ -37,7 +37,7 @@ def test_the_readmes_network_is_read_again_at_its_size(tiny, tmp_path, num_featu
 
 
 @pytest.mark.long
-def test_the_readmes_network_is_exported_and_counted(tiny, tmp_path):
+def test_the_network_of_the_page_is_exported_and_counted(tiny, tmp_path):
     model = get_model("tiny", num_features=24, image_size=32).eval()
     export_onnx.export(model, tmp_path / "tiny.onnx")
     assert export_onnx.difference(model, tmp_path / "tiny.onnx")[0] < 1e-4
@@ -47,7 +47,7 @@ def test_the_readmes_network_is_exported_and_counted(tiny, tmp_path):
 
 def test_the_networks_here_have_no_buffer_for_their_size():
     """Their keys are insightface's."""
-    for name in ("r18", "mbf", "vit_t"):
+    for name in ("r18", "mbf", "cnn_s", "vit_t"):
         assert "shape" not in get_model(name, num_features=16, image_size=32).state_dict()
 
 

@@ -33,7 +33,7 @@ def same(found: dict, expected: dict) -> bool:
     return list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("name, settings", [("r18", {}), ("mbf", {}), ("vit_t", {})])
+@pytest.mark.parametrize("name, settings", [("r18", {}), ("mbf", {}), ("cnn_s", {}), ("vit_t", {})])
 def test_round_trip(file, name, settings):
     model = get_model(name, num_features=24, image_size=48).eval()
     torch.save(model.state_dict(), file)

@@ -5,7 +5,15 @@ import pytest
 from scipy.stats import t as student
 from toy_evaluation import cell
 
-from evaluation.judgement import average_compatibility, compare_cells, overall, p_scores, update_gain, verdict
+from evaluation.judgement import (
+    average_compatibility,
+    compare_cells,
+    known_gains,
+    overall,
+    p_scores,
+    update_gain,
+    verdict,
+)
 from evaluation.trainings import Trainings
 
 # --- words and answers -----------------------------------------------------------------------------------
@@ -70,6 +78,20 @@ def test_what_would_decide():
     assert entry["to tell"]["people"] == 0                                         # 2 points: already
     far = judged({"a": .48}, {"a": .5}, ["a"], {"a": draws["a"] * 2}, {"a": np.full(4000, .5)})["a"]       # -2 +- 4: worse at 2
     assert far["verdict"] == "undecided" and far["needed"]["people"] == pytest.approx(101 * 3, rel=.05)
+
+
+def test_a_gain_over_a_paragon_that_hardly_gains_means_nothing():
+    """The paragon gains 0.2 points with a standard error of 1 (a), and 20 points with the same error (b)."""
+    z = np.random.default_rng(0).standard_normal(4000)
+    z = .01 * (z - z.mean()) / z.std()
+    old = Trainings([cell({"a": .5, "b": .5}, dict.fromkeys("ab", np.full(4000, .5)))])
+    paragon = Trainings([cell({"a": .502, "b": .7}, {"a": .502 + z, "b": .7 + z})])
+    gains = update_gain(cell({"a": .479, "b": .45}), old, paragon)
+    assert gains["a"] == pytest.approx(-10.5)
+    known = known_gains(gains, old, paragon, 101)
+    assert np.isnan(known["a"]) and known["b"] == pytest.approx(-.25)
+    without = [Trainings([cell(side.values)]) for side in (old, paragon)]       # without intervals nothing is known
+    assert known_gains(gains, *without, 101) == gains
 
 
 def test_gain_and_p_scores_by_hand():

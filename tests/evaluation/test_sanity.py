@@ -6,7 +6,7 @@ from toy_evaluation import cell, plain
 
 from evaluation.cells import Measure
 from evaluation.protocol import Pairs
-from evaluation.sanity import at_chance, below_mixed, identical, leave_out, same_rows, useless_maps
+from evaluation.sanity import at_chance, below_mixed, guessing, identical, is_weak, leave_out, same_rows, useless_maps
 from evaluation.trainings import Trainings
 
 DRAW = np.random.default_rng(0)
@@ -94,3 +94,17 @@ def test_a_version_below_its_own_mixed_figure():
 def test_a_map_that_predicts_nothing():
     found = useless_maps({"a+ridge": .99, "a+Procrustes": 1.0, "b+ridge": 1.7, "c+ridge": float("nan")})
     assert [next(iter(w.forbids)) for w in found] == ["a+Procrustes", "b+ridge", "c+ridge"]
+
+
+def test_what_guessing_reaches_and_who_is_near_it():
+    """40 people in the gallery. A tenth of the way from 0.1 to 1 is 0.19, from 1/40 to 1 it is 0.1225."""
+    both = plain(PAIRS, list(range(PEOPLE)), [*OWNER.tolist(), *range(100, 300)][:3 * PEOPLE])
+    guesses = guessing(both)
+    assert guesses["TAR@1e-1"] == .1 and guesses["top-1"] == 1 / 40 and guesses["top-5"] == 1 / 8
+    search = plain(None, list(range(PEOPLE)), [*range(PEOPLE), *range(100, 300)])
+    assert guessing(search)["TPIR@1e-1"] == pytest.approx(.1 / 40)
+    assert guessing(plain(None, [1, 2, 3], [1, 2, 3] * 5))["top-5"] == 1
+    guesses = {"TAR@1e-1": .1, "top-1": 1 / 40, "top-50": 1.0}
+    assert is_weak({"TAR@1e-1": .189, "top-1": .122, "top-50": 1.0}, guesses)
+    assert not is_weak({"TAR@1e-1": .191, "top-1": .02}, guesses) and not is_weak({"TAR@1e-1": .1, "top-1": .123}, guesses)
+    assert not is_weak({"top-50": 1.0}, guesses)                # guessing reaches everything: nothing is said

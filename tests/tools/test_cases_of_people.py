@@ -133,7 +133,8 @@ def test_a_gallery_in_another_order_gets_no_verdict(tmp_path, monkeypatch, edit,
                 "--draws", 20, "--backfill", 0, "--out", tmp_path / "out")
     report, page = json.loads((tmp_path / "out/compare.json").read_text()), (tmp_path / "out/index.html").read_text()
     assert report["upgrades"]["new"]["overall"] == "no verdict" and any(warning in text for text in report["warnings"])
-    assert warning in page and '<span class="grey">no verdict</span>' in page
+    assert warning in page and '<span class="chip grey">no verdict</span>' in page
+    assert report["answer"]["word"] == "no answer" and "or these models are too weak to decide anything.</p>" in page
     assert "WARNING: old on its own" in (tmp_path / "out/compare.txt").read_text()
 
 

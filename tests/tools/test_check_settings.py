@@ -129,7 +129,7 @@ GUARD = 'if __name__ == "__main__":\n    main(METHOD)\n'
     ("METHOD, HEAD = Mine, Mine\n" + GUARD, "expected HEAD, a class derived from PartialFC, found <class"),
 ])
 def test_a_script_of_the_users_own(run_check, wrong, check_folder, tmp_path, ending, words):
-    """It ends as the README shows; each other ending is refused with the right one, and trains nothing."""
+    """It ends as CONTRIBUTING.md shows; each other ending is refused with the right one, and trains nothing."""
     (tmp_path / "mine.py").write_text("from engine.loop import main\nfrom engine.method import Method\n"
                                       f"from losses import SoftmaxHead\nclass Mine(Method):\n    pass\n{ending}")
     rows, end = run_check(check_folder, CONFIG.format("L2"), "--script", str(tmp_path / "mine.py"))
@@ -141,9 +141,9 @@ def test_a_script_of_the_users_own(run_check, wrong, check_folder, tmp_path, end
         assert words == "TypeError" or "main(METHOD)" in wrong(rows)["method"]
 
 
-def test_the_readmes_example_of_a_method(run_check, check_folder, tmp_path):
+def test_the_example_of_a_method(run_check, check_folder, tmp_path):
     """It is a complete script after the imports of L2, and its term is 10 times the mean distance to the old features."""
-    example = re.search(r"```python\n(class Towards.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    example = re.search(r"```python\n(class Towards.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
     imports = (ROOT / "BCT_Methods/L2/train.py").read_text().split("\n\n\nclass ")[0]
     script = tmp_path / "train.py"
     script.write_text(f"{imports}\n\n\n{example}")

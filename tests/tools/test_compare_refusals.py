@@ -96,6 +96,7 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
     assert "smallest FPIR that they support is 0.025" in text and "no pairs.npy, so the 1:1 protocol is left out" in text
     assert (tmp_path / "out/index.html").is_file()
     assert "subjects with a mated probe is 1: too few for a verdict, which needs 10" in text
-    assert "new: undecided. No figure rests on enough errors and subjects to count." in text
+    assert "new: undecided. No figure rests on enough errors and people to count." in text
+    assert "ANSWER: no answer. The evaluation set is too small: a figure counts if it rests on 30 errors and 10 people" in text
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "neither pairs nor a mated probe" in refused(monkeypatch, tmp_path)

@@ -113,7 +113,7 @@ def test_mistakes_are_sentences(export):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["r18", "mbf", "vit_t"])
+@pytest.mark.parametrize("network", ["r18", "mbf", "cnn_s", "vit_t"])
 def test_networks(export, network):
     model = get_model(network, num_features=8, image_size=32).eval()
     torch.save(model.state_dict(), "model.pt")

@@ -17,7 +17,7 @@ from trainings import free_port, join
 
 from backbones import get_model
 from backbones.weights import fingerprint
-from old_model.extraction import PartialFile
+from old_model.extraction import PartialFile, mirror_distances
 from old_model.features import OldFeatures, load_credible
 from records.faces import FaceRecords
 from records.images import to_input
@@ -90,6 +90,26 @@ def test_a_part_file_of_another_shape_is_made_again(setting, tmp_path, one_rank)
     assert file.labels.shape == (9,) and not file.done.any()
 
 
+def test_the_distance_to_the_mirror_image_is_of_images_from_the_whole_set():
+    """2,500 images: row i is at 2 |sin(i / 2)| from its mirror image; every fifth part of the set has its share."""
+    class Rows:
+        def __len__(self):
+            return 2500
+
+        def __getitems__(self, rows):
+            return torch.tensor(rows), None, None
+
+    def embed(rows):
+        angle = rows.double().numpy()
+        assert len(angle) <= 128
+        return np.stack([np.stack([3 + 0 * angle, 0 * angle], 1), np.stack([np.cos(angle), np.sin(angle)], 1)])
+    found = mirror_distances(embed, Rows(), 128)
+    distance = np.abs(2 * np.sin(np.arange(2500) / 2))
+    taken = [int(np.abs(distance - one).argmin()) for one in found]
+    assert len(set(taken)) == 1000 and np.bincount(np.array(taken) // 500).tolist() == [200] * 5
+    np.testing.assert_allclose(found, distance[taken], atol=1e-12)
+
+
 def test_features_are_those_of_the_unflipped_images(setting, one):
     features = np.load(one / f"{SD}_feature.npy")
     data = FaceRecords(setting / "data/train_part_70_class")
@@ -101,6 +121,15 @@ def test_features_are_those_of_the_unflipped_images(setting, one):
             alone = model(to_input(torch.from_numpy(data[i][0])[None], "cpu"))[0].numpy()
         np.testing.assert_allclose(features[i], alone, atol=1e-4 * np.abs(alone).max())
     assert np.load(one / f"{SD}_label.npy").tolist() == [0] * 9 + [1] * 11 + [2] * 7
+    distances = []
+    for i in range(27):
+        face = torch.from_numpy(data[i][0])[None]
+        with torch.no_grad():
+            views = [torch.nn.functional.normalize(model(to_input(view, "cpu")).double()) for view in (face, face.flip(2))]
+        distances.append((views[0] - views[1]).norm().item())
+    middle, low = np.median(distances), np.quantile(distances, 0.05)
+    said = (setting / "said/0/stdout").read_text()
+    assert f"mirror image's: median {middle:.2f}, 5 % quantile {low:.2f} (27 images, unit features)" in said
     origin = json.loads((one / f"{SD}_feature.json").read_text())
     assert (origin["images"], origin["dim"], origin["records"]) == (27, 128, data.fingerprint())
     assert origin["model"] == fingerprint(model.state_dict())

@@ -116,6 +116,7 @@ def test_settings_reach_the_trainings_that_they_are_for(monkeypatch):
     (["--methods", "BCT,BCT=L2"], "expected different names .* found 'BCT'"),
     (["--methods", "old=BCT"], "none of old, paragon.* found 'old'"),
     (["--methods", "a/b=BCT"], "found 'a/b'"),
+    (["--methods", "seed_2=BCT"], "none that begins with seed_; found 'seed_2'"),
     (["--methods", "BCT,"], "found ''")])
 def test_wrong_arguments_are_refused(monkeypatch, words, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -180,12 +181,12 @@ def test_a_killed_reproduction_continues(data, start, monkeypatch):
     assert "resume=True" not in first and "epoch 1/15  step 1/45" in first and "resume=True" in resumed
     epochs = [int(number) for number in re.findall(r"epoch (\d+)/15", resumed)]
     assert 1 < epochs[0] <= 15 and epochs[-1] == 15
-    assert (out / "compare/index.html").is_file()
+    assert (out / "compare/index.html").is_file() and (out / "first/index.html").is_file()
     assert json.loads((out / "compare/compare.json").read_text())["versions"].keys() > {"old", "MixBCT", "soft", "paragon"}
 
     third = start(data)
     text, _ = third.communicate()
-    assert third.returncode == 0 and text.count("done before") == 8 and text.count("s since the start") == 2, text
+    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 2, text
     assert "== compare: 0 s since the start" in text
 
     expected = {row[0]: row[-1] for row in plan_rows(recipe(monkeypatch, *words(data)).trainings, data / "records", 1)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections import namedtuple
@@ -14,7 +15,7 @@ from engine import cost
 from records.split import split
 from tools.reproduce import plan, reproduce, small
 from tools.reproduce.plan import parts_exist, print_plan
-from tools.reproduce.reproduce import METHODS, Recipe, parse_arguments, steps_of
+from tools.reproduce.reproduce import METHODS, Recipe, all_steps, parse_arguments
 from tools.reproduce.steps import Step, run_steps
 from utils.errors import UserError
 
@@ -32,9 +33,9 @@ def recipe(monkeypatch, *words) -> Recipe:
 def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     """README, steps 1 to 4: the old model and its features first, then what is trained on them, then the comparison."""
     data, ijb, out = tmp_path / "records", tmp_path / "ijb", tmp_path / "out"
-    found = steps_of(recipe(monkeypatch, "OPclass", "--family", "softmax_to_arc_f128", "--methods", "MixBCT,weak=weakenedL2",
-                            "--records", data, "--ijb", ijb, "--out", out, "lr=3", "new:lr=2", "old:lr=1", "weak:lr=4",
-                            "old:network=r34", "MixBCT:mix_ratio=0.5"), ["launch"])
+    found = all_steps([recipe(monkeypatch, "OPclass", "--family", "softmax_to_arc_f128", "--methods", "MixBCT,weak=weakenedL2",
+                              "--records", data, "--ijb", ijb, "--out", out, "lr=3", "new:lr=2", "old:lr=1", "weak:lr=4",
+                              "old:network=r34", "MixBCT:mix_ratio=0.5")], ["launch"])
     python, old_config, save = sys.executable, "configs/f128_r18_softmax_class30.py", out / "feature_save"
     sd, own_sd = "f128_r18_softmax_class70", "f128_r50_arc_class70"
     mine = "OPclass_ms1mv3_r18_to_r50_{}_softmax_to_arc_f128.py"
@@ -46,6 +47,16 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     model = f"old_model={out}/old/model.pt"
     feature, means = "tools/get_feature/get_feature.py", "tools/get_feature/get_avg_feature.py"
     own_config = "configs/f128_r50_arc_data100.py"
+
+    def compare(folder: str, *new: str) -> list[str]:
+        title = "OPclass, softmax_to_arc_f128: can the new one replace the old?"
+        return [python, "tools/compare/compare.py", "--data", str(ijb), "--subset", "IJBC",
+                "--old", f"old={out}/old/model.pt:r34", "--new", *new, "--paragon", f"paragon={out}/paragon/model.pt:r50",
+                "--old-features", f"{save}/OPclass/{sd}_feature.npy",
+                "--new-features", f"paragon={save}/OPclass/{own_sd}_feature.npy",
+                "--title", title + " First answer: MixBCT, one training" * (folder == "first"),
+                "--embeddings", f"{out}/compare/embeddings", "--out", f"{out}/{folder}"]
+
     expected = [
         ("split", (), ROOT, [python, "tools/split_dataset/split_dataset_ms1mv3.py", f"--data={data}"]),
         ("old", ("split",), ROOT, ["launch", "train_old_softmax.py", old_config, *old]),
@@ -56,24 +67,70 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
         ("paragon", ("split",), ROOT, ["launch", "train_old_arc.py", own_config, *paragon]),
         ("MixBCT", ("credible", "means"), ROOT / "BCT_Methods/MixBCT",
          ["launch", "train.py", f"configs/{mine.format('MixBCT')}", *settings("MixBCT", model, "lr=2", "mix_ratio=0.5")]),
+        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, "--force", *paragon]),
+        ("first", ("paragon_features", "MixBCT"), ROOT, compare("first", f"MixBCT={out}/MixBCT/model.pt:r50")),
         ("weak", ("credible", "means"), ROOT / "BCT_Methods/L2",
          ["launch", "train.py", f"configs/{mine.format('weakenedL2')}", *settings("weak", model, "lr=4")]),
-        ("paragon_features", ("paragon",), ROOT, ["launch", feature, own_config, "--SD", own_sd, "--force", *paragon]),
-        ("compare", ("paragon_features", "old", "paragon", "MixBCT", "weak"), ROOT,
-         [python, "tools/compare/compare.py", "--data", str(ijb), "--subset", "IJBC", "--old", f"old={out}/old/model.pt:r34",
-          "--new", f"MixBCT={out}/MixBCT/model.pt:r50", f"weak={out}/weak/model.pt:r50",
-          "--paragon", f"paragon={out}/paragon/model.pt:r50", "--old-features", f"{save}/OPclass/{sd}_feature.npy",
-          "--new-features", f"paragon={save}/OPclass/{own_sd}_feature.npy",
-          "--title", "OPclass, softmax_to_arc_f128: can the new one replace the old?", "--out", f"{out}/compare"])]
+        ("compare", ("split", "old", "old_features", "credible", "means", "paragon", "MixBCT", "paragon_features", "weak",
+                     "first"), ROOT, compare("compare", f"MixBCT={out}/MixBCT/model.pt:r50", f"weak={out}/weak/model.pt:r50"))]
     for step, (name, needs, folder, command) in zip(found, expected, strict=True):
         assert (step.name, step.needs, step.folder, step.command) == (name, needs, folder, command), name
     made = {step.name: step.makes for step in found if step.makes}
     assert made == {"old_features": save / f"OPclass/{sd}_feature.npy", "means": save / f"OPclass/{sd}_avg_feature.npy",
                     "credible": save / f"OPclass/{sd}_credible_ratio_90_feature.npy",
-                    "paragon_features": save / f"OPclass/{own_sd}_feature.npy",
+                    "paragon_features": save / f"OPclass/{own_sd}_feature.npy", "first": out / "first/index.html",
                     **{name: out / name / "model.pt" for name in ("old", "paragon", "MixBCT", "weak")}}
     assert [step.name for step in found if step.trains] == ["old", "paragon", "MixBCT", "weak"]
     assert [step.name for step in found if step.again] == ["compare"]
+
+
+def test_each_seed_has_its_own_old_model_and_one_page_compares_them(tmp_path, monkeypatch):
+    """Three seeds: the commands of the first are those of a run with one; the others differ in seed and folders only."""
+    words = ["OPclass", "--family", "softmax_to_arc_f128", "--methods", "L2,BCT", "--records", tmp_path / "records", "--ijb",
+             tmp_path / "ijb", "old:seed=7", "L2:seed=5"]
+    out = tmp_path / "out"
+
+    def steps(seeds: int, folder: Path = out) -> dict[str, Step]:
+        one = recipe(monkeypatch, *words, "--out", folder, "--seeds", seeds)
+        return {step.name: step for step in all_steps([one, *(Recipe(one.args, k) for k in range(2, seeds + 1))], ["launch"])}
+
+    one, three = steps(1), steps(3)
+    per_seed = ["old", "old_features", "credible", "means", "paragon", "L2", "paragon_features", "BCT"]
+    assert list(one) == ["split", *per_seed[:7], "first", "BCT", "compare"]
+    assert list(three) == [*list(one)[:-1], *(f"seed_{k}_{name}" for k in (2, 3) for name in per_seed), "compare"]
+    for name in list(one)[:-1]:
+        assert (one[name].command, one[name].needs, one[name].makes) == (
+            three[name].command, three[name].needs, three[name].makes), name
+    elsewhere = steps(1, out / "seed_3")                # a run of one seed in the folder of the third
+    for name in per_seed:
+        step, alone = three[f"seed_3_{name}"], elsewhere[name]
+        assert step.makes == alone.makes and step.trains == alone.trains and step.folder == alone.folder
+        assert step.needs == tuple(need if need == "split" else f"seed_3_{need}" for need in alone.needs)
+        seed = {"old": 9, "old_features": 9, "L2": 7}.get(name, 668)
+        assert [word for word in step.command if not word.startswith("seed=")] == [
+            word for word in alone.command if not word.startswith("seed=")]
+        assert f"seed={seed}" in step.command or name in ("credible", "means"), name
+    page = three["compare"]
+    assert set(page.needs) == set(three) - {"compare"}
+    options = {page.command[i]: page.command[i + 1] for i in range(2, len(page.command) - 1)}
+    folders = [str(out), f"{out}/seed_2", f"{out}/seed_3"]
+    assert options["--old"] == "old=" + ",".join(f"{folder}/old/model.pt" for folder in folders) + ":r18"
+    assert options["--new"] == "L2=" + ",".join(f"{folder}/L2/model.pt" for folder in folders) + ":r50"
+    assert options["--paragon"] == "paragon=" + ",".join(f"{folder}/paragon/model.pt" for folder in folders) + ":r50"
+    for option, start, sd in (("--old-features", "", "f128_r18_softmax_class70"), ("--new-features", "paragon=",
+                                                                                    "f128_r50_arc_class70")):
+        assert options[option] == start + ",".join(f"{folder}/feature_save/OPclass/{sd}_feature.npy" for folder in folders)
+
+
+def test_one_method_and_one_seed_need_no_first_page(tmp_path, monkeypatch):
+    found = all_steps([recipe(monkeypatch, "OPclass", "--methods", "L2", "--out", tmp_path)], ["launch"])
+    assert [step.name for step in found][-2:] == ["paragon_features", "compare"]
+
+
+def test_a_folder_with_a_comma_cannot_hold_several_trainings(tmp_path, monkeypatch):
+    recipe(monkeypatch, "OPclass", "--out", tmp_path / "a,b")
+    with pytest.raises(UserError, match="a,b: expected a folder without a comma in its path"):
+        recipe(monkeypatch, "OPclass", "--out", tmp_path / "a,b", "--seeds", 2)
 
 
 @pytest.mark.parametrize("scenario, family, old, sd, rec", [
@@ -181,6 +238,8 @@ def test_a_dry_run_starts_nothing_and_a_real_one_starts_the_same_commands(start,
     assert (out, gpus, cores) == (data / "out", 0, 16) and len(steps) == 9
     for step in steps:
         assert shlex.join(step.command) in shown and "torch.distributed.launch" not in step.command
+    assert len(start(0, "--seeds", "2")[0]) == 9 + 7 + 1        # no second split and page; one of the first seed alone
+    assert "together, 2 seeds" in capsys.readouterr().out
 
 
 def test_on_gpus_trainings_and_features_are_launched_with_one_process_each(start, capsys):
@@ -193,7 +252,7 @@ def test_on_gpus_trainings_and_features_are_launched_with_one_process_each(start
 
 
 def test_a_run_with_other_settings_is_refused_by_the_dry_run_already(start, data, monkeypatch):
-    steps = steps_of(recipe(monkeypatch, *words(data)), [sys.executable])
+    steps = all_steps([recipe(monkeypatch, *words(data))], [sys.executable])
     (data / "out/L2/checkpoints/7").mkdir(parents=True)
     (data / "out/L2/checkpoints/7/complete.json").touch()
     (data / "out/steps").mkdir()
@@ -221,6 +280,12 @@ def test_what_a_plan_adds_up(data, monkeypatch, capsys):
     arrays = 2 * 28 * 128 * 4 + 3 * 36 * 2 * 128 * 4            # float32: features of two models, two views by three models
     assert written[data / "out"] == pytest.approx(1e-9 * (files + arrays), rel=1e-9)
     assert written[data / "records"] == pytest.approx(2e-9 * (data / "records/train.rec").stat().st_size)
+    for folder, size in (("L2", 3000), ("seed_3/feature_save", 400), ("seed_4/L2", 9)):         # of seed 4 there is no run
+        (data / "out" / folder).mkdir(parents=True)
+        (data / "out" / folder / "file").write_bytes(bytes(size))
+    assert print_plan(trainings, data / "records", data / "ijb", "IJBC", data / "out", 2, 3) == []
+    assert re.search(r"together, 3 seeds +\|[ |]+708 trained, 816 embedded [ |]+63 ", capsys.readouterr().out)
+    assert written[data / "out"] == pytest.approx(3e-9 * (files + arrays) - 3.4e-6, rel=1e-9)
 
 
 def test_records_are_split_unless_all_four_parts_are_there(data):

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_comparison import write_people
 
@@ -32,7 +33,7 @@ def test_a_verdict_needs_ten_people_and_follows_the_sign_of_new_minus_old(tmp_pa
     assert report["reliable"] == (["top-1", "top-5", "top-10"] if people >= 10 else [])
     line = verdict_line("new", report)
     if answer == "undecided" and verdict:
-        assert "There is no evidence in either direction. It would take" in line
+        assert "No evidence either way. It would take" in line
     assert line.startswith(f"new: {answer}. " + (
         f"{'Left open' if answer == 'undecided' else 'Decided'} by top-" if verdict else "No figure rests on enough errors"))
 
@@ -67,7 +68,8 @@ def test_several_trainings_are_one_version_with_their_mean_and_their_spread(tmp_
     assert len(report["upgrades"]["new"]["backfill"]["random"]["values"]["top-1"]) == 3 * 2
     sources, = (table for table in tables_of(report) if table.title.startswith("Where the uncertainty"))
     row = next(row for row in sources.rows if row[1] == "top-1")
-    assert row[2] == "+33.33 -16.67 +0.00" and row[5] == "n/a" and int(row[3]) + int(row[4]) == 100
+    assert row[6] == "+33.33 -16.67 +0.00" and row[5] == "n/a" and int(row[3]) + int(row[4]) == 100
+    assert row[2] == "more than 100 times the people"
 
 
 def test_the_same_model_twice_has_a_difference_of_exactly_zero_in_every_sample(tmp_path):
@@ -98,3 +100,30 @@ def test_a_verdict_on_all_figures_counts_those_with_thirty_errors(tmp_path):
         shown = {table.title.split(",")[0]: table.rows[1][1] for table in tables_of(report)[:len(report["headline"])]}
         grey = {name for name, word in shown.items() if word == "does not count"}
         assert grey == set(report["headline"]) - set(report["reliable"])
+
+
+def test_the_page_knows_what_a_version_does_alone(tmp_path):
+    """Half of the people are found on the old gallery by "half" and by "other": alone, "good" is better and "bad" is, too."""
+    folder = write_people(tmp_path / "data", 30, nonmated=20)
+    report = compare_people(folder, "half", "good")
+    alone = report["upgrades"]["new"]["alone"]
+    assert alone["overall"] == "better" and alone["criterion"]["top-1"]["difference"] == pytest.approx(.5)
+    assert report["answer"]["word"] == "yes" and report["answer"]["version"] == "new"
+    assert compare_people(folder, "good", "half")["upgrades"]["new"]["alone"]["overall"] == "worse"
+    same = compare_people(folder, "half", "good", "--paragon", f"paragon={folder / 'other'}")     # half of the people, other ones
+    assert same["upgrades"]["new"]["gain"]["top-1"] is None
+    table = next(table for table in tables_of(same) if table.title == "top-1, in %")
+    assert [row[4] for row in table.rows[1:]] == ["means nothing"] * 2 and "paragon alone is not shown to be better" in table.note
+
+
+def test_models_near_guessing_get_no_answer(tmp_path):
+    """The probes of "bad" point at nobody but for eight persons of 100: weak alone, whatever the words of the figures are."""
+    folder = write_people(tmp_path / "data", 100, nonmated=20)
+    rows = np.load(folder / "good/probe.npy")
+    rows[24:300] = rows[300] + np.random.default_rng(0).normal(0, 1e-3, rows[24:300].shape)
+    np.save(folder / "bad/probe.npy", rows)
+    for old, new, weak in (("bad", "bad", ["old", "new"]), ("good", "good", []), ("bad", "good", ["old"])):
+        report = compare_people(folder, old, new)
+        assert report["weak"] == weak
+        assert ("too weak to decide anything" in report["answer"]["text"]) == bool(weak)
+    assert report["guessing"]["top-1"] == 1 / 100

@@ -9,7 +9,7 @@ from backbones import get_model
 from utils import precision
 
 LAST = {"r18": ("layer4.1.conv2", "fc"), "mbf": ("layers.7.layers.1.layers.2.layers.0", "conv_sep.layers.0"),
-        "vit_t": ("blocks.1.mlp.fc2", "feature.0")}
+        "cnn_s": ("layers.6", "fc"), "vit_t": ("blocks.1.mlp.fc2", "feature.0")}
 
 
 def small(name: str, fp16):

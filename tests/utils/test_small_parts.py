@@ -12,7 +12,7 @@ import torch
 from backbones import get_model
 from backbones.weights import load_model
 from records.images import to_input
-from utils.command_line import Help, at_least, make_folder
+from utils.command_line import Parser, at_least, make_folder
 from utils.errors import UserError, run
 from utils.files import free_space, whole_file, written_beside
 from utils.logging import errors_in_log, start_logging
@@ -140,9 +140,16 @@ def test_a_loaded_model_has_the_precision_that_was_asked_for(tmp_path, fp16):
     assert model.fp16 is fp16 and not model.training and not any(m.training for m in model.modules())
 
 
-def test_help_shows_a_default_where_there_is_one():
-    parser = argparse.ArgumentParser(description="a\n  b", formatter_class=Help)
-    parser.add_argument("--one", default=3, help="a number")
+def test_help_begins_with_the_docstring_and_shows_defaults_where_there_are_some():
+    parser = Parser("What it does.\n\n    an example\n")
+    parser.add_argument("--one", default=0, help="a number")
     parser.add_argument("--two", help="a file")
-    said = parser.format_help()
-    assert "a number (default: 3)" in said and "a\n  b" in said and "None" not in said
+    parser.add_argument("--three", action="store_true", help="a flag")
+    parser.add_argument("--four", nargs="+", default=["50 %", "b"], help="words")
+    parser.add_argument("--five", help="a file (default: next to --two)", default="x")
+    said = " ".join(parser.format_help().split())
+    assert parser.format_help().startswith("What it does.\n\n    an example\n\nusage: ")
+    assert said.count("What it does.") == 1 and "None" not in said and "False" not in said
+    for text in ("a number (default: 0) ", "a file --three", "a flag --four", "words (default: 50 % b) "):
+        assert text in said
+    assert said.endswith("a file (default: next to --two)")

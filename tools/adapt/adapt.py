@@ -27,7 +27,7 @@ from evaluation.map_forms import Map
 from evaluation.map_onnx import map_model, model_and_map, save_onnx, session_of
 from evaluation.map_pairs import MIN_IMAGES, Pairs, read_pairs
 from evaluation.maps import BACKWARD, FORWARD, KINDS, Fitted, check_related, curve, fit_one
-from utils.command_line import at_least, make_folder, print_written
+from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
 
@@ -35,18 +35,18 @@ TOLERANCE = 1e-4        # largest difference between onnxruntime and numpy, rela
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--old", type=Path, required=True, metavar="FILE.npy", help="features [images, d_old] by the old model")
     add("--new", type=Path, required=True, metavar="FILE.npy", help="features [images, d_new] of these images by the new model")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the maps and adapt.json")
-    add("--map", nargs="+", default=["all"], choices=[*KINDS, "all"], help="kinds of maps (default: all)")
+    add("--map", nargs="+", default=["all"], choices=[*KINDS, "all"], metavar="KIND", help=f"kinds of maps: {', '.join(KINDS)}")
     add("--reverse", action="store_true", help="map old vectors to the new space instead of new queries to the old one")
     add("--model", type=Path, metavar="MODEL.onnx", help="also write this model and the map in one file: the new model, with "
         "--reverse the old one")
     add("--images", type=at_least(MIN_IMAGES, int), metavar="N", help="use a random sample of N images (default: all)")
-    add("--seed", type=at_least(0, int), default=0, help="seed of the sample and of the residual MLP (default: 0)")
-    add("--samples", type=at_least(0, int), default=3, help="random samples per point of the curve (default: 3; 0: no curve)")
+    add("--seed", type=at_least(0, int), default=0, help="seed of the sample and of the residual MLP")
+    add("--samples", type=at_least(0, int), default=3, help="random samples per point of the curve; 0: no curve")
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ from tools.check.record_rows import ROWS_WITHOUT_ALL, look_at_records, look_at_v
 from tools.check.report import MISSING, OK, WARNING, Report, WarningRows
 from tools.check.resource_rows import look_at_disk, look_at_gpu, look_at_shared_memory
 from tools.check.setting_rows import classes_of, look_at_output, read_settings, script_of
-from utils.command_line import at_least
+from utils.command_line import Parser, at_least
 from utils.errors import UserError, run
 
 
@@ -67,13 +67,13 @@ def check(args: argparse.Namespace) -> Report:
 
 def parse_arguments() -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("config", help="config file of a training: an old model's or a method's")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="settings that override the file, as for the training")
     add("--ranks", type=at_least(1, int), default=8, help="processes (GPUs) of the training, on all nodes together")
     add("--all", action="store_true", help=f"decode every image (in several processes) and search every row of the old features "
-        f"for NaN, instead of {ROWS_WITHOUT_ALL}")
+        f"for NaN, instead of {ROWS_WITHOUT_ALL:,} of each")
     add("--script", metavar="FILE", help="training script (default: train.py next to the config's folder, else train_old_*.py)")
     return parser.parse_intermixed_args()
 

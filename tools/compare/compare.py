@@ -24,12 +24,13 @@ from evaluation.maps import KINDS
 from evaluation.models import find_devices
 from evaluation.protocol import GALLERIES
 from evaluation.versions import Versions
+from tools.compare.answer import answer_table
 from tools.compare.page import write_page
 from tools.compare.pictures import draw_pictures
 from tools.compare.report import Comparison
 from tools.compare.sentences import verdict_line
 from tools.compare.tables import tables_of
-from utils.command_line import Help, at_least, make_folder, print_written
+from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 
@@ -49,13 +50,14 @@ def add_versions(add) -> None:
     add("--old-features", metavar="FILE.npy[,FILE.npy ...]", help="old features of training images, for the free baselines")
     add("--new-features", nargs="+", default=[], metavar="NAME=FILE.npy[,FILE.npy ...]",
         help="features of the same images by these versions; each version gets the --maps to the old features")
-    add("--maps", nargs="+", default=["Procrustes", "ridge"], choices=KINDS, help="maps that are fitted to --new-features")
+    add("--maps", nargs="+", default=["Procrustes", "ridge"], choices=KINDS, metavar="KIND",
+        help=f"maps that are fitted to --new-features: {', '.join(KINDS)}")
     add("--forward", action="store_true", help="also fit maps from the old to the new features, which map the stored gallery")
     add("--fitted", nargs="+", default=[], metavar="NAME=FILE.npz", help="maps of these versions, written by tools/adapt")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add_versions(add)
     add("-d", "--data", type=Path, default=ROOT / "dataset",
@@ -64,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", type=Path, default=Path("compare_result"), help="folder for the page and its files")
     add("--title", default="Can the new model replace the old one?", help="heading of the page")
     add("--metrics", nargs="+", metavar="METRIC", help="figures in tables and pictures, for example TAR@1e-4 top-1 TPIR@1e-2; "
-        f"default: top-1, and TAR and TPIR at the smallest rates that rest on {MIN_ERRORS} errors")
+        f"(default: top-1, and TAR and TPIR at the smallest rates that rest on {MIN_ERRORS} errors)")
     add("--margin", type=at_least(0, float), default=1.0, metavar="POINTS",
         help="accepted loss against the old model, in percentage points: a figure is safe if its interval is above -POINTS")
     add("--missing", default="refuse", choices=["refuse", "count"], help="templates of an IJB folder without an image. count: "
@@ -73,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=at_least(0, int), default=0, help="seed of the bootstrap")
     add("--backfill", type=at_least(0, int), default=10, metavar="STEPS", help="steps of re-embedding the gallery; 0: none")
     add("--orders", type=at_least(1, int), default=5, metavar="SEEDS", help="number of random orders of re-embedding")
-    add("--part", type=float, default=0.8, help="share of the full gain for which the cost of re-embedding is reported")
+    add("--part", type=float, default=0.8, help="share of the full gain, 0 to 1, for which the cost of re-embedding is reported")
     add("--embeddings", type=Path, help="folder of kept embeddings (default: <out>/embeddings)")
     add("-F", "--force", "--force_reload", action="store_true", help="compute embeddings again even if they are kept")
     add("-b", "--batch_size", type=at_least(1, int), default=128, help="images per step and device")
@@ -98,10 +100,11 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
             writer.writerows(rows)
     tables = tables_of(report)
     warnings = [f"WARNING: {text}" for text in report["warnings"]]
-    answers = "\n".join(warnings + [verdict_line(name, report) for name in report["upgrades"]] + report["notes"])
-    texts = [table.text() for table in tables]
+    lines = [verdict_line(name, report) for name in report["upgrades"]] + report["notes"]
+    first = f"ANSWER: {report['answer']['word']}. {report['answer']['text']}"
+    texts = [answer_table(report).text(), "\n".join(warnings + lines), *(table.text() for table in tables)]
     files = {"compare.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
-             "compare.txt": "\n\n".join([*texts, answers]) + "\n"}
+             "compare.txt": "\n\n".join([first, *texts]) + "\n"}
     for name, content in files.items():
         write_text(out / name, content)
     pictures = draw_pictures(report, out)
@@ -109,7 +112,7 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png"):
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
             earlier.unlink()
-    print("\n\n".join(["", *texts[:len(report["headline"]) + 1], answers]))
+    print("\n\n".join(["", *texts[:2], first]))
     print(f"\ncompare.txt has all {len(tables)} tables; next to it are compare.json, {len(pictures)} pictures, flips of "
           f"{sum(map(bool, lists.values()))} models, and the page")
     print_written(out / "index.html")

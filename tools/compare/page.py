@@ -9,15 +9,39 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS
 from evaluation.judgement import BETTER, CONTRADICTORY, NO_VERDICT, PARTLY, SAFE, UNDECIDED, WORSE
-from tools.compare.sentences import reasons
-from tools.compare.tables import NOT_COUNTED, Table, meaning_of_verdicts
+from tools.compare.answer import (
+    NO,
+    NO_ANSWER,
+    OPEN,
+    PERHAPS,
+    YES,
+    answer_caption,
+    answer_columns,
+    answer_rows,
+)
+from tools.compare.pictures import DPI, TEXT
+from tools.compare.tables import NEEDS_A_MAP, NOT_COUNTED, SEE_MAPS
+from tools.compare.texts import CERTAINTY, FIGURES, MATRIX, REEMBEDDING, THRESHOLDS, Table, main_metric
+from tools.compare.words import glossary
 from utils.files import write_text
 
-# Verdict -> its class in the style sheet.
+# Verdict or answer -> its class in the style sheet.
 MARKS = {BETTER: "better", SAFE: "safe", PARTLY: "partly", UNDECIDED: "undecided", WORSE: "worse", CONTRADICTORY: "worse",
-         NOT_COUNTED: "grey", NO_VERDICT: "grey"}
+         NOT_COUNTED: "grey", NO_VERDICT: "grey", NEEDS_A_MAP: "grey", SEE_MAPS: "grey", YES: "better", PERHAPS: "partly",
+         OPEN: "undecided", NO: "worse", NO_ANSWER: "grey"}
+READABLE = 11.2 * 72 / (TEXT * DPI)     # CSS pixels of the page for a pixel of a picture, at which its text is 11.2 of them high
+PARTS = {"scatter": FIGURES, "roc": THRESHOLDS, "backfill": REEMBEDDING, "matrix": MATRIX}      # first word of a file -> its part
+
+
+class Picture:
+    """A picture as the page needs it."""
+
+    def __init__(self, caption: str, path: Path):
+        content = path.read_bytes()
+        self.caption, self.file, self.part = caption, path.name, PARTS[path.name.split("_")[0]]
+        self.png = base64.b64encode(content).decode()
+        self.width = round(READABLE * int.from_bytes(content[16:20], "big"))        # a PNG has its width there
 
 
 def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], file: Path) -> None:
@@ -26,26 +50,22 @@ def write_page(report: dict, tables: list[Table], pictures: dict[str, Path], fil
 
 
 def page(report: dict, tables: list[Table], pictures: dict[str, Path]) -> str:
-    """The page as HTML.
-
-    pictures: {caption: PNG file}.  The first tables and pictures belong to the headline figures, one of each per figure.
-    """
+    """The page as HTML.  pictures: {caption: PNG file}, whose name begins with a key of PARTS."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     environment.filters["count"] = "{:,}".format
-    headline = len(report["headline"])
-    shown = [{"caption": caption, "png": base64.b64encode(file.read_bytes()).decode()} for caption, file in pictures.items()]
+    shown = [Picture(caption, file) for caption, file in pictures.items()]
+    first = [picture for picture in shown if picture.file == f"scatter_{main_metric(report)}.png"]
+    parts = [{"title": part, "tables": [table for table in tables if table.part == part],
+              "pictures": [picture for picture in shown if picture not in first and picture.part == part]}
+             for part in (FIGURES, CERTAINTY, THRESHOLDS, REEMBEDDING, MATRIX)]
     return environment.get_template("page.html").render(
-        report=report, evaluation=report["evaluation"], marks=MARKS,
-        answers=[{"name": name, "verdict": upgrade["overall"], "reasons": reasons(name, report)}
-                 for name, upgrade in report["upgrades"].items()],
-        first_pictures=shown[:headline], more_pictures=shown[headline:],
-        first_tables=tables[:headline + 1], more_tables=tables[headline + 1:],      # + 1: the table of all figures
-        meaning_of_verdicts=meaning_of_verdicts(report), min_errors=MIN_ERRORS, min_subjects=MIN_SUBJECTS,
-        versions=versions_table(report))
+        report=report, evaluation=report["evaluation"], marks=MARKS, answer=report["answer"], first_pictures=first,
+        parts=[part for part in parts if part["tables"] or part["pictures"]], caption=answer_caption(report),
+        columns=answer_columns(report), rows=answer_rows(report), versions=versions_table(report), glossary=glossary(report))
 
 
 def versions_table(report: dict) -> Table:
     """Dimensions, network and file of each version."""
-    rows = [[name, str(entry["dim"]), entry["network"] or "", entry.get("fingerprint", "")[:12], entry["file"] or "linear map"]
-            for name, entry in report["versions"].items()]
-    return Table("Versions", ["name", "dimensions", "network", "fingerprint", "file"], rows)
+    rows = [[name, str(entry["dim"]), str(entry["trainings"]), entry["network"] or "", entry.get("fingerprint", "")[:12],
+             entry["file"] or "a map"] for name, entry in report["versions"].items()]
+    return Table("Versions", ["name", "dimensions", "trainings", "network", "fingerprint", "file"], rows)

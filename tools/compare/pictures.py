@@ -1,4 +1,4 @@
-"""The report as pictures, each a small PNG; the page puts them side by side if there is room."""
+"""The report as pictures, each a PNG with more pixels than a page shows; the page puts them side by side if there is room."""
 
 from pathlib import Path
 
@@ -6,9 +6,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evaluation.verification import FARS
 from utils.files import written_beside
 
-SIZE = (6, 4.6)             # inches; the text stays readable on a phone
+SIZE = (4.2, 3.5)           # inches without the legend; as wide as a phone's page, so that text keeps its size there
+DPI = 230                   # sharp on a phone, and when a picture is enlarged
+TEXT = 10                   # points of all text
+LINE = 0.21                 # inches that a line of the legend needs
+CELL = 0.46                 # inches that a number of the matrix needs
+LONGEST = 40                # letters of a name in a picture
 MARKERS = "osD^v<>PX*dp"    # matplotlib's, one per model
 
 
@@ -16,7 +22,7 @@ def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
     """Write all pictures into the folder ``out``; {caption: file} in the order of the page."""
     made = {}
     for metric in report["headline"]:
-        caption = f"{metric}: alone (right) and on the old gallery (up)"
+        caption = f"{metric} on the gallery of {report['old']} (upwards) and alone (to the right); better is above the grey line"
         made[caption] = save(scatter(report, metric), out / f"scatter_{metric}.png")
     for metric in report["headline"][:1]:
         made[f"{metric} of every query model on every gallery"] = save(heat_map(report, metric), out / f"matrix_{metric}.png")
@@ -35,7 +41,7 @@ def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
 def save(figure: Figure, file: Path) -> Path:
     """Write the PNG and return ``file``."""
     with written_beside(file) as part:
-        figure.savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=DPI)
     return file
 
 
@@ -44,16 +50,30 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def short(name: str) -> str:
+    """A name as text of a picture, cut to LONGEST letters."""
+    return plain(name if len(name) <= LONGEST else name[:LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}")
+
+
 def start(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """A figure with empty axes."""
-    title, xlabel, ylabel = map(plain, (title, xlabel, ylabel))
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=13)
-    axes.set_xlabel(xlabel, fontsize=12)
-    axes.set_ylabel(ylabel, fontsize=12)
+    axes.set_title(short(title), fontsize=TEXT + 1)
+    axes.set_xlabel(short(xlabel), fontsize=TEXT)
+    axes.set_ylabel(short(ylabel), fontsize=TEXT)
+    axes.tick_params(labelsize=TEXT)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def add_legend(figure: Figure, axes: Axes) -> Figure:
+    """The legend below the axes; the figure grows by its lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels)) <= 17 else 1
+    figure.set_size_inches(SIZE[0], SIZE[1] + LINE * -(-len(labels) // columns))
+    figure.legend(handles, labels, fontsize=TEXT, ncols=columns, loc="outside lower center", frameon=False)
+    return figure
 
 
 def value(report: dict, query: str, gallery: str, metric: str) -> float:
@@ -71,25 +91,24 @@ def errors(report: dict, query: str, gallery: str, metric: str) -> list | None:
 def scatter(report: dict, metric: str) -> Figure:
     """new / old against new / new: a model above the line old / old is better; one right of the paragon's lost nothing."""
     old, paragon = report["old"], report["paragon"]
-    figure, axes = start(metric, "new / new, %", f"new / {old}, %")
-    axes.axhline(value(report, old, old, metric), color="0.4", label=plain(f"{old} / {old}"))
+    figure, axes = start(f"{metric}, %", "alone", f"on the gallery of {old}")
+    axes.axhline(value(report, old, old, metric), color="0.4", label=short(f"{old} alone"))
     band = report["matrix"][old][old][metric]["interval"]
     if band:
         axes.axhspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.12)
     if paragon:
         axes.axvline(value(report, paragon, paragon, metric), color="tab:orange", linestyle="--",
-                     label=plain(f"{paragon} / {paragon}"))
+                     label=short(f"{paragon} alone"))
     for number, (name, upgrade) in enumerate(report["upgrades"].items()):
         if name != paragon:
             mark = MARKERS[number % len(MARKERS)]
             bars = axes.errorbar(value(report, name, name, metric), value(report, name, old, metric),
                                  errors(report, name, old, metric), errors(report, name, name, metric), fmt=mark, elinewidth=0.6,
-                                 alpha=0.9, markerfacecolor="none" if upgrade["free"] else None, label=plain(name))
+                                 alpha=0.9, markerfacecolor="none" if upgrade["free"] else None, label=short(name))
             seeds = [100 * np.array(report["matrix"][name][gallery][metric]["each"], float) for gallery in (name, old)]
             if len(seeds[0]) > 1:
                 axes.plot(*seeds, mark, color=bars.lines[0].get_color(), markersize=3, alpha=0.5)
-    figure.legend(fontsize=9, ncols=3, loc="outside lower center")
-    return figure
+    return add_legend(figure, axes)
 
 
 def heat_map(report: dict, metric: str) -> Figure:
@@ -97,14 +116,15 @@ def heat_map(report: dict, metric: str) -> Figure:
     names = list(report["matrix"])
     table = np.array([[report["matrix"][q][g][metric]["value"] if g in report["matrix"][q] else np.nan for g in names]
                       for q in names], float) * 100
-    figure, axes = start(metric + ", %", "gallery", "query")
-    axes.imshow(table, cmap="viridis", vmin=0, vmax=max(1.0, np.nanmax(table)))
+    figure, axes = start(f"{metric}, %", "gallery", "query")
+    figure.set_size_inches(max(SIZE[0], 1.5 + CELL * len(names)), max(SIZE[1], 1.5 + 0.6 * CELL * len(names)))
+    axes.imshow(table, cmap="viridis", aspect="auto", vmin=0, vmax=max(1.0, np.nanmax(table)))
     axes.grid(False)
-    axes.set_xticks(range(len(names)), list(map(plain, names)), rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(names)), list(map(plain, names)), fontsize=8)
+    axes.set_xticks(range(len(names)), list(map(short, names)), rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), list(map(short, names)))
     for (i, j), number in np.ndenumerate(table):
         if np.isfinite(number):
-            axes.text(j, i, f"{number:.0f}", ha="center", va="center", fontsize=8,
+            axes.text(j, i, f"{number:.1f}", ha="center", va="center", fontsize=TEXT - 1,
                       color="white" if number < 0.6 * np.nanmax(table) else "black")
     return figure
 
@@ -112,36 +132,38 @@ def heat_map(report: dict, metric: str) -> Figure:
 def roc(report: dict, name: str) -> Figure:
     """ROC of the old system, of new queries on its gallery, and of everything re-embedded."""
     old, paragon = report["old"], report["paragon"]
-    figure, axes = start(f"ROC of {name}", "false accept rate", "true accept rate")
+    figure, axes = start(f"ROC of {name}", "false accept rate (FAR)", "true accept rate (TAR), %")
     lines = {f"{old} / {old}": "0.4", f"{name} / {old}": "tab:green", f"{name} / {name}": "tab:blue"}
     if paragon and paragon != name:
         lines[f"{paragon} / {paragon}"] = "tab:orange"
     for label, colour in lines.items():
         curve = report["curves"][label]
-        axes.plot(curve["far"], curve["tar"], color=colour, label=plain(label), linewidth=1.5)
+        axes.plot(curve["far"], 100 * np.array(curve["tar"], float), color=colour, label=short(label), linewidth=1.5)
         if "low" in curve:
             far = curve["far"][:len(curve["low"])]
-            low, high = (np.array(curve[side], float) for side in ("low", "high"))      # None, for NaN in JSON, becomes NaN
-            axes.fill_between(far, low, high, color=colour, alpha=0.15)
-    axes.set(xscale="log", ylim=(0, 1.02))
-    figure.legend(fontsize=9, ncols=2, loc="outside lower center")
-    return figure
+            low, high = (100 * np.array(curve[side], float) for side in ("low", "high"))    # None, for NaN in JSON, becomes NaN
+            axes.fill_between(far, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xscale="log")
+    start_far, end = report["curves"][f"{old} / {old}"]["far"][0], FARS[-1]
+    if start_far < end:
+        axes.set_xlim(start_far, end)       # the bands end there, too
+    return add_legend(figure, axes)
 
 
 def backfill(report: dict, name: str, metric: str) -> Figure:
     """The metric while the gallery is re-embedded: a line per order, for random orders their mean and range."""
     old, paragon = report["old"], report["paragon"]
-    figure, axes = start(f"{metric}, gallery re-embedded with {name}", "share of the gallery re-embedded, %", f"{metric}, %")
-    axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=plain(f"{old} / {old}"))
+    figure, axes = start(f"Gallery re-embedded with {name}", "share of the gallery re-embedded, %", f"{metric}, %")
+    axes.axhline(value(report, old, old, metric), color="0.4", linewidth=1, label=short(f"{old} alone"))
     if paragon and paragon != name:
         axes.axhline(value(report, paragon, paragon, metric), color="tab:orange", linewidth=1, linestyle="--",
-                     label=plain(f"{paragon} / {paragon}"))
+                     label=short(f"{paragon} alone"))
     for order, curve in report["upgrades"][name]["backfill"].items():
         if metric not in curve["values"]:
             continue
         share, values = 100 * np.array(curve["share"]), 100 * np.array(curve["values"][metric], float)
         line, = axes.plot(share, values.mean(0), linewidth=1.5, label=order)
         if len(values) > 1:
-            axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
-    figure.legend(fontsize=9, ncols=2, loc="outside lower center")
-    return figure
+            axes.fill_between(share, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlim(0, 100)
+    return add_legend(figure, axes)

@@ -11,11 +11,22 @@ from evaluation.backfill import Curve, backfill, orders_of, summary
 from evaluation.cells import Measure
 from evaluation.evaluation_set import Evaluation
 from evaluation.formats import tidy
-from evaluation.judgement import NO_VERDICT, average_compatibility, compare_cells, overall, p_scores, update_gain
-from evaluation.sanity import Warning, at_chance, below_mixed, identical, leave_out, same_rows, useless_maps
+from evaluation.judgement import NO_VERDICT, average_compatibility, compare_cells, known_gains, overall, p_scores, update_gain
+from evaluation.sanity import (
+    Warning,
+    at_chance,
+    below_mixed,
+    guessing,
+    identical,
+    is_weak,
+    leave_out,
+    same_rows,
+    useless_maps,
+)
 from evaluation.thresholds import advice, fixed_threshold, flips, mean_thresholds, thresholds_of
 from evaluation.trainings import Trainings, pick
 from evaluation.versions import Versions
+from tools.compare.answer import first_answer
 
 FEW_DRAWS = 200         # bootstrap samples below which intervals are called rough
 
@@ -107,10 +118,11 @@ class Comparison:
         answer, decided = overall(compared)
         if any({name, versions.old} & warning.forbids for warning in self.warnings):
             answer, decided = NO_VERDICT, None
-        upgrade: dict = {"criterion": compared, "overall": answer, "decided by": decided, "free": name in versions.free}
+        upgrade: dict = {"criterion": compared, "overall": answer, "decided by": decided, "free": name in versions.free,
+                         "alone": self.judge_alone(alone, old, counted)}
         if versions.paragon:
             paragon = self.matrix[versions.paragon, versions.paragon]
-            gain = update_gain(cross, old, paragon)
+            gain = known_gains(update_gain(cross, old, paragon), old, paragon, self.subjects)
             upgrade |= {"gain": gain} | p_scores(gain, alone, paragon)
         rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
         pairs = [(pick(old.cells, k, len(cross.cells)), one) for k, one in enumerate(cross.cells)]
@@ -118,6 +130,13 @@ class Comparison:
         upgrade["advice"] = advice(upgrade["threshold"], self.entry_thresholds.get(name, []), headline, self.args.margin / 100)
         upgrade["flips"], rows = flips(self.evaluation, *pairs[0], *rates)
         return upgrade, rows
+
+    def judge_alone(self, alone: Trainings, old: Trainings, counted: list[str]) -> dict:
+        """What re-embedding the whole gallery would bring: the answer for M(n, n) against M(o, o)."""
+        compared = compare_cells(alone, old, counted, self.args.margin / 100, self.subjects)
+        kept = ("difference", "interval", "verdict")
+        return {"overall": overall(compared)[0], "criterion": {metric: {key: entry[key] for key in kept}
+                                                               for metric, entry in compared.items()}}
 
     def plan_backfill(self, name: str, bar: tqdm) -> dict:
         """{order: points of its curves, and for each metric the area and the cost}, over all trainings."""
@@ -161,7 +180,8 @@ class Comparison:
                 upgrades[name], lists[name] = self.judge(name, headline, counted)
                 if self.orders:
                     upgrades[name]["backfill"] = self.plan_backfill(name, bar)
-        return tidy(self.facts(headline, counted) | {"upgrades": upgrades}), lists
+        report = tidy(self.facts(headline, counted) | {"upgrades": upgrades})
+        return report | {"answer": first_answer(report)}, lists
 
     def facts(self, headline: list[str], counted: list[str]) -> dict:
         """Everything in the report that is not about one candidate."""
@@ -179,6 +199,7 @@ class Comparison:
             "warnings": [warning.text for warning in self.warnings], "notes": evaluation.notes() + versions.notes,
             "old": versions.old, "paragon": versions.paragon, "free": versions.free, "map errors": versions.map_errors,
             "versions": {name: about(name, versions) for name in versions.trainings},
+            "guessing": guessing(evaluation), "weak": self.weak_versions(),
             "metrics": self.measure.metrics, "headline": headline, "reliable": counted, "matrix": self.figures(),
             "curves": {f"{query} / {gallery}": mean_curve(cells) for (query, gallery), cells in self.matrix.items()
                        if cells.cells[0].curve}}
@@ -192,6 +213,12 @@ class Comparison:
             facts["notes"].append(f"The intervals are rough, because they are from {args.draws} bootstrap samples; the default "
                                   f"is 1000")
         return facts
+
+    def weak_versions(self) -> list[str]:
+        """The versions that are near guessing alone, in every figure that the data shows first."""
+        guesses, metrics = guessing(self.evaluation), self.evaluation.headline()
+        return [name for name in self.versions.trainings
+                if is_weak({metric: self.matrix[name, name].values[metric] for metric in metrics}, guesses)]
 
     def figures(self) -> dict:
         """{query: {gallery: {metric: its mean, interval, and the value of each training}}}"""

@@ -1,63 +1,38 @@
 """The report as tables, for the terminal, compare.txt and the page."""
 
-from dataclasses import dataclass
-
-from prettytable import PrettyTable
-
 from evaluation.evaluation_set import MIN_ERRORS, MIN_SUBJECTS, protocol_of
 from evaluation.formats import percent
 from evaluation.judgement import BETTER, NO_VERDICT, POINTS, SAFE, UNDECIDED, WORSE
+from tools.compare.texts import (
+    CERTAINTY,
+    MATRIX,
+    REEMBEDDING,
+    THRESHOLDS,
+    Table,
+    more,
+    numbers,
+    one_decimal,
+    small,
+    span,
+    value,
+    whole_percent,
+)
 
 NOT_COUNTED = "does not count"
+NEEDS_A_MAP, SEE_MAPS = "needs a map", "see its maps"      # of a version with other dimensions than the old one
+NO_GAIN = "means nothing"
 SOURCES = ("people", "seed", "old model")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first column names the rows."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-    def text(self) -> str:
-        """Title, table and note as plain text."""
-        table = PrettyTable(self.columns, align="r")
-        table.align[self.columns[0]] = "l"
-        table.add_rows(self.rows)
-        return "\n".join(filter(None, [self.title, table.get_string(), self.note]))
-
-
-def span(interval: list | None) -> str:
-    """An interval of shares as " (1.0 to 2.5)", in %."""
-    return "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def small(value: float) -> str:
-    """A rate in %, with two significant digits."""
-    return f"{100 * value:.2g}"
-
-
-def whole_percent(value: float | None) -> str:
-    """A share in whole %; n/a for None."""
-    return "n/a" if value is None else f"{100 * value:.0f}"
-
-
 def tables_of(report: dict) -> list[Table]:
-    """All tables in the order of the page: one for each headline figure, then that of all figures, then the details."""
-    made = [*(verdict_table(report, metric) for metric in report["headline"]), summary_table(report), sources_table(report),
-            figures_table(report), *threshold_tables(report), flip_table(report), *backfill_tables(report),
+    """The tables of the details, in the order of the page: one for each headline figure, then that of all figures, and so on."""
+    made = [*(verdict_table(report, metric) for metric in report["headline"]), summary_table(report), figures_table(report),
+            sources_table(report), *threshold_tables(report), flip_table(report), *backfill_tables(report),
             *matrix_tables(report)]
     if "AC" in report:
         made.append(Table("Sequence of versions: AC, share of the pairs (newer, older) that meet the criterion, in %",
-                          ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]]))
+                          ["", *report["AC"]], [["AC", *map(whole_percent, report["AC"].values())]], part=MATRIX))
     return [table for table in made if table is not None]
-
-
-def value(report: dict, query: str, gallery: str, metric: str) -> dict:
-    """{"value", "interval"} of a metric in a cell, as shares."""
-    return report["matrix"][query][gallery][metric]
 
 
 def verdict_table(report: dict, metric: str) -> Table:
@@ -71,17 +46,43 @@ def verdict_table(report: dict, metric: str) -> Table:
     rows = [[old, "", cell(old, old), "", "", cell(old, old)]]
     for name, upgrade in report["upgrades"].items():
         entry = upgrade["criterion"][metric]
-        gain = whole_percent(upgrade["gain"][metric]) if paragon else "n/a"
+        gain = gain_text(upgrade["gain"][metric]) if paragon else "n/a"
         change = f"{100 * entry['difference']:+.2f}{span(entry['interval'])}"
         rows.append([name, word(name, metric, report), cell(name, old), change, gain, cell(name, name)])
+    for name in others(report):
+        dimensions = f"{report['versions'][name]['dim']} dimensions"
+        rows.append([name, word_for_other(name, report), dimensions, "", "", cell(name, name)])
+    return Table(f"{metric}, in %", ["new model", "verdict", f"on the gallery of {old}", f"change against {old} / {old}",
+                                     "update gain", "alone"], rows, verdict_note(report, metric, rows))
+
+
+def gain_text(gain: float | None) -> str:
+    """An update gain in %; that it means nothing if the paragon's own gain may be 0."""
+    return NO_GAIN if gain is None else whole_percent(gain)
+
+
+def others(report: dict) -> list[str]:
+    """Versions that have figures of their own only, because they have other dimensions than the old one."""
+    return [name for name in report["matrix"] if name != report["old"] and name not in report["upgrades"]]
+
+
+def word_for_other(name: str, report: dict) -> str:
+    """What stands in place of a verdict for a version with other dimensions."""
+    return SEE_MAPS if any(mapped.startswith(f"{name}+") for mapped in report["free"]) else NEEDS_A_MAP
+
+
+def verdict_note(report: dict, metric: str, rows: list[list[str]]) -> str:
+    """What belongs below the table of a metric."""
     note = ""
     if report["draws"]:
         note = (f"In brackets: 95 % intervals; those of the change hold for all {len(report['reliable'])} figures that count "
                 f"together.")
         if metric not in report["reliable"]:
             note += f" {metric} does not count: it rests on fewer than {MIN_ERRORS} errors or {MIN_SUBJECTS} subjects."
-    return Table(f"{metric}, in %", ["new model", "verdict", f"on the gallery of {old}", f"change against {old} / {old}",
-                                     "update gain", "alone"], rows, note)
+    if any(NO_GAIN in row for row in rows):
+        note += (f" The update gain means nothing here: {report['paragon']} alone is not shown to be better than {report['old']} "
+                 f"alone.")
+    return note.strip()
 
 
 def word(name: str, metric: str, report: dict) -> str:
@@ -151,11 +152,11 @@ def sources_table(report: dict) -> Table | None:
             if entry["shares"] and entry["to tell"]:
                 values = "" if len(entry["each"]) == 1 else " ".join(f"{100 * x:+.2f}" for x in entry["each"])
                 shares = [share_of(entry["shares"], source) for source in SOURCES]
-                rows.append([name, metric, values, *shares, more(entry["to tell"])])
+                rows.append([name, metric, more(entry["to tell"]), *shares, values])
     note = ("Share of the variance of the difference new - old. With one training nothing is known about seeds; with one old "
             "model, nothing about other old models.")
-    return Table("Where the uncertainty comes from, in %", ["new model", "figure", "change of each training", *SOURCES,
-                 f"to tell {100 * POINTS:g} points apart"], rows, note) if rows else None
+    return Table("Where the uncertainty comes from, in %", ["new model", "figure", f"to tell {100 * POINTS:g} points apart",
+                 *SOURCES, "change of each training"], rows, note, CERTAINTY) if rows else None
 
 
 def share_of(shares: dict[str, float], source: str) -> str:
@@ -164,14 +165,6 @@ def share_of(shares: dict[str, float], source: str) -> str:
         return whole_percent(shares[source])
     both = shares.get("seed and old model")
     return "n/a" if both is None else f"{whole_percent(both)} (both)"
-
-
-def more(needed: dict[str, int | None]) -> str:
-    """How many more people or trainings do."""
-    if needed["people"] == 0:
-        return "enough"
-    parts = [f"{needed[kind]:,} more {kind}" for kind in ("people", "trainings") if needed[kind] is not None]
-    return " or ".join(parts) or "more people and more trainings"
 
 
 def figures_table(report: dict) -> Table:
@@ -186,32 +179,30 @@ def figures_table(report: dict) -> Table:
 def threshold_tables(report: dict) -> list[Table | None]:
     """New queries on the old gallery at the old system's thresholds; None for a protocol without such a row."""
     out, old = [], report["old"]
+    several = max(entry["trainings"] for entry in report["versions"].values()) > 1
     for protocol, rate, figure in (("1:1", "FAR", "TAR"), ("1:N", "FPIR", "TPIR")):
-        rows = [[name, row["rate"], numbers(row["threshold"]), small(row["old rate"]), small(row["mixed rate"]),
-                 f"{row['errors']:,} of {row['of']:,}", percent(row["old"]), percent(row["mixed"]), numbers(row["new threshold"])]
+        rows = [[name, row["rate"], numbers(row["new threshold"]), numbers(row["threshold"]), percent(row["new"]),
+                 percent(row["mixed"]), percent(row["old"]), small(row["mixed rate"]), small(row["old rate"]),
+                 f"{row['errors']:,} of {row['of']:,}"]
                 for name, upgrade in report["upgrades"].items() for row in upgrade["threshold"][protocol]]
-        columns = ["new model", f"threshold for {rate}", "threshold", f"{rate} of {old}", f"{rate} with new queries", "errors",
-                   f"{figure} of {old}", f"{figure} with new queries", f"threshold for the same {rate}"]
-        note = "" if protocol == "1:1" else "Each gallery has its own threshold; the errors are those of all galleries."
-        title = f"{protocol} at today's threshold, new queries on the gallery of {old}, in %"
-        out.append(Table(title, columns, rows, note) if rows else None)
+        columns = ["new model", rate, "threshold to set", f"today's threshold, of {old}", f"{figure} at the one to set",
+                   f"{figure} at today's", f"{figure} of {old}", f"{rate} at today's", f"{rate} of {old}", "errors at today's"]
+        notes = ["Each gallery has its own threshold; the errors are those of all galleries."] if protocol == "1:N" else []
+        notes += ["Means over the trainings; each training has thresholds of its own."] if several else []
+        title = f"{protocol}: new queries on the gallery of {old} at today's threshold and at a new one, in %"
+        out.append(Table(title, columns, rows, " ".join(notes), THRESHOLDS) if rows else None)
     return out
-
-
-def numbers(thresholds: float | list[float]) -> str:
-    """One threshold, or one per gallery."""
-    return " ".join(f"{x:.3f}" for x in (thresholds if isinstance(thresholds, list) else [thresholds]))
 
 
 def flip_table(report: dict) -> Table:
     """How many decisions flip, of each kind."""
-    rows = [[name, kind, f"{entry['decisions']:,}", f"{entry['negative']:,}", f"{entry['positive']:,}",
-             percent(entry["negative"] / entry["decisions"]) if entry["decisions"] else "n/a"]
+    rows = [[name, kind, percent(entry["negative"] / entry["decisions"]) if entry["decisions"] else "n/a",
+             f"{entry['negative']:,}", f"{entry['positive']:,}", f"{entry['decisions']:,}"]
             for name, upgrade in report["upgrades"].items() for kind, entry in upgrade["flips"].items()]
     return Table("Flips: decisions that change when the queries are new and the gallery stays old",
-                 ["new model", "judged by", "decisions", "right before, now wrong", "wrong before, now right",
-                  "negative flips, %"], rows, "flips_<NAME>.csv lists the probes that flipped, with the rank and cosine of the "
-                 "mate and the cosine of the best other subject for old and for new queries; it does not list pairs.")
+                 ["new model", "judged by", "negative flips, %", "right before, now wrong", "wrong before, now right",
+                  "decisions"], rows, "flips_<NAME>.csv lists the probes that flipped, with the rank and cosine of the "
+                 "mate and the cosine of the best other subject for old and for new queries; it does not list pairs.", THRESHOLDS)
 
 
 def backfill_tables(report: dict) -> list[Table]:
@@ -224,24 +215,25 @@ def backfill_tables(report: dict) -> list[Table]:
                 if metric not in curve["values"]:
                     continue        # the quality is the same for all rows of this protocol
                 entry = curve[metric]
-                reached = ["no gain", ""] if entry["share"] is None else [whole_percent(entry["share"]), f"{entry['images']:,}"]
+                reached = ["no gain", ""] if entry["share"] is None else [f"{entry['images']:,}", whole_percent(entry["share"])]
                 mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
                 on_the_way = map(percent, (mean[0], min(mean), entry["auc"], mean[-1]))
-                rows.append([name, order, *on_the_way, *reached])
+                rows.append([name, order, *reached, *on_the_way])
         if rows:
             protocol = protocol_of(metric)
             out.append(Table(f"Re-embedding the gallery step by step: {metric}, in %",
-                             ["new model", "order", "nothing re-embedded", "lowest on the way", "mean on the way",
-                              "all re-embedded", f"share for {part}", "images for it"], rows,
+                             ["new model", "order", f"images for {part}", "share of the gallery", "nothing re-embedded",
+                              "lowest on the way", "mean on the way", "all re-embedded"], rows,
                              f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery side of {protocol} "
                              f"has {report['evaluation']['gallery rows'][protocol]:,} entries of "
-                             f"{report['evaluation']['gallery images'][protocol]:,} images."))
+                             f"{report['evaluation']['gallery images'][protocol]:,} images.", REEMBEDDING))
     return out
 
 
 def matrix_tables(report: dict) -> list[Table]:
     """The first headline figure of every query model on every gallery."""
     names = list(report["matrix"])
-    return [Table(f"{metric} of every query model (rows) on every gallery (columns), in %", ["query", *names],
-                  [[query, *(percent(report["matrix"][query][g][metric]["value"]) if g in report["matrix"][query] else ""
-                             for g in names)] for query in names]) for metric in report["headline"][:1]]
+    rows = {metric: [[query, *(one_decimal(report["matrix"][query][g][metric]["value"]) if g in report["matrix"][query] else ""
+                               for g in names)] for query in names] for metric in report["headline"][:1]}
+    return [Table(f"{metric} of every query model (rows) on every gallery (columns), in %", ["query", *names], own, part=MATRIX)
+            for metric, own in rows.items()]

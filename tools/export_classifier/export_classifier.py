@@ -6,7 +6,6 @@
 -o: a .npy holds the class vectors float32 [C, d]; a .pt holds {"weight": [C, d]} and, with a softmax head, "bias" [C].
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,14 +14,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.model_files import classifier_in_checkpoint, whole_classifier
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import written_beside
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("-f", "--folder", type=Path, required=True, help="folder of a training, or of one of its checkpoints")
     parser.add_argument("-o", "--output", type=Path, default=Path("classifier.npy"), help="file to write, .npy or .pt")
     args = parser.parse_args()

@@ -1,13 +1,12 @@
 """Write a trained backbone as an ONNX file, float32, for any number of images, and compare it with PyTorch.
 
     python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 -o new.onnx
-    python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --opset 18      for older runtimes
+    python tools/export_onnx/export_onnx.py -m work_dirs/NEW/model.pt -net r50 --opset 19      for onnxruntime 1.16
 
 Input "input" float32 [N, 3, S, S], RGB, (pixel - 127.5) / 127.5; output "embedding" float32 [N, d], not
 normalised.  A runtime reads files up to its own opset: onnxruntime 1.14 18, 1.16 19, 1.17 20, 1.18 21.
 """
 
-import argparse
 import logging
 import sys
 import warnings
@@ -21,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backbones.backbone import Backbone
 from backbones.weights import load_model
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import disk_errors, put_in_place
 from utils.parts import new_part
@@ -74,8 +73,7 @@ def difference(model: Backbone, file: Path, batches: tuple[int, ...] = (1, 3)) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("-m", "--model_file", required=True, metavar="FILE", help="model.pt of a backbone")
     parser.add_argument("-net", "--network", default="r50", help="network of the model, as in the configs")
     newest = onnx.defs.onnx_opset_version()

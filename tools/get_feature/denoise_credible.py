@@ -2,11 +2,10 @@
 
     python tools/get_feature/denoise_credible.py --T 0.9 --SD f128_r18_softmax_class70
 
-reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_credible_ratio_90_feature.npy, bool [images].
+It reads feature_save/<scenario>/<SD>_{feature,label}.npy and writes <SD>_credible_ratio_90_feature.npy, bool [images].
 True: the old feature may replace the new one.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact, credible_kind
 from old_model.order import warn_about_order
 from old_model.statistics import credible
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.origin import load_origin, save_array
 from utils.paths import ROOT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--SD", required=True, help="source and data: <old config's start>_<class70, data100, ...>")
     parser.add_argument("--T", type=float, default=0.9, help="share of each class that is kept, in (0, 1]")
     parser.add_argument("--no-column-norm", action="store_true",

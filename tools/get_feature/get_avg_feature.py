@@ -2,10 +2,9 @@
 
     python tools/get_feature/get_avg_feature.py --SD f128_r18_softmax_class70
 
-reads feature_save/OPclass/<SD>_{feature,label}.npy and writes <SD>_avg_feature.npy, float32 [classes, d].
+It reads feature_save/<scenario>/<SD>_{feature,label}.npy and writes <SD>_avg_feature.npy, float32 [classes, d].
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from old_model.features import load_features
 from old_model.names import FEATURE_SAVE, artefact
 from old_model.order import warn_about_order
 from old_model.statistics import class_means
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import run
 from utils.origin import load_origin, save_array
 from utils.paths import ROOT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--SD", required=True, help="source and data: <old config's start>_<class70, data100, ...>")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository, as the setting feature_save")

@@ -1,11 +1,12 @@
 """Write the old features of the new training images: of one view per image (not flipped), raw float32, in record order.
 
     python tools/get_feature/get_feature.py configs/f128_r18_softmax_class30.py --SD f128_r18_softmax_class70
-    torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     (ranks share the work)
+    torchrun --nproc_per_node=8 tools/get_feature/get_feature.py configs/... --SD ...     the ranks share the work
     python tools/get_feature/get_feature.py configs/f512_r18_arc_class30.py --model old.onnx --SD f512_theirs_class70
 
-reads <config.output>/model.pt, or the model of --model, and the record file that the last part of --SD names (class100 data100
+It reads <config.output>/model.pt, or the model of --model, and the record file that the last part of --SD names (class100 data100
 class70 data70 class30 data30), and writes feature_save/<scenario>/<SD>_feature.npy [images, d] and <SD>_label.npy int64 [images].
+It prints how far an image's feature is from its mirror image's: on a small set, the median is a threshold for weakenedL2.
 A run that was stopped or killed is resumed by the same command.  Any number of ranks writes the same bytes.  Features of
 another model or record file are not replaced without --force.
 """
@@ -14,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -22,11 +24,11 @@ from engine.distributed import held_by_first_rank, start_ranks
 from evaluation.inputs import InputOptions
 from evaluation.models import EmbeddingModel, describe, open_model
 from evaluation.version_names import Version
-from old_model.extraction import PartialFile, extract, refuse_to_replace
+from old_model.extraction import PartialFile, extract, mirror_distances, refuse_to_replace
 from old_model.names import artefact, part_of
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.config import load_config
 from utils.errors import UserError, run
 from utils.paths import locate
@@ -54,8 +56,7 @@ def open_old(args: argparse.Namespace, cfg: Settings, device: torch.device) -> E
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", help="config file of the old model")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the file")
     parser.add_argument("--SD", required=True, help="source and data: <config's start>_<class70, data100, ...>")
@@ -97,6 +98,9 @@ def main() -> None:
             model_file = args.model or str((Path(cfg.output) / "model.pt").resolve())
             file.finish(origin | {"model_file": model_file, "record_file": str(dataset.path.resolve())})
             print(f"{len(dataset)} features of {model.dim} dimensions")
+            distances = mirror_distances(replica, dataset, args.batch)
+            print(f"distance of an image's feature to its mirror image's: median {np.median(distances):.2f}, 5 % quantile "
+                  f"{np.quantile(distances, 0.05):.2f} ({len(distances)} images, unit features)")
             print_written(targets[0])
         dist.barrier()
     dist.destroy_process_group()

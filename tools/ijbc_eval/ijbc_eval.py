@@ -1,9 +1,9 @@
 """IJB-C and IJB-B: verification (1:1) and identification (1:N) of a model, alone or on the gallery of an old model.
 
-1:1     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA
-1:N     python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -d DATA -N
-cross   python tools/ijbc_eval/ijbc_eval.py -m=NEW/model.pt -net=r50 -m_old=OLD/model.pt -old_net=r18 -d DATA
-plots   python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz
+    python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50                                             1:1
+    python tools/ijbc_eval/ijbc_eval.py -m=work_dirs/NEW/model.pt -net=r50 -N                                          1:N
+    python tools/ijbc_eval/ijbc_eval.py -m=NEW/model.pt -net=r50 -m_old=OLD/model.pt -old_net=r18                      cross test
+    python tools/ijbc_eval/ijbc_eval.py -P ijbc_result/*.npz                                                           plots
 
 In a cross test the old model embeds the first template of each pair and the galleries, the new model the second template and
 the probes. Writes <out>/<name>_<subset>_<11 or 1N>.npz, .json (shares in [0, 1]) and plots (PNG). The embeddings of a model are
@@ -33,7 +33,7 @@ from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result
 from utils.arrays import read_npz
-from utils.command_line import at_least, make_folder, print_written
+from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 
 AUC_OF_GUESSING = 0.6       # below it, a warning
@@ -41,11 +41,10 @@ MAX_NAME = 200      # bytes of a result's name; _IJBC_1N_bunch_tpir.png and the 
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("-m", "--model_file", metavar="FILE",
-        help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH; default: the embeddings in -R are used")
+        help="new model: model.pt, NAME.onnx, or MXNet's PREFIX,EPOCH (default: the embeddings in -R are used)")
     add("-net", "--network", default="r50", help="network of a .pt file, named as in the configs")
     add("-m_old", "--old_model_file", metavar="FILE", help="old model for the gallery side, which makes it a cross test")
     add("-old_net", "--old_network", default="r18", help="network of the old .pt file")

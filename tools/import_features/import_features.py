@@ -8,7 +8,6 @@ tools/get_feature writes: feature_save/<scenario>/<SD>_feature.npy [images, d] a
 (class100 data100 class70 data70 class30 data30) names the record file. Vectors: .npy with --ids, .npz, .csv, .tsv, .parquet.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.files import file_hash, new_array, written_beside
 from utils.locks import hold
@@ -132,14 +131,14 @@ def refuse_existing(target: Path, force: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("vectors", type=Path, metavar="FILE", help="vectors: .npy, .npz, .csv, .tsv or .parquet")
     parser.add_argument("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
     parser.add_argument("--SD", required=True, help="source and data: a name of your choice, then _class70, _data100, ...")
-    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files (default: dataset)")
+    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset", help="folder of the record files")
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
-                        help="folder of the old features; if relative, below the repository (default: feature_save)")
+                        help="folder of the old features; if relative, below the repository")
     parser.add_argument("--force", action="store_true", help="replace features that exist")
     args = parser.parse_args()
 

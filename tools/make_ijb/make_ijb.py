@@ -27,7 +27,7 @@ from evaluation.photos import add_options, check_options, read_again, read_peopl
 from records.folders import Tree
 from records.left_out import write_list
 from records.pictures import encode, upright_jpeg
-from utils.command_line import Help, at_least, make_folder, print_written
+from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
 
@@ -43,7 +43,7 @@ def share(text: str) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(__doc__)
     add_options(parser)
     add = parser.add_argument
     add("--enrol", type=at_least(1, int), default=1, help="pictures of a person's first template")

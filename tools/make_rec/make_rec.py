@@ -8,8 +8,8 @@
 
 People become labels 0, 1, ... in the order of their names, or with --shuffle in a random order.  It also writes identities.txt
 (label, person), images.txt (row, label, person, path of each picture) and, if something is not used, left_out.txt (path, reason).
-The whole folder is looked at first; everything that cannot be used is named at once.  What the content of a file is decides, not
-its ending.  EXIF orientation is applied.  JPEGs of the right size that are upright are copied byte for byte.
+The whole folder is checked first; everything that cannot be used is named at once.  The content of a file decides what it is,
+not its ending.  EXIF orientation is applied.  JPEGs of the right size that are upright are copied byte for byte.
 The layout is insightface's: header, images, identity records.
 """
 
@@ -29,7 +29,7 @@ from records.lost_index import write_index
 from records.ordered import refuse_existing, write_ordered, writing_to
 from records.pictures import encode, upright_jpeg
 from records.recordio import RecordWriter, pack
-from utils.command_line import Help, at_least, print_written
+from utils.command_line import Parser, at_least, print_written
 from utils.errors import run
 from utils.files import write_text
 
@@ -82,7 +82,7 @@ def from_folder(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from-rec", type=Path, metavar="FILE",
                         help="record file in any order and with any labels: written again, sorted by label and numbered from 0")

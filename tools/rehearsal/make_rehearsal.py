@@ -2,7 +2,7 @@
 
     python tools/rehearsal/make_rehearsal.py --out drawn --size 32
 
-writes <out>/ms1m-retinaface-t1/{train.rec,train.idx,property,rehearsal.bin}, <out>/ijb/IJBC/{loose_crop,meta} and
+It writes <out>/ms1m-retinaface-t1/{train.rec,train.idx,property,rehearsal.bin}, <out>/ijb/IJBC/{loose_crop,meta} and
 <out>/rehearsal.txt (its settings).  It replaces the rehearsal set of an earlier run, and refuses to replace other data.
 Training, verification and evaluation have different people.  The same seed gives the same bytes.
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.rehearsal.identity import identity
 from tools.rehearsal.layouts import NOTE, VERIFY, refuse_foreign, write_bin, write_ijb, write_training_set
 from tools.rehearsal.render import Difficulty, render
-from utils.command_line import make_folder, print_written
+from utils.command_line import Parser, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text, written_beside
 from utils.opencv import cv2
@@ -51,8 +51,7 @@ def number(kind: type, least: float, most: float = float("inf")):
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("rehearsal"), help="folder for ms1m-retinaface-t1/ and ijb/")
     add("--size", type=number(int, 16, 1024), default=112, help="side of an aligned training image, in pixels")

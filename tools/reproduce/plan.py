@@ -20,6 +20,7 @@ from utils.paths import ROOT, locate
 from utils.settings import Settings
 
 SHARE_OF_PART = {"30": 0.3, "70": 0.7}      # share of the images that a part has, used until the record file has been split
+SEED_FOLDER = "seed_"                       # <out>/seed_2/MixBCT is a training, seed_2_MixBCT its step; seed 1 is <out>/MixBCT
 FREE_PER_BYTE_WRITTEN = 1.2                 # room that a disk must have for each byte that will be written
 
 
@@ -112,8 +113,11 @@ def plan_rows(trainings: list[Training], records: Path, ranks: int) -> list[tupl
     return rows
 
 
-def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str, out: Path, ranks: int) -> list[str]:
+def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str, out: Path, ranks: int,
+               seeds: int = 1) -> list[str]:
     """Print one table: steps, images and disk of trainings, split, features and evaluation.
+
+    seeds: trainings of each model; the rows of the table are for one, its last line is for all.
 
     Returns a sentence for each problem: a disk that is too full, or a training that has no step.
     """
@@ -121,7 +125,7 @@ def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str,
     evaluated, features = len(read_images(ijb, subset)), rows[-1][2]
     others = [("features of old model and paragon", features, 2e-9 * features * cfg.embedding_size * 4),
               (f"embeddings of {subset}, both views", evaluated, 2e-9 * evaluated * len(rows) * cfg.embedding_size * 4)]
-    written = {out: sum(row[-1] for row in rows + others)}
+    written = {out: seeds * sum(row[-1] for row in rows + others)}
     if not parts_exist(records):
         written[records] = 2e-9 * (records / "train.rec").stat().st_size
         others.insert(0, ("parts of train.rec, next to it", 2 * image_count(records, "train"), written[records]))
@@ -132,11 +136,14 @@ def print_plan(trainings: list[Training], records: Path, ijb: Path, subset: str,
     for name, images, size in others:
         table.add_row([name, "", f"{images:,}", "", "", f"{size:.2f}"], divider=name == others[-1][0])
     trained, embedded = sum(row[2] * row[3] for row in rows), 2 * features + 2 * evaluated * len(rows)
-    table.add_row(["together", "", f"{trained:,} trained, {embedded:,} embedded", "", f"{sum(row[4] for row in rows):,}",
-                   f"{sum(written.values()):.2f}"])
+    steps = sum(row[4] for row in rows)
+    table.add_row(["together" + (f", {seeds} seeds" if seeds > 1 else ""), "", f"{seeds * trained:,} trained, "
+                   f"{seeds * embedded:,} embedded", "", f"{seeds * steps:,}", f"{sum(written.values()):.2f}"])
     advice = "" if ranks * cfg.batch_size == 1024 else " (the configs' learning rate is for 1024)"
     print(f"{table.get_string()}\n{ranks} x {cfg.batch_size} images a step{advice}")
-    written[out] -= size_of([out / name for name in (*(row[0] for row in rows), "feature_save", "compare")])
+    folders = [out, *(out / f"{SEED_FOLDER}{number}" for number in range(2, seeds + 1))]
+    names = [*(row[0] for row in rows), "feature_save", "compare"]
+    written[out] -= size_of([folder / name for folder in folders for name in names])
     return disk_problems(written) + [f"{name} has {images} images, fewer than a step needs; lower {name}:batch_size"
                                      for name, _, images, _, steps, _ in rows if not steps]
 

@@ -2,10 +2,14 @@
 
     bash reproduce.sh OPclass --dry-run         checks every input, prints the cost and the commands
     bash reproduce.sh OPclass                   runs them; killed and started again, it continues where it stopped
+    bash reproduce.sh OPclass --seeds 3         trains each model three times; after a run with fewer seeds only what is missing
 
 Trains the old model, extracts its features, trains the paragon (the new model without the old one) and the new models
-by every method, and compares all of them.  Settings of the configs are given as KEY=VALUE for all trainings, as
-new:KEY=VALUE for all but the old model's, and as NAME:KEY=VALUE for one (old, paragon, or a method).
+by every method, and compares all of them.  As soon as the first method is trained, a first page compares it alone
+(<out>/first).  Settings of the configs are given as KEY=VALUE for all trainings, as new:KEY=VALUE for all but the old model's,
+and as NAME:KEY=VALUE for one (old, paragon, or a method).
+With --seeds N all of this happens N times, with an old model of its own each time: results of seed k > 1 are in <out>/seed_k,
+and its trainings have the config's seed + k - 1, so seed=669 --seeds 3 are seeds 669 to 671.
 On GPUs each training uses all of them, one training after the other; on a CPU as many trainings run at the same time as there
 are cores.
 """
@@ -15,6 +19,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,22 +27,22 @@ sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
 from old_model.names import artefact, credible_kind, part_of
 from tools.reproduce import small
-from tools.reproduce.plan import Training, check_inputs, parts_exist, print_plan, same_people
+from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
 from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
-from utils.command_line import print_written
+from utils.command_line import Parser, at_least, print_written
+from utils.config import load_config
 from utils.errors import UserError, run
 
 METHODS = ["MixBCT", "UniBCT", "NCCL", "BCT", "AdvBCT", "L2", "weakenedL2"]
 RESERVED = ["old", "paragon", "new", "split", "old_features", "credible", "means", "paragon_features", "compare", "feature_save",
-            "log", "steps"]         # names of steps and folders: no method may have one of them
+            "first", "log", "steps"]        # names of steps and folders: no method may have one of them
 SET_HERE = ["dataset", "feature_save", "output", "old_model", "resume"]         # settings that Recipe gives to each training
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="reproduce.sh", description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__, prog="reproduce.sh")
     add = parser.add_argument
-    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see, as in the README")
+    add("scenario", choices=list(SCENARIOS), help="what the old and the new model see (docs/training.md, Scenarios)")
     add("settings", nargs="*", metavar="[NAME:]KEY=VALUE",
         help="settings of the configs: for all trainings; new:... for all but the old model's; NAME:... for one")
     add("--small", action="store_true", help="settings, methods and family for a few thousand images; prints what it sets")
@@ -47,8 +52,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--methods", default=argparse.SUPPRESS, metavar="METHOD,...",
         help="methods; NAME=METHOD trains one again under another name, with settings NAME:KEY=VALUE "
              f"(default: {','.join(METHODS)}, with --small {small.METHODS})")
+    add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
-    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that holds IJBC/ or IJBB/")
+    add("--ijb", type=Path, default=ROOT / "dataset", help="folder that contains IJBC/ or IJBB/")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
     add("--out", type=Path, help="folder of all results (default: reproduce_output/SCENARIO)")
     add("--title", help="heading of the page (default: scenario and family)")
@@ -61,10 +67,20 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Recipe:
-    """The trainings of a scenario: config, settings and output of each, by name."""
+    """The trainings of a scenario with one seed: config, settings and output of each, by name.
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.out = args, (args.out or ROOT / "reproduce_output" / args.scenario).resolve()
+    number: 1 to --seeds.  What belongs to a number depends on no other, so that --seeds can be changed between two runs.
+    """
+
+    def __init__(self, args: argparse.Namespace, number: int = 1):
+        self.args, self.number = args, number
+        self.out = (args.out or ROOT / "reproduce_output" / args.scenario).resolve()
+        if args.seeds > 1 and "," in str(self.out):
+            raise UserError(f"--out {self.out}: expected a folder without a comma in its path, because the comparison separates "
+                            f"the trainings of a model by commas; give another --out")
+        if number > 1:
+            self.out /= f"{SEED_FOLDER}{number}"
+        self.prefix = "" if number == 1 else f"{SEED_FOLDER}{number}_"         # of the names of its steps
         self.old_part, self.new_part = SCENARIOS[args.scenario]
         old_loss, dim = args.family.split("_")[0], args.family.split("_")[-1]
         self.old_config = f"configs/{dim}_r18_{old_loss}_{self.old_part}.py"
@@ -99,6 +115,9 @@ class Recipe:
         both = (self.preset, self.settings)             # a later value replaces an earlier one: of the preset, of a wider scope
         chosen = {text.partition("=")[0]: text
                   for settings in both for scope in scopes for prefix, text in settings if prefix == scope}
+        if self.number > 1:
+            first = load_config(ROOT / config, tuple(chosen.values())).seed
+            chosen["seed"] = f"seed={first + self.number - 1}"
         return Training(name, script, config, (f"dataset={self.args.records.resolve()}", f"feature_save={self.features}",
                                                f"output={self.out / name}", *own, *chosen.values()))
 
@@ -107,9 +126,11 @@ def method_names(text: str) -> dict[str, str]:
     """{name: method} of METHOD,... where an entry may be NAME=METHOD."""
     pairs = [(name, method or name) for name, _, method in (entry.partition("=") for entry in text.split(","))]
     for number, (name, _) in enumerate(pairs):
-        if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED or name in dict(pairs[:number]):
+        taken = name in RESERVED or name.startswith(SEED_FOLDER) or name in dict(pairs[:number])
+        if taken or not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(f"--methods {text}: expected different names of letters, digits, _, - and ., none of "
-                            f"{', '.join(RESERVED)}; found '{name}'; give another one as NAME=METHOD")
+                            f"{', '.join(RESERVED)} and none that begins with {SEED_FOLDER}; found '{name}'; give another one as "
+                            f"NAME=METHOD")
     return dict(pairs)
 
 
@@ -124,50 +145,75 @@ def split_setting(text: str) -> tuple[str, str]:
     return prefix, text[len(prefix) + len(colon):]
 
 
+def all_steps(recipes: list[Recipe], launcher: list[str]) -> list[Step]:
+    """The steps of every seed, a page of the first method as soon as it is trained, and the page of everything.
+
+    What runs first is what comes first here, so the first page does not wait for other methods and seeds.
+    """
+    first, (old, paragon, method, *_) = recipes[0], recipes[0].trainings
+    steps = [step for recipe in recipes for step in steps_of(recipe, launcher)]
+    page = Step("compare", compare_command(recipes, first.trainings, "compare"), tuple(step.name for step in steps), again=True)
+    early = Step("first", compare_command(recipes[:1], [old, paragon, method], "first"), ("paragon_features", method.name),
+                 makes=first.out / "first/index.html")
+    if len(recipes) == 1 and len(first.trainings) == 3:         # that is the whole page
+        return [*steps, page]
+    place = 1 + max(i for i, step in enumerate(steps) if step.name in early.needs)
+    return [*steps[:place], early, *steps[place:], replace(page, needs=(*page.needs, early.name))]
+
+
 def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
-    """The commands of the README's four steps in their order, each with the names of the steps that must be done before it."""
+    """The commands of the README's first three steps in their order, each with the names of the steps that it needs."""
     args, python, features = recipe.args, [sys.executable], f"--feature-save={recipe.features}"
     by_name = {training.name: training for training in recipe.trainings}
+
+    def step(name: str, command: list[str], *needs: str, **more) -> Step:
+        own = tuple(need if need == "split" else recipe.prefix + need for need in needs)
+        return Step(recipe.prefix + name, command, own, **more)
 
     def train(name: str, *needs: str) -> Step:
         script, config = Path(by_name[name].script), by_name[name].config
         folder = ROOT / script.parent
         command = [*launcher, script.name, os.path.relpath(ROOT / config, folder), *by_name[name].settings]
-        return Step(name, command, needs, folder, makes=recipe.out / name / "model.pt", trains=True)
+        return step(name, command, *needs, folder=folder, makes=recipe.out / name / "model.pt", trains=True)
 
-    def extract(name: str, model: str, sd: str, *needs: str) -> Step:
+    def extract(name: str, model: str, sd: str) -> Step:
         command = [*launcher, "tools/get_feature/get_feature.py", by_name[model].config, "--SD", sd, "--force",
                    *by_name[model].settings]      # of a model of this folder that was trained again
-        return Step(name, command, needs, makes=artefact(recipe.features, sd, "feature"))
+        return step(name, command, model, makes=artefact(recipe.features, sd, "feature"))
 
     def after_features(name: str, kind: str, script: str, *options: str) -> Step:
         command = [*python, f"tools/get_feature/{script}", *options, "--SD", recipe.sd, features]
-        return Step(name, command, ("old_features",), makes=artefact(recipe.features, recipe.sd, kind))
+        return step(name, command, "old_features", makes=artefact(recipe.features, recipe.sd, kind))
 
     old_steps = [train("old", "split"),
-                 extract("old_features", "old", recipe.sd, "old"),
+                 extract("old_features", "old", recipe.sd),
                  after_features("credible", credible_kind(0.9), "denoise_credible.py", "--T", "0.9"),
                  after_features("means", "avg_feature", "get_avg_feature.py")]
-    if not parts_exist(args.records):
+    if recipe.number == 1 and not parts_exist(args.records):
         old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
                                            f"--data={args.records.resolve()}"]))
-    new = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
-    return [*old_steps, train("paragon", "split"), *new, extract("paragon_features", "paragon", recipe.paragon_sd, "paragon"),
-            Step("compare", compare_command(recipe), ("paragon_features", *by_name), again=True)]
+    first, *others = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
+    return [*old_steps, train("paragon", "split"), first, extract("paragon_features", "paragon", recipe.paragon_sd), *others]
 
 
-def compare_command(recipe: Recipe) -> list[str]:
-    """The command that compares all models and writes the page."""
+def compare_command(recipes: list[Recipe], trainings: list[Training], folder: str) -> list[str]:
+    """The command that compares some trainings of the first recipe, and those of the same names with other seeds."""
+    args, out = recipes[0].args, recipes[0].out
+    title = args.title or f"{args.scenario}, {args.family}: can the new one replace the old?"
+
     def model(training: Training) -> str:
-        return f"{training.name}={recipe.out / training.name / 'model.pt'}:{training.load().network}"
+        files = ",".join(str(recipe.out / training.name / "model.pt") for recipe in recipes)
+        return f"{training.name}={files}:{training.load().network}"
 
-    old, paragon, *new = recipe.trainings
-    return [sys.executable, "tools/compare/compare.py", "--data", str(recipe.args.ijb.resolve()),
-            "--subset", recipe.args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
-            "--old-features", str(artefact(recipe.features, recipe.sd, "feature")),
-            "--new-features", f"paragon={artefact(recipe.features, recipe.paragon_sd, 'feature')}",
-            "--title", recipe.args.title or f"{recipe.args.scenario}, {recipe.args.family}: can the new one replace the old?",
-            "--out", str(recipe.out / "compare")]
+    def features(sd: str) -> str:
+        return ",".join(str(artefact(recipe.features, sd, "feature")) for recipe in recipes)
+
+    old, paragon, *new = trainings
+    return [sys.executable, "tools/compare/compare.py", "--data", str(args.ijb.resolve()),
+            "--subset", args.subset, "--old", model(old), "--new", *map(model, new), "--paragon", model(paragon),
+            "--old-features", features(recipes[0].sd), "--new-features", f"paragon={features(recipes[0].paragon_sd)}",
+            "--title", title if folder == "compare" else f"{title} First answer: {trainings[-1].name}, one training",
+            "--embeddings", str(out / "compare/embeddings"), "--out", str(out / folder)]
 
 
 def main() -> None:
@@ -181,14 +227,14 @@ def main() -> None:
         launcher += ["-m", "torch.distributed.launch", f"--nproc_per_node={gpus}", "--nnodes=1", "--master_port=22222"]
     problems = check_inputs(recipe.trainings, args.records, args.ijb, args.subset)
     if not problems:
-        problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1))
+        problems = print_plan(recipe.trainings, args.records, args.ijb, args.subset, recipe.out, max(gpus, 1), args.seeds)
     if problems:
         raise UserError("; and ".join(problems))
     if both := same_people(args.records, args.ijb):
         print(f"warning: {len(both)} people of {args.ijb} have the names of people of {args.records}: {', '.join(both[:5])}"
               f"{', ...' if len(both) > 5 else ''}; if they are the same people, the figures are not those of people who are new "
               f"to the models: make the evaluation set from others", file=sys.stderr)
-    steps = steps_of(recipe, launcher)
+    steps = all_steps([recipe, *(Recipe(args, number) for number in range(2, args.seeds + 1))], launcher)
     refuse_other_settings(steps, recipe.out)
     if args.dry_run:
         for step in steps:

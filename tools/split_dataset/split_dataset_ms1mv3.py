@@ -1,8 +1,9 @@
 """Split a training set into a part for the old model and the rest, by identity and by image, in label order.
 
-    python tools/split_dataset/split_dataset_ms1mv3.py [--data dataset/ms1m-retinaface-t1] [--ratio 0.3] [--force]
+    python tools/split_dataset/split_dataset_ms1mv3.py
+    python tools/split_dataset/split_dataset_ms1mv3.py --data dataset/mine --force
 
-reads train.{rec,idx} and writes, into the same folder or --out,
+It reads train.{rec,idx} and writes, into the same folder or --out,
     train_part_30_class   the first round(ratio * C) identities         train_part_70_class   the others, from label 0
     train_part_30_data    of each identity's n images the first         train_part_70_data    the others
                           max(1, round(ratio * n)), but not all of 2 or more
@@ -11,20 +12,18 @@ labels may have gaps: the parts are sorted by label, and their people are number
 which train.rec it is; other commands refuse a part of another train.rec.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from records.split import split
-from utils.command_line import print_written
+from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
 from utils.paths import ROOT
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", default=str(ROOT / "dataset/ms1m-retinaface-t1"),
                         help="folder of train.rec and train.idx")
     parser.add_argument("--ratio", type=float, default=0.3,
