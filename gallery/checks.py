@@ -44,8 +44,9 @@ def check_stored(store: Store, table: Table, upgrade: Upgrade, ids: list[Id]) ->
     if version["normalised"] and not unit:
         raise UserError(f"upgrade.json describes {name} as normalised, and the stored vectors of {table.name} have norms of "
                         f"{norm.min():.3g} to {norm.max():.3g}; they are not of this model, or compare was given other vectors")
-    notes = [] if unit == version["normalised"] else [f"the store keeps vectors of norm 1, {name} gives other norms: new vectors "
-                                                      f"are stored with norm 1, too"]
+    notes = []
+    if version["normalised"] not in (None, unit):
+        notes.append(f"the store keeps vectors of norm 1, {name} gives other norms: new vectors are stored with norm 1, too")
     low, _, high = version["norm"] or (0.0, 0.0, np.inf)
     if not unit and not low / MIRROR <= median <= high * MIRROR:
         raise UserError(f"the stored vectors of {table.name} have a median norm of {median:.3g}, and those of {name} have "

@@ -138,6 +138,7 @@ def test_the_order_is_the_lowest_first(place, kind):
     assert set(rows_of("lancedb", uri, "gallery__new")) == lowest
 
 
+@pytest.mark.long
 def test_a_run_with_another_upgrade_json_is_refused_until_a_rollback(place, monkeypatch, capsys):
     make(place)
     worker_of(place).work("random", 0.5)
@@ -210,6 +211,34 @@ def test_an_entry_in_both_tables_counts_once_and_the_new_one_wins(place):
     assert rollback(worker.store, NAMES) == (COUNT, 0) and len(rows_of("lancedb", uri, "gallery")) == COUNT
 
 
+def test_hits_of_both_tables_are_sorted_by_comparable_scores(place):
+    """Against dense products: half of the entries are new, and their scores have another scale."""
+    people, uri = make(place)
+    change_upgrade(place, lambda data: data["pairs"][2]["score_map"].update(scores=[-1, 0, 1], values=[0, 0.1, 1], slope=1))
+    worker = worker_of(place)
+    worker.work("quality", 0.5)
+    hits = Searcher(worker.store, worker.upgrade, NAMES, NEW, NEW)(people.new_query[:10], COUNT)
+    for row, found in enumerate(hits):
+        values = {}
+        for entry in range(COUNT):
+            version, rows = (NEW, people.new) if entry < COUNT // 2 else (OLD, people.old)
+            view = worker.upgrade.view(people.new_query[row], NEW, version)
+            score = view @ rows[entry] / np.linalg.norm(rows[entry])
+            values[f"p{entry:04}"] = float(worker.upgrade.comparable(score, NEW, version))
+        assert [hit.id for hit in found] == sorted(values, key=lambda entry: (-round(values[entry], 9), entry)) or \
+            np.allclose([values[hit.id] for hit in found], sorted(values.values(), reverse=True), atol=1e-5)
+        assert all(abs(hit.value - values[hit.id]) < 1e-4 for hit in found)
+
+
+def test_a_store_that_does_not_keep_what_is_written_loses_nothing(place, monkeypatch):
+    people, uri = make(place)
+    worker = worker_of(place)
+    monkeypatch.setattr(type(worker.store), "copy", lambda *_: None)
+    with pytest.raises(UserError, match="the store does not give back what was written to gallery__new__kept"):
+        worker.work("random", 1.0)
+    assert set(rows_of("lancedb", uri, "gallery")) == set(people.ids())
+
+
 def test_people_whom_the_owner_removed_stay_removed(place):
     people, uri = make(place)
     worker = worker_of(place)
@@ -220,6 +249,7 @@ def test_people_whom_the_owner_removed_stay_removed(place):
     assert set(rows_of("lancedb", uri, "gallery")) == set(people.ids()) - {gone}
 
 
+@pytest.mark.long
 def test_a_rollback_that_is_killed_can_be_repeated(place, monkeypatch):
     _, uri = make(place)
     before, worker = rows_of("lancedb", uri, "gallery"), worker_of(place)
@@ -236,6 +266,7 @@ def test_a_rollback_that_is_killed_can_be_repeated(place, monkeypatch):
     assert rollback(open_store(uri), NAMES) == (COUNT, 0) and rows_of("lancedb", uri, "gallery") == before
 
 
+@pytest.mark.long
 def test_entries_that_came_later_and_images_that_came_back_are_re_embedded(place):
     people, uri = make(place)
     np.save(place / "new.npy", people.new[:50])
@@ -359,6 +390,7 @@ def fill_the_disk(place, size: int) -> None:
         (place / "error.txt").write_text(str(error)[:200])
 
 
+@pytest.mark.long
 def test_a_full_disk_loses_nothing(place):
     from processes import start
     people = People(400)
