@@ -155,7 +155,11 @@ class LanceStore:
     def tidy(self, table: Table) -> None:
         """Join small files; deleted rows and files of earlier versions stay as long as LanceDB keeps them, 7 days."""
         with self.errors():
-            self.open(table.name).optimize()
+            try:
+                self.open(table.name).optimize()
+            except RuntimeError as error:
+                if "conflict" not in str(error):    # another worker has begun to write again; the next one to end does it
+                    raise
 
     def has_journal(self, name: str) -> bool:
         with self.errors():

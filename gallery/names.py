@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from gallery.journal import Journal
 from gallery.store import Store, Table, the_only
 from serving.upgrade import Upgrade
 from utils.errors import UserError
@@ -43,6 +44,8 @@ def suffix(version: str) -> str:
 def names_of(store: Store, upgrade: Upgrade, new: str, collection: str | None) -> Names:
     """The tables of an upgrade to ``new``; collection: the old table, or None for the only one that can be it.  UserError."""
     tables, end = store.tables(), suffix(new)
+    if end in (KEPT, JOURNAL, suffix(upgrade.old)):
+        raise UserError(f"the version {new} would share its table with another; give it another name in the comparison")
     if collection is None:
         own = [name for name in tables if not name.endswith((KEPT, end))]
         finished = [name.removesuffix(end) for name in tables if name.endswith(end)]
@@ -56,12 +59,17 @@ def names_of(store: Store, upgrade: Upgrade, new: str, collection: str | None) -
 def names_in_store(store: Store, collection: str | None) -> list[Names]:
     """The re-embedding that the store holds, as a list of one; none: an empty list.  UserError if there are several."""
     targets = [name.removesuffix(KEPT) for name in store.tables() if name.endswith(KEPT)]
-    olds = {target.rpartition("__")[0]: target for target in targets}
+    olds = {old_of(store, target): target for target in targets}
     if not targets:
         return []
-    if collection is None or collection not in olds:
-        collection = the_only(list(olds), collection, "the store", "re-embedded table", "--collection NAME")
+    collection = the_only(list(olds), collection, "the store", "re-embedded table", "--collection NAME")
     return [Names(collection, olds[collection])]
+
+
+def old_of(store: Store, target: str) -> str:
+    """The old table of a new one, from the journal; if finish has removed that, the old table is done with, too."""
+    journal = Journal(store, target + JOURNAL)
+    return journal.head().collection if journal.exists() else target.rpartition("__")[0]
 
 
 def existing(store: Store, name: str) -> Table | None:

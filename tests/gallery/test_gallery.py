@@ -197,6 +197,18 @@ def test_names_of_versions_become_names_of_tables():
     assert len(suffix("x" * 60)) == 22 and suffix("x" * 59) != suffix("x" * 60)
 
 
+def test_a_second_upgrade_begins_with_the_table_of_the_first(place, monkeypatch, capsys):
+    people = People(COUNT)
+    write_upgrade(place, people)
+    fill("lancedb", str(place / "lance"), people.ids(), people.old, name="gallery__old")
+    np.save(place / "new.npy", people.new)
+    (place / "ids.txt").write_text("\n".join(people.ids()))
+    assert worker_of(place).work("random", 0.5).moved == 30
+    assert "gallery__new" in open_store(str(place / "lance")).tables()
+    command(monkeypatch, "rollback", "--store", place / "lance")
+    assert "30 entries have their old vectors again in gallery__old" in capsys.readouterr().out
+
+
 def test_an_entry_in_both_tables_counts_once_and_the_new_one_wins(place):
     people, uri = make(place)
     worker = worker_of(place)
