@@ -46,3 +46,9 @@ def empty_store(kind: str, folder: Path, request) -> str:
     with psycopg.connect(server.uri, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return server.server.get_uri(name)
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "lance").mkdir()
+    return tmp_path

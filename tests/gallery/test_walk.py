@@ -10,17 +10,13 @@ import onnx_toys
 import pytest
 import torch
 from gallery_toys import People, fill, write_upgrade
+from pages import commands
 from photo_toys import encoded
 from processes import run_script
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 200
-
-
-def lines() -> list[str]:
-    text = (ROOT / "docs/upgrade.md").read_text().split("## The gallery itself")[1].split("\n## ")[0]
-    return [line for block in re.findall(r"```\n(.*?)```", text, re.S) for line in block.splitlines()]
 
 
 def made(folder: Path) -> None:
@@ -54,7 +50,7 @@ def test_the_commands_of_the_page(tmp_path):
     pytest.importorskip("lancedb", reason="pip install -r requirements-stores.txt")
     made(tmp_path)
     said = []
-    for line in lines():
+    for line in commands("docs/upgrade.md", "The gallery itself"):
         words = shlex.split(line)
         done = run_script(ROOT / words[1], *words[2:], cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
