@@ -51,7 +51,15 @@ class LanceStore:
 
     def tables(self) -> list[str]:
         with self.errors():
-            return [name for name in self.names() if self.vector_columns(name)]
+            return [name for name in self.names() if self.has_vectors(name)]
+
+    def has_vectors(self, name: str) -> bool:
+        try:
+            return bool(self.vector_columns(name))
+        except ValueError as error:
+            if "not found" in str(error):           # another worker is making it, or has just dropped it
+                return False
+            raise
 
     def table(self, name: str) -> Table:
         with self.errors():
@@ -158,7 +166,7 @@ class LanceStore:
             try:
                 self.open(table.name).optimize()
             except RuntimeError as error:
-                if "conflict" not in str(error):    # another worker has begun to write again; the next one to end does it
+                if "conflict" not in str(error).lower():    # another worker has begun to write again; the next one to end does it
                     raise
 
     def has_journal(self, name: str) -> bool:

@@ -86,7 +86,11 @@ def test_float16_comes_back_to_the_bit(kind, uri, tmp_path):
 
 def work(made: Setting, lease: float) -> None:
     """In a process of its own."""
-    (made.folder / str(os.getpid())).write_text(str(made.worker(lease).work("random", 1.0).moved))
+    out = made.folder / str(os.getpid())
+    try:
+        out.write_text(str(made.worker(lease).work("random", 1.0).moved))
+    except Exception as error:
+        out.write_text(str(error))
 
 
 def test_two_workers_share_the_ranges(kind, uri, tmp_path):
@@ -94,9 +98,9 @@ def test_two_workers_share_the_ranges(kind, uri, tmp_path):
     processes = [start(work, made, 60.0) for _ in range(2)]
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    moved = [int((tmp_path / str(process.pid)).read_text()) for process in processes]
-    assert sum(moved) == 400
+    moved = [(tmp_path / str(process.pid)).read_text() for process in processes]
+    assert all(text.isdecimal() for text in moved), moved
+    assert sum(map(int, moved)) == 400
     made.everyone()
     found = status(open_store(uri), NAMES)
     assert (found.old, found.new, found.kept, found.totals.done) == (0, 400, 400, found.totals.ranges)
