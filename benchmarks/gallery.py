@@ -131,7 +131,8 @@ def main() -> None:
         uri = str(fill(folder, args.entries, args.dim))
         if args.index:
             import lancedb
-            lancedb.connect(uri).open_table("gallery").create_scalar_index("id")
+            from lancedb.index import BTree
+            lancedb.connect(uri).open_table("gallery").create_index("id", config=BTree())
         size = sum(path.stat().st_size for path in Path(uri).rglob("*") if path.is_file()) / 1e9
         spent = time.perf_counter() - begin
         print(f"{args.entries:,} x {args.dim}, LanceDB, {processor()}; filled in {spent:.1f} s, {size:.2f} GB\n")

@@ -8,6 +8,7 @@ tables show what has been moved, so nothing is done twice.
 import json
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 from gallery.store import Id, Row, Store
@@ -118,13 +119,16 @@ class Journal:
             out.until = max(out.until, row["until"] if leased else 0)
         return out
 
-    def claim(self, before: int) -> Range | None:
-        """Lease the first free range whose first entry has a place below ``before``; None if there is none."""
+    def claim(self, before: int, skip: Collection[int] = ()) -> Range | None:
+        """Lease the first free range whose first entry has a place below ``before``; None if there is none.
+
+        skip: numbers of ranges that this worker does not want.
+        """
         if self.rolls_back():
             raise UserError("a rollback of this gallery has begun; run gallery.py rollback again until it is complete")
         free = f"done < {DONE} and place < {before} and until < {time.time()}"
         rows = self.store.read_journal(self.name, f"number > {HEAD} and {free}", ["number"])
-        for number in sorted(row["number"] for row in rows)[:TRIES]:
+        for number in sorted({row["number"] for row in rows} - set(skip))[:TRIES]:
             lease = {"owner": self.owner, "until": time.time() + self.lease}
             if self.store.update_journal(self.name, f"{exactly(number)} and {free}", lease):
                 row = self.store.read_journal(self.name, exactly(number), ["place", "ids"])[0]

@@ -49,6 +49,7 @@ class Worker:
         """lease: seconds that a range belongs to a worker after each block."""
         self.store, self.upgrade, self.new, self.names, self.source = store, upgrade, new, names, source
         self.journal, self.result = Journal(store, names.journal, lease), Result()
+        self.cut: set[int] = set()          # ranges that were done up to the share, and stay open
 
     def begin(self, kind: str) -> Tables:
         """Check everything, and write the journal unless another worker or an earlier run has.  kind: of the order."""
@@ -105,7 +106,7 @@ class Worker:
         before = self.open_ranges(tables, share)
         with tqdm(total=before, desc="re-embedding", unit=" entries", disable=None) as bar:
             while limit is None or self.result.embedded < limit:
-                leased = self.journal.claim(before)
+                leased = self.journal.claim(before, self.cut)
                 if leased is None:
                     break
                 bar.update(max(0, leased.place - bar.n))
@@ -143,6 +144,8 @@ class Worker:
             if limit is not None and self.result.embedded >= limit and start + len(block) < len(leased.ids):
                 self.journal.release(leased.number, done=False, missing=missing)
                 return
+        if len(ids) < len(leased.ids):
+            self.cut.add(leased.number)
         self.journal.release(leased.number, done=len(ids) == len(leased.ids), missing=missing)
 
     def move(self, tables: Tables, leased: Range, ids: list[Id]) -> int | None:

@@ -167,6 +167,13 @@ def test_names_of_versions_become_names_of_tables():
     assert len(suffix("x" * 60)) == 22 and suffix("x" * 59) != suffix("x" * 60)
 
 
+def test_a_share_may_end_inside_a_range(place):
+    _, uri = make(place)
+    assert worker_of(place).work("random", 0.12).moved == 7         # ranges have three entries
+    assert worker_of(place).work("random", 0.12).moved == 0
+    assert worker_of(place).work("random", 0.2).moved == 5 and len(rows_of("lancedb", uri, "gallery__new")) == 12
+
+
 def test_a_second_upgrade_begins_with_the_table_of_the_first(place, monkeypatch, capsys):
     people = People(COUNT)
     write_upgrade(place, people)
