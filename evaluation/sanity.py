@@ -148,4 +148,4 @@ def useless_maps(errors: dict[str, float]) -> list[Warning]:
     return [Warning(f"The map {name} has a squared error of {error:.2f} on images that it was not fitted on; a map to 0 has 1, "
                     f"so it predicts nothing: one of the models says little about these images, or the rows of the two feature "
                     f"files belong to different images", frozenset([name]))
-            for name, error in errors.items() if not (error < USELESS_MAP or np.isnan(error))]     # NaN: a trained view
+            for name, error in errors.items() if not error < USELESS_MAP]

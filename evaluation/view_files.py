@@ -27,10 +27,13 @@ def folder_of(file: str | Path) -> Path:
 
 
 def save_view(folder: Path, matrix: np.ndarray, fingerprint: str) -> None:
-    """Write a view: v(f) = f @ matrix, float32 [d_n, d_o].  fingerprint: of its model.  OSError if it fails."""
+    """Write a view: v(f) = f @ matrix, float32 [d_n, d_o].  fingerprint: of its model.  OSError if it fails.
+
+    A view is trained, not fitted, so no error was measured: the file has 0.
+    """
     with whole_file(view_file(folder, matrix.shape[1])) as part, open(part, "wb") as file:
         np.savez(file, weight=matrix, bias=np.zeros(matrix.shape[1], np.float32), direction=np.array(BACKWARD),
-                 kind=np.array("view"), strength=np.array("none"), error=np.array(np.nan), images=np.array(0),
+                 kind=np.array("view"), strength=np.array("none"), error=np.array(0.0), images=np.array(0),
                  model=np.array(fingerprint))
 
 

@@ -94,7 +94,8 @@ class Recipe:
             self.out /= f"{SEED_FOLDER}{number}"
         self.prefix = "" if number == 1 else f"{SEED_FOLDER}{number}_"         # of the names of its steps
         self.old_part, self.new_part = SCENARIOS[args.scenario]
-        old_loss, dims = args.family.split("_")[0], [part for part in args.family.split("_") if part[1:].isdigit()]
+        words = args.family.split("_")
+        old_loss, dims = words[0], [word for word in words if word[1:].isdigit()] or words[-1:]
         self.old_config = f"configs/{dims[0]}_r18_{old_loss}_{self.old_part}.py"
         self.sd = SD if args.existing else f"{dims[0]}_r18_{old_loss}_{self.new_part}"
         self.paragon_sd = f"{dims[-1]}_r50_arc_{self.new_part}"
