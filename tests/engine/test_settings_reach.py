@@ -155,6 +155,8 @@ CHECKS = {
     "val_targets": lambda r: (({name for name, *_ in r.first.scalars if name.startswith("verification")},
                                "no verification set " + str(r.data / "missing.bin") in r.first.log),
                               ({"verification/pairs"}, True)),
+    # tests/engine/test_initial.py shows what is loaded: the network here is a toy.
+    "init": lambda r: ("no model file" in record(r.data, r.folder / "init", "init=none.pt", "network=mbf").log, True),
     "network": lambda r: (r.first.networks[0]["name"], "mbf"),
     "embedding_size": lambda r: (r.first.trainer.head.weight.shape[1], 12),
     "dropout": lambda r: (r.first.networks[0]["dropout"], 0.3),
@@ -205,7 +207,7 @@ CHECKS = {
 
 
 def test_every_setting_has_a_check_at_a_value_that_is_not_its_default(runs):
-    used = [runs.first.trainer.cfg, runs.second.trainer.cfg, runs.third.trainer.cfg, {"dali": True}]
+    used = [runs.first.trainer.cfg, runs.second.trainer.cfg, runs.third.trainer.cfg, {"dali": True, "init": "none.pt"}]
     assert CHECKS.keys() == BASE.keys()
     assert [key for key, default in BASE.items() if all(cfg.get(key, default) == default for cfg in used)] == []
 

@@ -85,8 +85,9 @@ def test_a_checkpoint_keeps_the_settings_and_the_contents_of_files():
     """Not the places of its files or the number of workers: these differ from machine to machine."""
     cfg = settings(lr=0.25, workers=9, dataset="/data", output="/out", feature_save="/old")
     found = settings_of(cfg, Facts(49, 7, "abc"), Noted, SoftmaxHead)
-    expected = settings().keys() | {"records", "method", "head"}
-    assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers"}
+    expected = settings().keys() | {"records", "method", "head", "init (contents)"}
+    assert found.keys() == expected - {"dataset", "rec", "feature_save", "output", "old_model", "old_classifier", "workers",
+                                       "init"}
     assert (found["lr"], found["method"], found["head"]) == ("0.25", "Noted", "SoftmaxHead")
     assert (found["num_image"], found["num_classes"], found["records"]) == ("49", "7", "'abc'")     # of the data, not the config
 

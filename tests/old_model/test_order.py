@@ -183,7 +183,7 @@ def test_a_training_refuses_codes_and_rows_that_were_never_written(tmp_path):
         save(tmp_path, rows, labels)
         old = OldFeatures(file, images=IMAGES, dim=8)
         old[torch.tensor([0, 1])]
-        with pytest.raises(UserError, match=f"the old feature of image {200 if change is zero_row else 7} is zeros, NaN"):
+        with pytest.raises(UserError, match=f"the feature of image {200 if change is zero_row else 7} is zeros, NaN"):
             old[torch.tensor([0, 200, 7])[[0, 1 if change is zero_row else 2]]]
 
 
