@@ -9,7 +9,6 @@ from gallery_lance import COUNT, NAMES, make, worker_of
 from gallery_toys import NEW, OLD, People, fill, rows_of, write_upgrade
 
 from gallery.back import finish, rollback, status
-from gallery.journal import exactly
 from gallery.names import load_upgrade
 from gallery.order import read_order
 from gallery.search import Searcher
@@ -270,34 +269,3 @@ def test_entries_that_came_later_and_images_that_came_back_are_re_embedded(place
     (place / "ids.txt").write_text("\n".join([*people.ids(), "later"]))
     assert worker_of(place).work("random", 1.0).moved == 11
     assert status(open_store(uri), NAMES).totals.missing == 0
-
-
-def fill_the_disk(place, size: int) -> None:
-    """In a process of its own: no file may become longer than ``size`` bytes, as on a full disk."""
-    import resource
-    worker = worker_of(place)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    try:
-        worker.work("random", 1.0)
-    except UserError as error:
-        (place / "error.txt").write_text(str(error)[:200])
-
-
-@pytest.mark.long
-def test_a_full_disk_loses_nothing(place):
-    from processes import start
-    people = People(400)
-    people.ids = lambda: [f"{row}{'x' * 1000}" for row in range(400)]
-    people, uri = make(place, people)
-    worker_of(place).work("random", 0.25)
-    process = start(fill_the_disk, place, 12_000)
-    process.join()
-    assert "the store" in (place / "error.txt").read_text() and "failed" in (place / "error.txt").read_text()
-    old, new = (set(rows_of("lancedb", uri, name)) for name in ("gallery", "gallery__new"))
-    assert old | new == set(people.ids()) and len(new) >= 100
-    import time
-    store = open_store(uri)
-    for row in store.read_journal(NAMES.journal, "number > -1 and until > 0", ["number"]):     # the lease of the ended worker
-        store.update_journal(NAMES.journal, exactly(row["number"]), {"until": time.time() - 1})
-    worker_of(place).work("random", 1.0)
-    assert set(rows_of("lancedb", uri, "gallery__new")) == set(people.ids()) and not rows_of("lancedb", uri, "gallery")
