@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from gallery_lance import make, worker_of
 from gallery_toys import NEW, OLD, MilvusServer, People, PostgresServer, fill, rows_of, write_upgrade
 from processes import start
 
 from gallery.back import finish, rollback, status
+from gallery.journal import exactly
 from gallery.names import Names, load_upgrade, names_of
 from gallery.reembed import Worker
 from gallery.search import Searcher
@@ -213,3 +215,32 @@ def test_a_foreign_key_to_the_table_is_refused(kind, uri, tmp_path):
     with pytest.raises(UserError, match="visits has a foreign key to gallery"):
         made.worker().work("random", 1.0)
     assert open_store(uri).tables() == ["gallery"] and OLD
+
+
+def fill_the_disk(place, size: int) -> None:
+    """In a process of its own: no file may become longer than ``size`` bytes, as on a full disk."""
+    import resource
+    worker = worker_of(place)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        worker.work("random", 1.0)
+    except UserError as error:
+        (place / "error.txt").write_text(str(error)[:200])
+
+
+def test_a_full_disk_loses_nothing(place):
+    pytest.importorskip("lancedb", reason="pip install -r requirements-stores.txt")
+    people = People(400)
+    people.ids = lambda: [f"{row}{'x' * 1000}" for row in range(400)]
+    people, uri = make(place, people)
+    worker_of(place).work("random", 0.25)
+    process = start(fill_the_disk, place, 12_000)
+    process.join()
+    assert "the store" in (place / "error.txt").read_text() and "failed" in (place / "error.txt").read_text()
+    old, new = (set(rows_of("lancedb", uri, name)) for name in ("gallery", "gallery__new"))
+    assert old | new == set(people.ids()) and len(new) >= 100
+    store = open_store(uri)
+    for row in store.read_journal(NAMES.journal, "number > -1 and until > 0", ["number"]):     # the lease of the ended worker
+        store.update_journal(NAMES.journal, exactly(row["number"]), {"until": time.time() - 1})
+    worker_of(place).work("random", 1.0)
+    assert set(rows_of("lancedb", uri, "gallery__new")) == set(people.ids()) and not rows_of("lancedb", uri, "gallery")
