@@ -10,6 +10,7 @@ from toy_comparison import run_compare, write_features
 from backbones import get_model
 from backbones.weights import fingerprint, load_state
 from evaluation.view_files import find_view, save_view, view_file
+from serving.upgrade import Upgrade
 from utils.errors import UserError
 
 
@@ -67,6 +68,29 @@ def test_the_view_of_the_old_version(people, tmp_path, monkeypatch):
     assert cross == pytest.approx(alone, abs=1e-3)                  # the view of wide is new
     curve = report["upgrades"]["new"]["backfill"]["random"]["values"]["top-1"][0]
     assert curve == pytest.approx([alone] * 3, abs=1e-3)
+
+
+def unit(file) -> np.ndarray:
+    rows = np.load(file)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_search_system_gets_the_views(people, tmp_path, monkeypatch):
+    """upgrade.json of wide against old is that of new, the rows of its view; also if the old version has the view."""
+    compared(monkeypatch, people, tmp_path / "a", "wide", "new")
+    upgrade, grid = Upgrade.load(tmp_path / "a/upgrade.json"), np.linspace(-1, 1, 30)
+    np.testing.assert_allclose(upgrade.view(np.load(people / "wide/probe.npy"), "wide", "old"), unit(people / "new/probe.npy"),
+                               atol=1e-5)
+    assert upgrade.threshold("wide", "old", 0.1) == pytest.approx(upgrade.threshold("new", "old", 0.1), abs=1e-5)
+    np.testing.assert_allclose(upgrade.comparable(grid, "wide", "old"), upgrade.comparable(grid, "new", "old"), atol=1e-3)
+    run_compare(monkeypatch, "-d", people, "--old", f"wide={people / 'wide'}", "--new", f"new={people / 'new'}", "--backfill", 0,
+                "--draws", 20, "--out", tmp_path / "b")
+    upgrade = Upgrade.load(tmp_path / "b/upgrade.json")
+    np.testing.assert_allclose(upgrade.stored(np.load(people / "wide/gallery.npy"), "new", "wide"),
+                               unit(people / "new/gallery.npy"), atol=1e-5)
+    np.testing.assert_allclose(upgrade.view(np.load(people / "new/probe.npy"), "new", "wide"), unit(people / "new/probe.npy"),
+                               atol=1e-5)
+    assert upgrade.threshold("new", "wide", 0.1) == pytest.approx(upgrade.threshold("new", "new", 0.1), abs=1e-5)
 
 
 def test_a_view_can_be_given_as_a_map(people, tmp_path, monkeypatch):
