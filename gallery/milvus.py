@@ -165,7 +165,10 @@ class MilvusStore:
 
     def has_journal(self, name: str) -> bool:
         with self.errors():
-            return self.client.has_collection(name) and bool(self.query(name, f"number <= {COMPLETE}", ["number"]))
+            if not self.client.has_collection(name):
+                return False
+            self.client.load_collection(name)           # after a restart of the server nothing is loaded
+            return bool(self.query(name, f"number <= {COMPLETE}", ["number"]))
 
     def create_journal(self, name: str, rows: list[Row]) -> bool:
         """The row COMPLETE is written last: a journal without it was left half written, and is written again."""
