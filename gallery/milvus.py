@@ -89,7 +89,7 @@ class MilvusStore:
             pages.close()
 
     def rows(self, table: Table, ids: list[Id], columns: list[str]) -> list[Row]:
-        return self.query(table.name, f"{table.id} in {json.dumps(ids, ensure_ascii=False)}", columns) if ids else []
+        return self.query(table.name, among(table, ids), columns) if ids else []
 
     def get(self, table: Table, ids: list[Id]) -> tuple[list[Id], np.ndarray]:
         with self.errors():
@@ -136,7 +136,7 @@ class MilvusStore:
     def delete(self, table: Table, ids: list[Id]) -> None:
         if ids:
             with self.errors():
-                self.client.delete(table.name, ids=ids)
+                self.client.delete(table.name, filter=among(table, ids))
 
     def search(self, table: Table, queries: np.ndarray, top: int) -> list[tuple[list[Id], np.ndarray]]:
         with self.errors():
@@ -165,7 +165,10 @@ class MilvusStore:
 
     def has_journal(self, name: str) -> bool:
         with self.errors():
-            return self.client.has_collection(name) and bool(self.query(name, f"number <= {COMPLETE}", ["number"]))
+            if not self.client.has_collection(name):
+                return False
+            self.client.load_collection(name)           # after a restart of the server nothing is loaded
+            return bool(self.query(name, f"number <= {COMPLETE}", ["number"]))
 
     def create_journal(self, name: str, rows: list[Row]) -> bool:
         """The row COMPLETE is written last: a journal without it was left half written, and is written again."""
@@ -209,6 +212,11 @@ class MilvusStore:
             number = rows[0]["number"]
             now = self.query(name, f"number >= {number} and number <= {number}", ["owner"], limit=1)
             return bool(now) and now[0]["owner"] == values["owner"]
+
+
+def among(table: Table, ids: list[Id]) -> str:
+    """The condition that a row has one of these ids; the client's own list of ids does not escape quotes."""
+    return f"{table.id} in {json.dumps(ids, ensure_ascii=False)}"
 
 
 def vector_fields(about: dict) -> list[dict]:

@@ -150,6 +150,7 @@ def rows_of(kind: str, uri: str, name: str) -> dict:
     else:
         from pymilvus import MilvusClient
         client = MilvusClient(uri)
+        client.load_collection(name)
         rows, pages = [], client.query_iterator(name, batch_size=1000, output_fields=["*"])
         while page := pages.next():
             rows += list(page)
