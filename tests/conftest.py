@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")     # scikit-learn imports pyarrow where it is
 os.environ.setdefault("OMP_NUM_THREADS", "1")       # toy sizes: threads would only wait for each other; 2 tries two
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -68,7 +68,7 @@ def test_a_view_is_verified_too(one_rank, monkeypatch, tmp_path):
     features[1::4] = features[0::4] + 0.1
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     same = np.arange(20) % 2 == 0
-    verify = Verifier(SimpleNamespace(val_targets=[], batch_size=2), one_rank, logging.getLogger("bct"))
+    verify = Verifier(SimpleNamespace(val_targets=[], batch_size=2, network="r50"), one_rank, logging.getLogger("bct"))
     verify.sets = {"pairs": (None, same)}
     monkeypatch.setattr(verification, "embed_pairs", lambda *_: (features, 3.0))
     learnt = View(4, 6, seed=3)

@@ -161,7 +161,7 @@ def test_a_checkpoint_is_exported_as_a_checkpoint(tmp_path, monkeypatch, capsys)
     (tmp_path / "complete.json").write_text("{}")
     asked = []
     monkeypatch.setattr(export_classifier, "classifier_in_checkpoint",
-                        lambda folder: asked.append(folder) or {"weight": torch.ones(4, 2)})
+                        lambda folder, dim: asked.append(folder) or {"weight": torch.ones(4, 2)})
     monkeypatch.chdir(tmp_path)
     run(monkeypatch, export_classifier, "-f", tmp_path, "-o", "c.npy")
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {tmp_path.resolve()}/c.npy"

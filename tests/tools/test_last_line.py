@@ -9,7 +9,8 @@ from tools.make_rec import make_rec
 from tools.split_dataset import split_dataset_ms1mv3
 from utils.paths import ROOT
 
-OTHERS = {"bin_accuracy", "check", "setting_rows", "regression"}    # write nothing, or a training, whose last line names model.pt
+# Write nothing, a vector store, or a training, whose last line names model.pt.
+OTHERS = {"bin_accuracy", "check", "gallery", "setting_rows", "regression"}
 
 
 def test_every_tool_has_such_a_line():

@@ -252,7 +252,7 @@ def test_help_lists_every_setting(script):
     folder = ROOT / "BCT_Methods" / Path(script).parent.name / "configs"
     names = re.findall(r"^config\.(\w+) = ", (ROOT / "configs/base.py").read_text(), re.MULTILINE)
     own = re.findall(r"^    (\w+)=\w+\(", (folder / "base.py").read_text(), re.MULTILINE) if folder.is_dir() else []
-    assert len(names) == 45 and (own != []) == folder.is_dir()
+    assert len(names) == 46 and (own != []) == folder.is_dir()
     code, said = start("--help", script=script)
     assert code == 0 and re.findall(r"^  ([a-z]\w+)=", said, re.MULTILINE) == names + own
     meaning = "learning rate for the recipe's 1024 images per step (batch_size x ranks); not scaled by itself"

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from evaluation.detect import CHOICES
-from utils.command_line import Help, at_least
+from utils.command_line import Help, Parser, at_least
 
 WRITES = 2000.0         # entries/s that a store takes, if nothing else is said
 
@@ -47,8 +47,8 @@ def source_options(parser: argparse.ArgumentParser) -> None:
 
 def parse_arguments(text: str) -> argparse.Namespace:
     """text: the description of the tool."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Parser(text)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
     one = {name: commands.add_parser(name, help=text, description=text, formatter_class=Help) for name, text in (
         ("plan", "check everything and print cost and expected figures; nothing is written"),
         ("reembed", "give entries their new vectors, in the order of the plan"),
