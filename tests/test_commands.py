@@ -3,13 +3,9 @@
 They run in a copy of the project with a toy data set; the tests add only settings that make a command small.
 """
 
-import os
 import pickle
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,7 @@ import torch
 from onnx_toys import node
 from onnx_toys import write as write_onnx
 from pages import commands
-from processes import run_script
+from small_commands import SMALL, ready, run, shell
 from toy import jpeg, write_ijb, write_records
 from trainings import free_port
 
@@ -26,7 +22,6 @@ from backbones import get_model
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "image_size=16 num_epoch=1 batch_size=4 workers=0 val_targets=[]"
 # The dry run checks the disk for trainings that this test does not run: the test must not depend on the free space.
 ON_A_LARGE_DISK = """
 import runpy, shutil, types
@@ -48,26 +43,6 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def ready(command: str) -> str:
-    """The same command, small: two processes, a free port, toy settings if it trains or extracts."""
-    command = command.replace("--nproc_per_node=8", "--nproc_per_node=2").replace("22222", str(free_port()))
-    if "train" in command.split("configs/")[0] and "split" not in command or "get_feature.py configs" in command:
-        command += " " + SMALL
-    return command
-
-
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PATH": path})
-
-
-def run(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run a command in a shell if it has a launcher, else ``python SCRIPT ...`` in a fork, which starts faster."""
-    words = shlex.split(command)
-    return run_script(*words[1:], cwd=folder) if words[0] == "python" and words[1] != "-m" else shell(command, folder)
-
-
 def test_the_readmes_commands_in_their_order(project):
     lines = commands("README.md", FOUR_STEPS)
     assert [Path(re.search(r"(\S+\.py)", line).group(1)).name for line in lines] == [
@@ -86,15 +61,17 @@ def test_the_readmes_commands_in_their_order(project):
 
 def test_the_comparison_and_the_reproduction(project):
     """Paragon, page, and the cost of all methods."""
-    dry_run, whole_run = commands("docs/training.md", "All methods of a scenario")
+    dry_run, whole_run, seeds = commands("docs/training.md", "All methods of a scenario")
     for line in commands("docs/upgrade.md", "From model files"):
         done = run(ready(line).replace("--old old", "--draws 20 --backfill 2 --old old"), project)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "MixBCT" in done.stdout and "paragon+ridge" in done.stdout
     assert (project / "compare_result/index.html").stat().st_size > 100_000
-    assert dry_run == f"{whole_run} --dry-run"
-    done = shell(dry_run.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
-    assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
+    assert dry_run == f"{whole_run} --dry-run" and seeds == f"{whole_run} --seeds 3"
+    for line, count in ((dry_run, 1), (f"{seeds} --dry-run", 3)):
+        done = shell(line.replace("bash reproduce.sh", f"python -c '{ON_A_LARGE_DISK}'") + " batch_size=4", project)
+        assert done.returncode == 0 and "all inputs are there" in done.stdout, done.stderr
+        assert done.stdout.count(" train_old_softmax.py ") == count
 
 
 def test_a_second_upgrade(project):
