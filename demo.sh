@@ -14,7 +14,7 @@ python tools/rehearsal/make_rehearsal.py --out "$out/dataset" --size 32 --identi
     --eval-identities 1500 --pairs 2
 
 # The settings of --small, with a smaller network and fewer epochs. UniBCT refines in epochs 2 and 4 of 6, as in 10 and 20 of 35.
-bash reproduce.sh OPclass --small --seeds 3 --family softmax_to_arc_f128 \
+bash reproduce.sh OPclass --small --seeds 3 --backfill 4 --family softmax_to_arc_f128 \
     --methods MixBCT,L2,weakenedL2,BCT,BCT_as_published=BCT,UniBCT,NCCL,AdvBCT \
     --records "$out/dataset/ms1m-retinaface-t1" --ijb "$out/dataset/ijb" --out "$out" \
     --title "Synthetic faces: can the new model replace the old one?" \

@@ -62,6 +62,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--old-eval", type=Path, metavar="FILE", help="the old model's embeddings of the evaluation images, if --old holds "
         "vectors: .npy [N, d] in the order of the landmark file, or .npz of ijbc_eval.py -E")
     add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
+    add("--backfill", type=at_least(0, int), default=10, metavar="STEPS",
+        help="steps of re-embedding the gallery on the page; 0: none")
     add("--records", type=Path, default=ROOT / "dataset/ms1m-retinaface-t1", help="folder of train.rec, train.idx")
     add("--ijb", type=Path, default=ROOT / "dataset", help="folder that contains IJBC/ or IJBB/")
     add("--subset", default="IJBC", choices=["IJBC", "IJBB"], help="evaluation set")
@@ -246,6 +248,7 @@ def compare_command(recipes: list[Recipe], trainings: list[Training], folder: st
             "--subset", args.subset, "--old", old, "--new", *map(model, new), "--paragon", model(by_name["paragon"]),
             "--old-features", old_features, "--new-features", f"paragon={features(recipes[0].paragon_sd)}",
             "--title", title if folder == "compare" else f"{title} First answer: {trainings[-1].name}, one training",
+            "--backfill", str(args.backfill),
             "--orders", str(-(-RANDOM_ORDERS // len(recipes))), "--embeddings", str(out / "compare/embeddings"),
             "--out", str(out / folder)]
 
