@@ -34,7 +34,8 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     """README, steps 1 to 4: the old model and its features first, then what is trained on them, then the comparison."""
     data, ijb, out = tmp_path / "records", tmp_path / "ijb", tmp_path / "out"
     found = all_steps([recipe(monkeypatch, "OPclass", "--family", "softmax_to_arc_f128", "--methods", "MixBCT,weak=weakenedL2",
-                              "--records", data, "--ijb", ijb, "--out", out, "--backfill", "6", "lr=3", "new:lr=2", "old:lr=1", "weak:lr=4",
+                              "--records", data, "--ijb", ijb, "--out", out, "--backfill", "6", "lr=3", "new:lr=2", "old:lr=1",
+                              "weak:lr=4",
                               "old:network=r34", "MixBCT:mix_ratio=0.5")], ["launch"])
     python, old_config, save = sys.executable, "configs/f128_r18_softmax_class30.py", out / "feature_save"
     sd, own_sd = "f128_r18_softmax_class70", "f128_r50_arc_class70"
