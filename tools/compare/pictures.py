@@ -1,16 +1,19 @@
 """The report as pictures, each a PNG with more pixels than a page shows; the page puts them side by side if there is room."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image  # comes with matplotlib, which needs it
 
 from evaluation.verification import FARS
 from utils.files import written_beside
 
 SIZE = (4.2, 3.5)           # inches without the legend; as wide as a phone's page, so that text keeps its size there
 DPI = 230                   # sharp on a phone, and when a picture is enlarged
+COLOURS = 128               # of a picture
 TEXT = 10                   # points of all text
 LINE = 0.21                 # inches that a line of the legend needs
 CELL = 0.46                 # inches that a number of the matrix needs
@@ -43,9 +46,12 @@ def draw_pictures(report: dict, out: Path) -> dict[str, Path]:
 
 
 def save(figure: Figure, file: Path) -> Path:
-    """Write the PNG and return ``file``."""
-    with written_beside(file) as part:
-        figure.savefig(part, format="png", dpi=DPI)
+    """Write the PNG with COLOURS colours, a quarter of its bytes with all of them, and return ``file``."""
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    with written_beside(file) as part, Image.open(drawn) as picture:
+        few = picture.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(part, format="png", optimize=True)
     return file
 
 
