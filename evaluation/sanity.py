@@ -146,6 +146,6 @@ def below_mixed(name: str, alone: Trainings, cross: Trainings, old: str, counted
 def useless_maps(errors: dict[str, float]) -> list[Warning]:
     """Warnings about maps (free baselines) that are no better than a map to 0 on images that they were not fitted on."""
     return [Warning(f"The map {name} has a squared error of {error:.2f} on images that it was not fitted on; a map to 0 has 1, "
-                    f"so it predicts nothing: one of the models says little about these images, or the rows of the two feature "
-                    f"files belong to different images", frozenset([name]))
+                    f"so it predicts nothing: the models may be too weak, or the rows of the two feature files may belong to "
+                    f"different images", frozenset([name]))
             for name, error in errors.items() if not error < USELESS_MAP]

@@ -94,13 +94,15 @@ def test_no_names_the_nearest_version_and_the_way_that_is_left():
     data = report(figures, A=upgrade("worse", WORSE), B=upgrade("worse", WORSE, entry(25, 20, 30, "better"), 3000),
                   C=upgrade("no verdict", BETTER, BETTER))
     assert first_answer(data) == {"word": "no", "version": "A", "text": (
-        "None of the 2 versions can replace old without re-embedding the gallery; the nearest is A: TAR@1e-4 changes by -9.00 "
+        "None of the versions can replace old without re-embedding the gallery; the nearest is A: TAR@1e-4 changes by -9.00 "
         "points (-14.0 to -4.5). Re-embedding the whole gallery with B takes TAR@1e-4 from 50.00 to 75.00 %. Re-embedding 3,000 "
         "of the gallery's 4,000 images brings 80 % of the gain in TAR@1e-4.")}
     data["upgrades"] |= {"D": upgrade("worse", WORSE, entry(24.5, 20, 29, "better"), 2000)}
     for alone, best in ((.745, "D takes TAR@1e-4 from 50.00 to 74.50"), (.735, "B takes TAR@1e-4 from 50.00 to 75.00")):
         data["matrix"]["D"] = {gallery: {METRIC: {"value": of, "interval": None}} for gallery, of in (("old", .2), ("D", alone))}
         assert f"Re-embedding the whole gallery with {best} %" in first_answer(data)["text"]    # within a point: the cheaper one
+    both = report({"A": (45, 55), "B": (41, 55)}, A=upgrade("worse", WORSE, top="worse"), B=upgrade("worse", WORSE))
+    assert first_answer(both)["version"] == "B"                     # worse in fewer figures, whatever the first one is
     single = first_answer(report(figures, A=upgrade("better in some, worse in others", WORSE)))
     assert (single["word"], single["text"][:24]) == ("no", "A cannot replace old wit")
 

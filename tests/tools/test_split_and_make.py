@@ -83,8 +83,15 @@ def test_images_far_from_the_ratio(tmp_path, counts, warned):
     write_records(tmp_path / "train", counts)
     done = split("--data", tmp_path)
     assert done.returncode == 0 and ("--shuffle SEED" in done.stderr) == warned
+    assert "images of one person" not in done.stderr
     if warned:
         assert f"has {100 * sum(counts[:3]) / 41:.0f} % of the images, but 30 % of the people" in done.stderr
+
+
+def test_a_part_of_one_person(tmp_path):
+    write_records(tmp_path / "train", [4, 4, 4])
+    done = split("--data", tmp_path)
+    assert done.returncode == 0 and "train_part_30_class has images of one person, and a training needs two people" in done.stderr
 
 
 def people(folder: Path, size: int = 16) -> None:

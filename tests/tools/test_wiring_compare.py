@@ -256,7 +256,10 @@ def test_the_first_table_by_hand(report):
     assert table.columns == ["version", "answer", "on the gallery of old, new threshold", "the same at today's threshold",
                              "images to re-embed for 80 % of the gain", "alone"]
     assert table.rows[0] == ["old", "", "40.00", "", "", "40.00"]
-    assert table.rows[1] == ["new", "undecided", "60.00", "70.00 (FAR 15 %)", "2 (of 4)", "80.00"]
+    assert table.rows[1] == ["new", "undecided", "60.00", "70.00 (FAR 15 %)", "no gain shown", "80.00"]
+    gains = json.loads(json.dumps(report))
+    gains["upgrades"]["new"]["alone"] = {"overall": "better", "criterion": {"TAR@1e-1": {"verdict": "better"}}}
+    assert answer_table(gains).rows[1][4] == "2 (of 4)"
     curves = report["upgrades"]["new"]["backfill"]
     assert sorted(curve["TAR@1e-1"]["images"] for curve in curves.values())[0] == 2 < max(
         curve["TAR@1e-1"]["images"] for curve in curves.values())

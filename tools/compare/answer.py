@@ -40,7 +40,7 @@ def first_answer(report: dict) -> dict:
     if weak:
         return answer(NO_ANSWER, None, weak_text(report, warned=not upgrades))
     metric, order = main_metric(report), list(RANKS)
-    best = min(upgrades, key=lambda name: (order.index(upgrades[name]["overall"]),
+    best = min(upgrades, key=lambda name: (order.index(upgrades[name]["overall"]), count_verdicts(upgrades[name])[WORSE],
                                            -value(report, name, report["old"], metric)["value"]))
     word = RANKS[upgrades[best]["overall"]]
     text = {YES: yes_text, PERHAPS: perhaps_text, OPEN: open_text, NO: no_text}[word](report, upgrades, best)
@@ -137,7 +137,7 @@ def no_text(report: dict, upgrades: dict, best: str) -> str:
     metric, old = upgrades[best]["decided by"], report["old"]
     text = f"{best} cannot replace {old} without re-embedding the gallery"
     if len(upgrades) > 1:
-        text = f"None of the {len(upgrades)} versions can replace {old} without re-embedding the gallery; the nearest is {best}"
+        text = f"None of the versions can replace {old} without re-embedding the gallery; the nearest is {best}"
     return f"{text}: {metric} changes by {change(upgrades[best]['criterion'][metric])}. {whole_gallery(report, upgrades)}"
 
 
@@ -215,7 +215,9 @@ def images(report: dict, name: str, metric: str) -> tuple[str, str]:
         return "n/a", ""
     way = cheapest(report, name, metric)
     total = report["evaluation"]["gallery images"][protocol_of(metric)]
-    return ("no gain", "") if way is None else (f"{way[0]:,}", f"of {total:,}")
+    if way is None or better_alone(report, name) is None:
+        return "no gain shown", ""
+    return f"{way[0]:,}", f"of {total:,}"
 
 
 def answer_table(report: dict) -> Table:
