@@ -12,17 +12,17 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from reproduction_toys import SMALL, recipe
 from toy import write_ijb, write_records
 
 from backbones import get_model
 from records.recordio import MAGIC_BYTES
 from tools.reproduce import plan, reproduce
 from tools.reproduce.plan import Training, check_inputs, image_count, plan_rows, print_plan
-from tools.reproduce.reproduce import Recipe, split_setting
+from tools.reproduce.reproduce import split_setting
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["network=mbf", "image_size=16", "batch_size=4", "num_epoch=1", "workers=0", "val_targets=[]"]
 
 
 @pytest.fixture
@@ -85,11 +85,6 @@ def test_fewer_images_than_a_step_needs(data):
     arguments = ([training(data, "batch_size=7")], data / "records", data / "ijb", "IJBC", data / "out")
     assert print_plan(*arguments, 1) == []
     assert print_plan(*arguments, 2) == ["old has 12 images, fewer than a step needs; lower old:batch_size"]
-
-
-def recipe(monkeypatch, *words: str) -> Recipe:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
-    return Recipe(reproduce.parse_arguments())
 
 
 def test_settings_reach_the_trainings_that_they_are_for(monkeypatch):
