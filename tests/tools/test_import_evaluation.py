@@ -14,7 +14,7 @@ DIM = 12
 
 @pytest.fixture
 def evaluation(tmp_path, monkeypatch):
-    """An evaluation set of 8 people, 48 images, as make_ijb lists them; the tool on vectors of them in another order."""
+    """An evaluation set of 8 people, 48 images, listed as by make_ijb, but backwards; the tool on vectors in another order."""
     write_ijb(tmp_path / "ijb", subjects=8)
     rows = ["number\ttemplate\tsubject\tperson\tpath", *(f"{n}\t{(n + 1) // 2}\t{(n - 1) // 6}\tq\tq{(n - 1) // 6}/{50 - n}.jpg"
                                                          for n in range(1, 49))]
@@ -25,7 +25,7 @@ def evaluation(tmp_path, monkeypatch):
 
     def call(ids: list[str], *flags: str, listed: bool = True) -> tuple[np.ndarray, np.ndarray]:
         if listed:
-            (tmp_path / "ijb/images.txt").write_text("\n".join(rows) + "\n")
+            (tmp_path / "ijb/images.txt").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
         np.savez(tmp_path / "v.npz", vectors=wanted[order], ids=np.array(ids)[order])
         monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "v.npz"), "--ijb", str(tmp_path / "ijb"), "--out",
                                           str(tmp_path / "old.npy"), *flags])
@@ -61,6 +61,15 @@ def test_an_evaluation_image_without_vector_and_permuted_vectors(evaluation, cap
         evaluation([f"z{n}" for n in range(48)])
     evaluation([PICTURES[i] for i in np.random.default_rng(3).permutation(48)])
     assert "do ids and vectors belong together?" in capsys.readouterr().err
+
+
+def test_a_list_of_other_images_is_refused(evaluation, tmp_path):
+    for other in ("", "49\t25\t8\tq\tq8/1.jpg\n"):                 # one image less; another one in its place
+        evaluation(PICTURES, "--force")
+        file = tmp_path / "ijb/images.txt"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]) + other)
+        with pytest.raises(UserError, match=f"lists {47 + bool(other)} images, the landmark file 48, or others; make both again"):
+            evaluation(PICTURES, "--force", listed=False)
 
 
 @pytest.mark.parametrize("flags", [["--SD", "f12_theirs_class100", "--ijb", "ijb", "--out", "a.npy"],
