@@ -45,10 +45,7 @@ class Versions:
                 version.open(args)
         self.trainings = {name: [read_features(version, evaluation, args) for version in trainings]
                           for name, trainings in self.files.items()}
-        for name, trainings in self.trainings.items():
-            if len({features.dim for features in trainings}) > 1:
-                raise UserError(f"the trainings of {name} have {', '.join(str(f.dim) for f in trainings)} dimensions; expected "
-                                f"the same number: they are trainings of one version")
+        self.check_dimensions()
         for name, paths in files.items():
             for k, file in enumerate(paths):
                 check_same_model(file, name, self.trainings[name][k].about)
@@ -111,6 +108,13 @@ class Versions:
             if len(trainings) % olds:
                 raise UserError(f"{name} has {len(trainings)} trainings and {self.old} has {olds}; expected the same number of "
                                 f"trainings for each old model, in the order of the old models")
+
+    def check_dimensions(self) -> None:
+        """UserError if the trainings of a version differ in their dimensions."""
+        for name, trainings in self.trainings.items():
+            if len({features.dim for features in trainings}) > 1:
+                raise UserError(f"the trainings of {name} have {', '.join(str(f.dim) for f in trainings)} dimensions; expected "
+                                f"the same number: they are trainings of one version")
 
     @property
     def features(self) -> dict[str, Features]:

@@ -118,7 +118,7 @@ def fill_postgres(uri, ids, vectors, name, half) -> None:
 
 def fill_milvus(uri, ids, vectors, name, half) -> None:
     from pymilvus import DataType, MilvusClient
-    client = MilvusClient(uri)
+    client = MilvusClient(uri, timeout=60)       # seconds: a busy machine answers late
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
     if isinstance(ids[0], int):
         schema.add_field("id", DataType.INT64, is_primary=True)
@@ -149,7 +149,7 @@ def rows_of(kind: str, uri: str, name: str) -> dict:
                 for row in rows]
     else:
         from pymilvus import MilvusClient
-        client = MilvusClient(uri)
+        client = MilvusClient(uri, timeout=60)       # seconds: a busy machine answers late
         client.load_collection(name)
         rows, pages = [], client.query_iterator(name, batch_size=1000, output_fields=["*"])
         while page := pages.next():

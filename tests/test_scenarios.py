@@ -28,7 +28,7 @@ def place(tmp_path_factory) -> Path:
 
 def train(name: str, scenario: str, place: Path, output: Path, *more: str) -> str:
     """Run the method's script in this process; what it logged."""
-    settings = [f"dataset={place}/data", f"feature_save={place}/feature_save", f"output={output}", "network=mbf",
+    settings = [f"dataset={place}/data", f"feature_save={place}/feature_save", f"output={output}", "network=cnn_s",
                 "image_size=16", "batch_size=12", "num_epoch=1", "workers=0", "val_targets=[]", "frequent=1", "lr=0.01"]
     log = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(log):

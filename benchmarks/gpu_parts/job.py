@@ -51,9 +51,9 @@ REAL = Sizes(networks=("r50", "r100", "r18"), batches=(128, 256), image=112, dim
              training=("num_epoch=16", "batch_size=64", "warmup_epoch=1", "scale=16", "margin_list=(1.0,0.2,0.0)", "workers=4",
                        "val_targets=[]", "keep_checkpoints=1", "old:lr=0.1", "new:lr=0.2", "new:clip=100", "BCT:bct_scale=16"),
              threads=None)
-DRY = Sizes(networks=("r18",), batches=(2,), image=16, dim=8, classes=40, head_classes=(40,), workers=(1,), record_images=64,
+DRY = Sizes(networks=("cnn_s",), batches=(2,), image=16, dim=8, classes=40, head_classes=(40,), workers=(1,), record_images=64,
             embedded_images=6, evaluation_share=0.001, gallery=(300, 10), product_rows=64, copied=1 << 10, block_seconds=0.0,
-            blocks=1, warm=0, loader_seconds=0.01, compiler="eager", tests="tests/benchmarks", threads=1,
+            blocks=1, warm=0, loader_seconds=0.01, compiler="eager", tests="tests/benchmarks/test_work.py", threads=1,
             training=("num_epoch=1", "batch_size=8", "network=mbf", "image_size=16", "workers=0", "val_targets=[]"))
 
 

@@ -1,14 +1,13 @@
 """reproduce.sh --old: from an old model that exists, a file or its vectors, to the page; what does not fit is refused."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx_toys import SIZE, expected, node, write
+from reproduction_toys import reproduce_here, steps_in_forks
 from toy import jpeg, write_ijb
 
 from records.faces import FaceRecords
@@ -18,10 +17,9 @@ from tools.reproduce import reproduce
 from tools.reproduce.reproduce import Recipe, all_steps
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 INSIDE = [node("Sub", "input m", "a"), node("Div", "a m", "x")], {"m": 127.5}      # the file normalises inside
 PEOPLE, EACH, DIM = 12, 6, 8
-TINY = ["network=mbf", f"image_size={SIZE}", "batch_size=8", "num_epoch=1", "warmup_epoch=0", "workers=0", "val_targets=[]",
+TINY = ["network=cnn_s", f"image_size={SIZE}", "batch_size=8", "num_epoch=1", "warmup_epoch=0", "workers=0", "val_targets=[]",
         "fp16=False", "scale=16"]
 
 
@@ -51,18 +49,13 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def words(data: Path, out: Path, *more: str) -> list[str]:
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
     return ["EXclass", "--methods", "MixBCT,L2", "--records", str(data / "records"), "--ijb", str(data / "ijb"), "--out",
             str(out), *TINY, *map(str, more)]
 
 
-def run(data: Path, out: Path, *more) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, ROOT / "tools/reproduce/reproduce.py", *words(data, out, *more)], capture_output=True,
-                          text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-
-
 def steps(monkeypatch, data: Path, out: Path, *more: str) -> dict:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, out, *more)])
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments(data, out, *more)])
     args = reproduce.parse_arguments()
     return {step.name: step for step in all_steps([Recipe(args, k) for k in range(1, args.seeds + 1)], ["launch"])}
 
@@ -126,13 +119,14 @@ def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch, more, sentenc
 
 @pytest.mark.parametrize("scenario", ["EXdata", "OPclass", "OPdata"])
 def test_other_scenarios_are_refused(data, tmp_path, monkeypatch, scenario):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", scenario, *words(data, tmp_path, "--old", f"{data}/old.onnx")[1:]])
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", scenario, *arguments(data, tmp_path, "--old", f"{data}/old.onnx")[1:]])
     with pytest.raises(UserError, match=f"expected the scenario EXclass, found {scenario}"):
         reproduce.parse_arguments()
 
 
 def dry_run(monkeypatch, data: Path, out: Path, *more: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, out, "--dry-run", *more)])
+    steps_in_forks(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments(data, out, "--dry-run", *more)])
     reproduce.main()
     assert not out.exists() or not any(out.iterdir())
 
@@ -169,11 +163,15 @@ def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch
 
 
 @pytest.mark.long
-def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path):
+def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path, monkeypatch, capsys):
     """Old features equal a loop in record order, both ways; L2 makes queries that find the old gallery, the paragon does not."""
     more = ["--methods", "L2", "num_epoch=20", "lr=0.1"]
-    done = run(data, tmp_path / "file", "--old", data / "old.onnx", *more)
-    assert done.returncode == 0 and "old.onnx is given raw pixels, RGB: its first nodes compute" in done.stdout, done.stderr
+
+    def run(out: str, *words) -> tuple[str | None, str]:
+        return reproduce_here(monkeypatch, capsys, *arguments(data, tmp_path / out, *words, *more))
+
+    end, text = run("file", "--old", data / "old.onnx")
+    assert end is None and "old.onnx is given raw pixels, RGB: its first nodes compute" in text, text
     records = FaceRecords(data / "records/train")
     wanted = expected(faces=np.stack([np.asarray(records[i][0]) for i in range(len(records))]))[0]
     start = "feature_save/EXclass/old_class100"
@@ -182,8 +180,9 @@ def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path)
     old = next(file for file in kept if "onnx" in file.with_suffix(".json").read_text())
     np.save(tmp_path / "eval.npy", np.load(old))
 
-    done = run(data, tmp_path / "vectors", "--old", data / "vectors.npz", "--old-eval", tmp_path / "eval.npy", *more)
-    assert done.returncode == 0, done.stderr
+    vectors = ["--old", data / "vectors.npz", "--old-eval", tmp_path / "eval.npy"]
+    end, text = run("vectors", *vectors)
+    assert end is None, text
     np.testing.assert_allclose(np.load(tmp_path / f"vectors/{start}_feature.npy"), wanted, atol=1e-5)
     pages = [json.loads((tmp_path / f"{name}/compare/compare.json").read_text()) for name in ("file", "vectors")]
     assert pages[0]["matrix"]["old"]["old"] == pages[1]["matrix"]["old"]["old"]
@@ -191,14 +190,14 @@ def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path)
         found = {name: page["matrix"][name]["old"]["top-1"]["value"] for name in ("L2", "paragon")}
         assert found["L2"] > found["paragon"] + 0.2, found          # 0.625 and 0.25 with seed 666; one in eight by chance
 
-    again = run(data, tmp_path / "file", "--old", data / "vectors.npz", "--old-eval", tmp_path / "eval.npy", *more)
-    assert again.returncode == 1 and "holds features of another old model than --old" in again.stderr
+    end, _ = run("file", *vectors)
+    assert "holds features of another old model than --old" in end
 
 
 @pytest.mark.long
-def test_an_old_model_at_chance_is_doubted_before_the_trainings_and_on_the_page(data, tmp_path):
+def test_an_old_model_at_chance_is_doubted_before_the_trainings_and_on_the_page(data, tmp_path, monkeypatch, capsys):
     """Its file is given pixels that leave only noise: all embeddings are its bias."""
-    done = run(data, tmp_path / "out", "--old", f"{data}/old.onnx,input=0/1000000000", "--methods", "L2")
-    text = done.stdout + done.stderr
+    old = f"{data}/old.onnx,input=0/1000000000"
+    _, text = reproduce_here(monkeypatch, capsys, *arguments(data, tmp_path / "out", "--old", old, "--methods", "L2"))
     assert "although its first nodes compute" in text
     assert text.index("look as if they were in another order") < text.index("epoch 1/1")

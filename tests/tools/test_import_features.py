@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import write_ijb, write_records
+from toy import write_records
 
 from old_model import vectors
 from old_model.features import OldFeatures, classes_left_out, load_labels
@@ -236,65 +236,6 @@ def test_the_most_exact_part_of_the_path_is_compared():
     assert found.key == "the file name without its ending" and found.rows.tolist() == [1, 0, -1] and found.unused == 1
 
 
-# --- vectors of an evaluation set --------------------------------------------------------------------------
-
-@pytest.fixture
-def evaluation(tmp_path, monkeypatch):
-    """An evaluation set of 8 people, 48 images, as make_ijb lists them; the tool on vectors of them in another order."""
-    write_ijb(tmp_path / "ijb", subjects=8)
-    rows = ["number\ttemplate\tsubject\tperson\tpath", *(f"{n}\t{(n + 1) // 2}\t{(n - 1) // 6}\tq\tq{(n - 1) // 6}/{50 - n}.jpg"
-                                                         for n in range(1, 49))]
-    draw = np.random.default_rng(0)
-    people = np.repeat(draw.normal(size=(8, DIM)), 6, 0)
-    wanted = (people + draw.normal(size=people.shape) / 4).astype(np.float32)
-    order = draw.permutation(48)
-
-    def call(ids: list[str], *flags: str, listed: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        if listed:
-            (tmp_path / "ijb/images.txt").write_text("\n".join(rows) + "\n")
-        np.savez(tmp_path / "v.npz", vectors=wanted[order], ids=np.array(ids)[order])
-        monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "v.npz"), "--ijb", str(tmp_path / "ijb"), "--out",
-                                          str(tmp_path / "old.npy"), *flags])
-        import_features.main()
-        return np.load(tmp_path / "old.npy"), wanted
-    return call
-
-
-PICTURES = [f"q{(n - 1) // 6}/{50 - n}.jpg" for n in range(1, 49)]
-
-
-@pytest.mark.parametrize("ids, listed", [(PICTURES, True), ([f"x/y/{name}" for name in PICTURES], True),
-                                         ([f"{n}.jpg" for n in range(1, 49)], False)])
-def test_vectors_of_an_evaluation_set_in_the_order_of_the_landmark_file(evaluation, ids, listed, capsys):
-    """The ids are paths of the pictures, or names of the image files."""
-    found, wanted = evaluation(ids, listed=listed)
-    assert np.array_equal(found, wanted) and not capsys.readouterr().err
-    with pytest.raises(UserError, match="old.npy exists; give another --out"):
-        evaluation(ids, listed=listed)
-    evaluation(ids, "--force", listed=listed)
-
-
-def test_ids_that_can_be_two_names_are_refused(evaluation):
-    """Picture q0/49.jpg became image 1.jpg: 2.jpg is both an image file and another picture."""
-    with pytest.raises(UserError, match="can be names of the image files in loose_crop and of the pictures"):
-        evaluation([f"{n}.jpg" for n in range(2, 50)][:47] + ["1.jpg"])
-
-
-def test_an_evaluation_image_without_vector_and_permuted_vectors(evaluation, capsys):
-    with pytest.raises(UserError, match="1 of 48 images have no vector"):
-        evaluation([*PICTURES[:47], "q9/0.jpg"])
-    with pytest.raises(UserError, match="no id of .*v.npz is the path or the file name"):
-        evaluation([f"z{n}" for n in range(48)])
-    evaluation([PICTURES[i] for i in np.random.default_rng(3).permutation(48)])
-    assert "do ids and vectors belong together?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("flags", [["--SD", SD, "--ijb", "ijb", "--out", "a.npy"],
-                                   ["--ijb", "ijb"], [], ["--SD", SD, "--out", "a.npy"]])
-def test_training_or_evaluation_images(monkeypatch, flags):
-    monkeypatch.setattr(sys, "argv", ["x", "v.npz", *flags])
-    with pytest.raises(UserError, match="expected --SD for vectors of training images, or --ijb and --out"):
-        import_features.main()
 def test_images_without_a_vector_are_left_out_if_asked(imported, data, capsys, monkeypatch):
     """All of person 4 and two others: zeros and marks; then credible marks, class means, features of the marks."""
     wanted, ids = values(), paths()

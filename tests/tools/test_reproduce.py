@@ -13,9 +13,6 @@ from tools.reproduce import steps
 from tools.reproduce.steps import Step, run_steps
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["network=mbf", "image_size=16", "batch_size=4", "num_epoch=1", "workers=0", "val_targets=[]"]
-
 
 def wait_for(found, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
@@ -155,3 +152,42 @@ def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monke
     os.kill(int(pid.read_text()), signal.SIGKILL)
     monkeypatch.setattr(steps, "SECONDS_FOR_LOCK", 10)
     assert shell.run(step) == ["old"]
+
+
+def test_a_step_whose_command_or_inputs_changed_runs_again_and_so_does_what_needs_it(tmp_path):
+    """first <- second <- third; other is for itself.  Each step notes its name."""
+    note = tmp_path / "notes"
+
+    def ran(**commands: str) -> list[str]:
+        note.write_text("")
+        steps = [Step(name, ["bash", "-c", f"echo {name} >> {note}; {commands.get(name, 'true')}"], needs, tmp_path)
+                 for name, needs in (("first", ()), ("second", ("first",)), ("third", ("second",)), ("other", ()))]
+        run_steps(steps, tmp_path / "out", 0, 1)
+        return sorted(note.read_text().split())
+
+    assert ran() == ["first", "other", "second", "third"] and ran() == []
+    assert ran(second="true 2") == ["second", "third"]
+    assert ran(second="true 2", first=":") == ["first", "second", "third"]
+    assert ran(second="true 2", first=":", other=":") == ["other"]
+
+
+@pytest.mark.parametrize("gpus, cores, trainings, threads", [(0, 8, 2, "4"), (0, 3, 1, "3"), (0, 2, 4, "1"), (1, 8, 2, "none")])
+def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monkeypatch, gpus, cores, trainings, threads):
+    """Each step notes its threads and whether another one was running: on a GPU never."""
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    note, busy = tmp_path / "notes", tmp_path / "busy"
+    text = (f'mkdir {busy} 2> /dev/null && alone=alone || alone=together; threads=${{OMP_NUM_THREADS:-none}}; '
+            f'echo "$threads $alone $GOMP_SPINCOUNT" >> {note}; sleep 0.05; rmdir {busy} 2> /dev/null; '
+            f'mkdir -p "$(dirname "$1")"; touch "$1"')
+    steps = [Step(str(k), ["bash", "-c", text, "bash", f"{tmp_path}/out/{k}/model.pt"], (), tmp_path,
+                  makes=tmp_path / f"out/{k}/model.pt", trains=True) for k in range(trainings)]
+    steps.append(Step("page", ["bash", "-c", text, "bash", f"{tmp_path}/page"], tuple(map(str, range(trainings))), tmp_path,
+                      again=True))
+    run_steps(steps, tmp_path / "out", gpus, cores)
+    *lines, page = note.read_text().split("\n")[:-1]
+    assert {line.split()[0] for line in lines} == {threads} and len(lines) == trainings
+    assert page.split()[0] == ("none" if gpus else str(cores))          # nothing runs next to it
+    assert {line.split()[2] for line in lines} == {"1000"}       # a waiting thread must not keep a core from another job for long
+    assert not gpus or {line.split()[1] for line in lines} == {"alone"}
+    assert "OMP_NUM_THREADS" not in os.environ

@@ -12,17 +12,17 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from reproduction_toys import SMALL, recipe, reproduce_here
 from toy import write_ijb, write_records
 
 from backbones import get_model
 from records.recordio import MAGIC_BYTES
 from tools.reproduce import plan, reproduce
 from tools.reproduce.plan import Training, check_inputs, image_count, plan_rows, print_plan
-from tools.reproduce.reproduce import Recipe, split_setting
+from tools.reproduce.reproduce import split_setting
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["network=mbf", "image_size=16", "batch_size=4", "num_epoch=1", "workers=0", "val_targets=[]"]
 
 
 @pytest.fixture
@@ -85,11 +85,6 @@ def test_fewer_images_than_a_step_needs(data):
     arguments = ([training(data, "batch_size=7")], data / "records", data / "ijb", "IJBC", data / "out")
     assert print_plan(*arguments, 1) == []
     assert print_plan(*arguments, 2) == ["old has 12 images, fewer than a step needs; lower old:batch_size"]
-
-
-def recipe(monkeypatch, *words: str) -> Recipe:
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
-    return Recipe(reproduce.parse_arguments())
 
 
 def test_settings_reach_the_trainings_that_they_are_for(monkeypatch):
@@ -167,16 +162,17 @@ def start():
 
 
 @pytest.mark.long
-def test_a_killed_reproduction_continues(data, start, monkeypatch):
-    killed, out = start(data), data / "out"
+def test_a_killed_reproduction_continues(data, start, monkeypatch, capsys):
+    """The first start is killed with all its processes; the others run here.  The old model's training lasts until the kill."""
+    more = ("network=cnn_s", "old:network=mbf")
+    killed, out = start(data, *more), data / "out"
     while not any(out.glob("old/checkpoints/*/complete.json")) and killed.poll() is None:
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     assert "done" not in json.loads((out / "steps/old.json").read_text()), killed.communicate()[0]
 
-    second = start(data)
-    text, _ = second.communicate()
-    assert second.returncode == 0 and "== split" not in text and "paragon+Procrustes" in text, text
+    end, text = reproduce_here(monkeypatch, capsys, *words(data, *more))
+    assert end is None and "== split" not in text and "paragon+Procrustes" in text, text
     first, resumed = (out / "log/old.log").read_text().split("$ cd ")[1:]
     assert "resume=True" not in first and "epoch 1/15  step 1/45" in first and "resume=True" in resumed
     epochs = [int(number) for number in re.findall(r"epoch (\d+)/15", resumed)]
@@ -184,19 +180,18 @@ def test_a_killed_reproduction_continues(data, start, monkeypatch):
     assert (out / "compare/index.html").is_file() and (out / "first/index.html").is_file()
     assert json.loads((out / "compare/compare.json").read_text())["versions"].keys() > {"old", "MixBCT", "soft", "paragon"}
 
-    third = start(data, "--seeds", "2")                         # what the first seed left is kept; 8 steps and the page remain
-    text, _ = third.communicate()
-    assert third.returncode == 0 and text.count("done before") == 9 and text.count("s since the start") == 10, text
+    end, text = reproduce_here(monkeypatch, capsys, *words(data, *more, "--seeds", "2"))
+    assert end is None and text.count("done before") == 9 and text.count("s since the start") == 10, text      # 8 steps, the page
     assert len(re.findall("== seed_2_.*: [0-9]+ s since the start", text)) == 8 and "== seed_2_split" not in text
     versions = json.loads((out / "compare/compare.json").read_text())["versions"]
     assert versions.keys() > {"old", "MixBCT", "soft", "paragon"} and {one["trainings"] for one in versions.values()} == {2}
     weights = [(folder / "MixBCT/model.pt").read_bytes() for folder in (out, out / "seed_2")]
     assert weights[0] != weights[1]
 
-    expected = {row[0]: row[-1] for row in plan_rows(recipe(monkeypatch, *words(data)).trainings, data / "records", 1)}
+    expected = {row[0]: row[-1] for row in plan_rows(recipe(monkeypatch, *words(data, *more)).trainings, data / "records", 1)}
     for name, size in expected.items():
         assert plan.size_of([out / name]) == pytest.approx(size, rel=0.1), name
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, "soft:threshold=0.3", "--dry-run")])
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words(data, *more, "soft:threshold=0.3", "--dry-run")])
     with pytest.raises(UserError, match=r"soft was trained with other settings \(then: threshold=0.2, now: threshold=0.3\)"):
         reproduce.main()
 

@@ -22,7 +22,7 @@ OLD = f"{ROOT}/configs/f512_r18_arc_class30.py"
 def run(tmp_path, monkeypatch):
     """Train a version of so many dimensions into tmp_path/<name>, or extract its features."""
     write_records(tmp_path / "data/train", [4, 5, 3, 4, 6, 2, 4, 3])
-    common = [f"dataset={tmp_path}/data", "rec=train", f"feature_save={tmp_path}/saved", "network=mbf", "image_size=16",
+    common = [f"dataset={tmp_path}/data", "rec=train", f"feature_save={tmp_path}/saved", "network=cnn_s", "image_size=16",
               "batch_size=8", "num_epoch=1", "workers=0", "val_targets=[]", "lr=0.01", "old_model=None", "verbose=100"]
 
     def train(name: str, dim: int, config: str, method: type = Method, *more: str) -> None:
@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
         main(method)
 
     def extract(name: str, *flags: str, sd: str | None = None) -> None:
-        model = f"{tmp_path / name}/model.pt:mbf"
+        model = f"{tmp_path / name}/model.pt:cnn_s"
         monkeypatch.setattr(sys, "argv", ["x", OLD, *common, "--SD", f"{sd or name}_class100", "--model", model, *flags])
         get_feature.main()
     return train, extract
@@ -58,8 +58,8 @@ def test_three_versions(run, tmp_path, monkeypatch):
 
     write_ijb(tmp_path / "ijb")
     monkeypatch.setattr(sys, "argv", [
-        "compare.py", "-d", f"{tmp_path}/ijb", "--old", f"v1={tmp_path}/v1/model.pt:mbf", "--new",
-        *(f"{v}={tmp_path}/{v}/model.pt:mbf" for v in ("v2", "v3")), "--sequence", "--draws", "0", "--backfill", "0",
+        "compare.py", "-d", f"{tmp_path}/ijb", "--old", f"v1={tmp_path}/v1/model.pt:cnn_s", "--new",
+        *(f"{v}={tmp_path}/{v}/model.pt:cnn_s" for v in ("v2", "v3")), "--sequence", "--draws", "0", "--backfill", "0",
         "--workers", "0", "--out", f"{tmp_path}/out"])
     compare.main()
     report = json.loads((tmp_path / "out/compare.json").read_text())
