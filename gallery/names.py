@@ -78,8 +78,16 @@ def existing(store: Store, name: str) -> Table | None:
 
 
 def pick_new(upgrade: Upgrade, new: str | None) -> str:
-    """The new version: ``new``, or the only one.  UserError."""
-    return the_only(upgrade.new, new, "upgrade.json", "new version", "--new NAME")
+    """The new version: ``new``, or the only one that can search stored vectors.  UserError.
+
+    A forward map compares mapped old entries, and the store has them as the old model made them.
+    """
+    able = [name for name in upgrade.new if upgrade.views[name, upgrade.old]["entry"] is None]
+    if not able or new in upgrade.new and new not in able:
+        raise UserError(f"{new or ' and '.join(upgrade.new)}: queries would be compared with old entries behind a forward map, "
+                        f"and the store has these entries unmapped; choose a version that is compared as it is, or that maps "
+                        f"queries: {', '.join(able) or 'upgrade.json has none, compare one with a backward map'}")
+    return the_only(able, new, "upgrade.json", "new version", "--new NAME")
 
 
 def load_upgrade(file) -> Upgrade:

@@ -192,8 +192,10 @@ class Worker:
         vectors, without = self.source.vectors(ids)
         vectors = self.usable(vectors, ids, without)
         good = [row for row, entry in enumerate(ids) if entry not in without]
-        note = check_together(self.upgrade.view(vectors[good], self.new, self.upgrade.old), stored[good], self.new) if good \
-            else "none of the sampled entries has a new vector"
+        if not good and ids:
+            raise UserError(f"none of {len(ids)} sampled entries has a new vector; the first: {ids[0]}: {without[ids[0]]}; give "
+                            f"images or vectors of these entries (larger aligned faces: --resize; photographs: --detector)")
+        note = check_together(self.upgrade.view(vectors[good], self.new, self.upgrade.old), stored[good], self.new)
         self.result.notes += [note] if note else []
 
 

@@ -43,9 +43,10 @@ class Searcher:
             if (query, version) not in upgrade.pairs:
                 raise UserError(f"queries of {query} cannot search entries of {version}, which {table.name} has; ask with "
                                 f"{new}")
-            if upgrade.views[query, version]["entry"] is not None or table.dim != upgrade.views[query, version]["dimension"]:
-                raise UserError(f"queries of {query} are compared with mapped entries of {version}, which {table.name} does not "
-                                f"have; choose a new version that maps queries, not entries")
+            if table.dim != upgrade.views[query, version]["dimension"]:
+                raise UserError(f"{table.name} has vectors of {table.dim} dimensions, and queries of {query} are compared with "
+                                f"entries of {version} in {upgrade.views[query, version]['dimension']}; give the upgrade.json of "
+                                f"this gallery")
 
     def __call__(self, vectors: np.ndarray, top: int, far: float | None = None) -> list[list[Hit]]:
         """The best ``top`` hits of each query, the most alike first.  vectors: [Q, d] of the query version, of any norm."""

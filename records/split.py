@@ -99,8 +99,8 @@ def warn_of(ordered: Ordered, parts: dict[str, np.ndarray], ratio: float) -> Non
         print(f"note: in the parts of {path} {ordered.changed}; {path.name} itself stays as it is", file=sys.stderr)
     for name, members in parts.items():
         if len(np.unique(ordered.labels[members])) == 1:
-            print(f"warning: train_part_{name} has images of one person, and a training needs two people: add people, or choose a "
-                  f"ratio nearer to 0.5", file=sys.stderr)
+            print(f"warning: train_part_{name} has images of one person, and a training needs two people: add people, or choose "
+                  f"a ratio nearer to 0.5", file=sys.stderr)
     name, members = next(iter(parts.items()))
     share = members.mean()
     if abs(share - ratio) > MAX_DIFFERENCE:

@@ -100,12 +100,23 @@ def test_the_commands_with_vectors(data, tmp_path, monkeypatch):
     assert page[page.index("--old") + 1] == f"old={data}/eval.npy" and f"embedding_size={DIM}" in found["L2"].command
 
 
+def test_new_models_may_have_other_dimensions_than_the_old_one(data, tmp_path, monkeypatch):
+    """The old features keep theirs; a family of two dimensions does not change that."""
+    for family in ("arc_to_arc_f512", "softmax_to_arc_f128"):
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments(data, tmp_path, "--old", f"{data}/old.onnx", "--family", family,
+                                          "new:embedding_size=12", "L2:embedding_size=6")])
+        found = {training.name: training.load() for training in Recipe(reproduce.parse_arguments()).trainings}
+        assert {name: cfg.embedding_size for name, cfg in found.items()} == {"paragon": 12, "MixBCT": 12, "L2": 6}
+        assert found["MixBCT"].old_dim == found["L2"].old_dim == DIM
+
+
 @pytest.mark.parametrize("more, sentence", [
     (["--old", "vectors.npz"], "also needs the old model's embeddings of the evaluation images: give --old-eval FILE.npy"),
     (["--old", "vectors.npy", "--old-eval", "eval.npy"], "a .npy needs --ids FILE.txt"),
     (["--old", "vectors.npz", "--old-eval", "gone.npy"], "gone.npy: expected a file of embeddings"),
     (["--old", "old.onnx", "--old-eval", "eval.npy"], "--old-eval belongs to vectors, and --old old.onnx is a model"),
-    (["--old", "old.onnx", "L2:embedding_size=4"], "embedding_size is that of the old model with --old"),
+    (["--old", "old.onnx", "embedding_size=4"], "for other dimensions of the new models give new:embedding_size=N"),
+    (["--old", "old.onnx", "L2:old_dim=4"], "old_dim is that of the old model with --old"),
     (["--old", "old.onnx", "old:lr=1"], "settings for old: expected new or one of paragon, MixBCT, L2"),
     (["--old", "gone.onnx"], "no model file gone.onnx"),
     (["--old", "model.pt"], "expected the network of model.pt after a colon"),
@@ -192,6 +203,17 @@ def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path,
 
     end, _ = run("file", *vectors)
     assert "holds features of another old model than --old" in end
+
+
+@pytest.mark.long
+def test_larger_new_models_search_the_old_gallery_by_their_view(data, tmp_path, monkeypatch, capsys):
+    end, text = reproduce_here(monkeypatch, capsys, *arguments(data, tmp_path, "--old", data / "old.onnx", "--methods", "L2",
+                                                               "new:embedding_size=12"))
+    assert end is None, text
+    page = json.loads((tmp_path / "compare/compare.json").read_text())
+    assert {name: page["versions"][name]["dim"] for name in ("old", "L2", "paragon")} == {"old": DIM, "L2": 12, "paragon": 12}
+    assert "old" in page["matrix"]["L2"] and (tmp_path / f"L2/view_{DIM}.npz").is_file()
+    assert f"its view, {tmp_path}/L2/view_{DIM}.npz" in (tmp_path / "compare/compare.txt").read_text()
 
 
 @pytest.mark.long

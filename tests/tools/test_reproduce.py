@@ -191,3 +191,19 @@ def test_cores_are_shared_and_a_gpu_takes_one_training_at_a_time(tmp_path, monke
     assert {line.split()[2] for line in lines} == {"1000"}       # a waiting thread must not keep a core from another job for long
     assert not gpus or {line.split()[1] for line in lines} == {"alone"}
     assert "OMP_NUM_THREADS" not in os.environ
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_lets_trainings_save_and_ends_within_seconds(shell, monkeypatch, number):
+    """Two trainings run, a step waits for them; SIGINT, which Ctrl-C sends to each of them, too, does not end them."""
+    then = ("kill -INT $$; trap 'echo saved >> " + f"{shell.journal}; exit 75' TERM; touch $0.$$; "
+            "for k in $(seq 300); do sleep 0.1; done")
+    both = [shell.training(name, then=then.replace("$0", f"{shell.journal}.{name}")) for name in ("BCT", "L2")]
+    reproduction = multiprocessing.get_context("fork").Process(target=shell.run, args=(*both, shell.step("compare", "BCT", "L2")))
+    reproduction.start()
+    wait_for(lambda: len(list(shell.journal.parent.glob(f"{shell.journal.name}.*"))) == 2)
+    os.kill(reproduction.pid, number)
+    reproduction.join(20)
+    assert reproduction.exitcode == 1
+    lines = [line.split()[0] for line in shell.journal.read_text().splitlines()]
+    assert lines.count("saved") == 2 and "compare" not in lines
+    monkeypatch.setattr(steps, "SECONDS_FOR_LOCK", 0)
+    assert shell.run(shell.step("old")) == ["old"]

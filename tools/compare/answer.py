@@ -147,7 +147,9 @@ def whole_gallery(report: dict, upgrades: dict) -> str:
     main, old = main_metric(report), report["old"]
     able = {name: value(report, name, name, main)["value"] for name in upgrades if better_alone(report, name)}
     if not able:
-        return "Re-embedding the whole gallery is not shown to help, either."
+        worse = all(upgrade["alone"]["overall"] in (WORSE, CONTRADICTORY) for upgrade in upgrades.values())
+        return ("Do not re-embed the gallery: alone, every version is worse than the old one." if worse else
+                "Re-embedding the whole gallery is not shown to help, either.")
     near = [name for name in able if able[name] >= max(able.values()) - report["margin"]]
     best = min(near, key=lambda name: (cheapest(report, name, main) or (np.inf, ""))[0])
     metric = better_alone(report, best) or main

@@ -91,6 +91,9 @@ def do_plan(args: argparse.Namespace) -> None:
              *plan.notes]
     print("\n".join(facts))
     if curve:
+        known = upgrade.data["order"]["name"]
+        print(f"expected figures, with comparable scores, in the order of upgrade.json: {known}"
+              + ("" if known == plan.order else f"; those of this order ({plan.order}) may differ"))
         print_table(["re-embedded", "days", *curve], [[f"{share:.0%}", f"{share * time['together']:.3g}",
                     *(f"{values[k]:.4f}" for values in curve.values())] for k, share in enumerate(STEPS)])
     if args.entries:

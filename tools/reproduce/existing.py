@@ -47,7 +47,7 @@ class ExistingOld:
 
     def settings(self, save: Path) -> tuple[str, ...]:
         """Settings by which a new model is trained against it."""
-        return ("old_model=None", f"embedding_size={self.dim}", f"old_feature={self.features(save)}",
+        return ("old_model=None", f"embedding_size={self.dim}", f"old_dim={self.dim}", f"old_feature={self.features(save)}",
                 f"credible={self.features(save, credible_kind(0.9))}", f"prototypes={self.features(save, 'avg_feature')}")
 
     def feature_command(self, launcher: list[str], records: Path, save: Path, settings: tuple[str, ...]) -> list[str]:
@@ -110,8 +110,11 @@ def existing_old(args: argparse.Namespace) -> ExistingOld | None:
     if args.scenario != SCENARIO:
         raise UserError(f"--old: what an existing model saw is not known, so all images are new training data; expected the "
                         f"scenario {SCENARIO}, found {args.scenario}")
-    if any(text.partition("=")[0].rpartition(":")[2] == "embedding_size" for text in args.settings):
-        raise UserError("embedding_size is that of the old model with --old; leave it out")
+    if any(text.partition("=")[0].rpartition(":")[2] == "old_dim" for text in args.settings):
+        raise UserError("old_dim is that of the old model with --old; leave it out")
+    if any(text.partition("=")[0] == "embedding_size" for text in args.settings):
+        raise UserError("embedding_size is that of the old model with --old; for other dimensions of the new models give "
+                        "new:embedding_size=N")
     version = Version.parse_file("old", args.old, f"--old {args.old}")
     return of_vectors(args, Path(version.file)) if version.file.lower().endswith(VECTORS) else of_model(args, version)
 

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tools.reproduce.commands import Commands
 from utils.command_line import make_folder
 from utils.errors import UserError
 from utils.files import disk_errors, write_text
@@ -113,7 +113,8 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     running: dict[Future, Step] = {}
     refusal = (f"another reproduce.sh, or a command of a killed one, still writes to {out}; wait until it has ended, or end it, "
                f"and start again")
-    with hold_folder(records.folder, refusal, SECONDS_FOR_LOCK) as lock, ThreadPoolExecutor(jobs) as pool:
+    with (hold_folder(records.folder, refusal, SECONDS_FOR_LOCK) as lock, Commands() as commands,
+          ThreadPoolExecutor(jobs) as pool):
         while waiting or running:
             ready = [step for step in waiting if not (set(step.needs) & names) - finished]
             done = [step for step in ready if records.done(step)]
@@ -125,11 +126,11 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
                     finished.add(step.name)
                 else:
                     all_cores = {"OMP_NUM_THREADS": str(cores)} if step.again and not gpus else {}      # the page runs alone
-                    running[pool.submit(run_step, step, records, environment | all_cores, lock)] = step
+                    running[pool.submit(run_step, step, records, environment | all_cores, lock, commands)] = step
             if not done:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     step = running.pop(future)
-                    if future.exception() and running:
+                    if future.exception() and running and not commands.name:
                         print(f"== {step.name} failed; {', '.join(s.name for s in running.values())} will end first", flush=True)
                     future.result()             # a failure ends the reproduction, after the commands that are running have ended
                     finished.add(step.name)
@@ -148,10 +149,10 @@ def refuse_other_settings(steps: list[Step], out: Path) -> None:
                             f"{shlex.join(now)}); give another --out, or remove that folder to train it again")
 
 
-def run_step(step: Step, records: Records, environment: dict, lock: tuple[int, ...]) -> None:
+def run_step(step: Step, records: Records, environment: dict, lock: tuple[int, ...], commands: Commands) -> None:
     """Run one command.  Its output goes to <out>/log/<name>.log and to the terminal, with its name before each line.
 
-    UserError if it fails, or ends without the file that it makes.
+    UserError if it fails, ends without the file that it makes, or was ended by a signal.
     """
     command, begin = step.command, time.monotonic()
     if records.resumable(step):
@@ -164,14 +165,13 @@ def run_step(step: Step, records: Records, environment: dict, lock: tuple[int, .
     prefix = "" if step.again else f"{step.name}  "
     with disk_errors(log), open(log, "a", buffering=1) as file:      # line by line: the log of a killed command is complete
         print(f"$ cd {step.folder} && {shlex.join(command)}", file=file)
-        process: subprocess.Popen[str] = subprocess.Popen(command, cwd=step.folder, env=environment, text=True, errors="replace",
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=lock)
+        process = commands.start(command, step.folder, environment, lock)
         for line in process.stdout or ():
             file.write(line)
             with TERMINAL:
                 sys.stdout.write(prefix + line)
                 sys.stdout.flush()
-    if process.wait() or not step.made:
+    if commands.wait(process) or not step.made:
         missing = "" if step.made else f", no file {step.makes}"
         raise UserError(f"{step.name} failed (exit code {process.returncode}{missing}); its output is in {log}; start "
                         f"reproduce.sh again to continue with this step")
