@@ -31,9 +31,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def arguments(data: Path, output: Path, *more: str, epochs: int = 3) -> list[str]:
-    return [str(ROOT / "configs/f512_r18_arc_class30.py"), f"dataset={data}", f"output={output}", "network=mbf", "image_size=16",
-            "batch_size=4", f"num_epoch={epochs}", "workers=0", "val_targets=[]", "frequent=1", "lr=0.01", "lr_power=0",
-            "resume=True", *more]
+    return [str(ROOT / "configs/f512_r18_arc_class30.py"), f"dataset={data}", f"output={output}", "network=cnn_s",
+            "image_size=16", "batch_size=4", f"num_epoch={epochs}", "workers=0", "val_targets=[]", "frequent=1", "lr=0.01",
+            "lr_power=0", "resume=True", *more]
 
 
 def wait_for(path: Path, words: str, seconds: float = 60) -> None:

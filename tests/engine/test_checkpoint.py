@@ -37,7 +37,7 @@ def data(tmp_path_factory) -> Path:
     (["gradient_acc=4"], PartialFC)])
 def test_a_run_resumed_inside_an_epoch_equals_the_straight_one(settings, head, data, tmp_path, monkeypatch):
     """Six steps an epoch; saved after steps 2, 4, 6 (the epoch), 8 ..., with four steps to an update after 4, 8, 12."""
-    settings = [*settings, "network=mbf", "save_every=2", "num_epoch=3"]
+    settings = [*settings, "network=cnn_s", "save_every=2", "num_epoch=3"]
     assert train(data, tmp_path / "whole", *settings, head=head)[0] == 0
     for steps in (3, 6, 5):                 # the second kill comes before step 9, or 11
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -190,7 +190,7 @@ def small_disk(tmp_path):
 @pytest.mark.long
 def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path, small_disk):
     """With room for three checkpoints and a part of the fourth; with more room the run resumes and equals the straight one."""
-    settings = ["network=mbf", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]
+    settings = ["network=cnn_s", "num_epoch=3", "save_every=2", "keep_checkpoints=9"]
     assert train(data, tmp_path / "whole", *settings)[0] == 0
     size = {name: sum(file.stat().st_size for file in (tmp_path / "whole").glob(name))
             for name in ("checkpoints/16/*", "*.pt", "tensorboard/*")}
