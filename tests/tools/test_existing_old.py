@@ -103,8 +103,8 @@ def test_the_commands_with_vectors(data, tmp_path, monkeypatch):
 def test_new_models_may_have_other_dimensions_than_the_old_one(data, tmp_path, monkeypatch):
     """The old features keep theirs; a family of two dimensions does not change that."""
     for family in ("arc_to_arc_f512", "softmax_to_arc_f128"):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments(data, tmp_path, "--old", f"{data}/old.onnx", "--family", family,
-                                          "new:embedding_size=12", "L2:embedding_size=6")])
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments(data, tmp_path, "--old", f"{data}/old.onnx", "--family",
+                                          family, "new:embedding_size=12", "L2:embedding_size=6")])
         found = {training.name: training.load() for training in Recipe(reproduce.parse_arguments()).trainings}
         assert {name: cfg.embedding_size for name, cfg in found.items()} == {"paragon": 12, "MixBCT": 12, "L2": 6}
         assert found["MixBCT"].old_dim == found["L2"].old_dim == DIM
