@@ -11,6 +11,7 @@ from utils.errors import UserError
 
 SAMPLE = 1000           # stored vectors that are looked at
 PAIRED = 200            # entries that are embedded for a check
+CHECKED = 64            # entries that are embedded before anything is written
 UNIT = {"float16": 5e-3, "float32": 1e-3, "float64": 1e-3}      # largest |norm - 1| of a vector that counts as normalised
 MIRROR = 2.0            # a sum of two views has twice the norm of their mean, and both are in use
 CHANCE = 3.0            # standard errors by which an entry must be nearer to its own image than to another
@@ -108,6 +109,41 @@ def check_together(view: np.ndarray, stored: np.ndarray, new: str) -> str | None
                         f"{own.mean():.3f} with their own old entry and {other.mean():.3f} with another; check that ids, images "
                         f"and the model belong together. Nothing was written")
     return None
+
+
+def check_source(store: Store, table: Table, upgrade: Upgrade, new: str, source: Source, ids: list[Id],
+                 begins: bool = False) -> str | None:
+    """Embed a sample of the entries: do the new vectors belong to them?  A note; None: they do.
+
+    begins: of a re-embedding that begins; UserError if no vector can be made.  Later, entries without an image are left over.
+    """
+    ids, stored = sample(store, table, ids, CHECKED)
+    vectors, without = source.vectors(ids)
+    leave_out_bad(vectors, ids, without)
+    good = [row for row, entry in enumerate(ids) if entry not in without]
+    if ids and not good:
+        text = (f"none of {len(ids)} sampled entries has a new vector; the first: {ids[0]}: {without[ids[0]]}; give images or "
+                f"vectors of these entries (larger aligned faces: --resize; photographs: --detector)")
+        if begins:
+            raise UserError(text)
+        return text
+    return check_together(upgrade.view(vectors[good], new, upgrade.old), stored[good], new)
+
+
+def leave_out_bad(vectors: np.ndarray, ids: list[Id], without: dict[Id, str]) -> None:
+    """Enter ids whose new vector has no direction into ``without``."""
+    norm = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    for row in np.flatnonzero(~(np.isfinite(norm) & (norm > 0))):
+        without.setdefault(ids[row], "its new vector holds NaN, infinity or only zeros")
+
+
+def verdict_note(upgrade: Upgrade, new: str) -> list[str]:
+    """A warning if the comparison judged the new version worse than the old one on the old gallery."""
+    found = upgrade.data.get("verdict", {}).get(new, {})
+    if "worse" not in str(found.get("answer")):
+        return []
+    return [f"warning: compare judged {new} '{found['answer']}' ({found.get('figure')} on the gallery of {upgrade.old}): until "
+            f"everything is re-embedded, searches are worse than today"]
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

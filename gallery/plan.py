@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gallery.checks import Stored, check_new, check_old_model, check_stored
+from gallery.checks import Stored, check_new, check_old_model, check_source, check_stored, verdict_note
 from gallery.order import in_words, read_order
 from gallery.reembed import refuse_unit_norm
 from gallery.sources import Source
@@ -38,10 +38,12 @@ def make_plan(store: Store, table: Table, upgrade: Upgrade, new: str, kind: str,
     stored = check_stored(store, table, upgrade, ids)
     refuse_unit_norm(kind, stored)
     store.check(table, stored.unit)
-    notes, found = list(stored.notes), None
+    notes, found = verdict_note(upgrade, new) + stored.notes, None
     if source is not None:
         check_new(source, upgrade, new)
         found = int(source.has(ids).sum())
+        note = check_source(store, table, upgrade, new, source, ids, begins=True)
+        notes += [note] if note else []
     if old_source is not None:
         notes.append(check_old_model(store, table, old_source, ids, upgrade.old))
     size = BYTES[table.dtype]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from gallery.checks import Stored, check_new, check_stored, check_together, sample
+from gallery.checks import Stored, check_new, check_source, check_stored, leave_out_bad, verdict_note
 from gallery.journal import Head, Journal, Range
 from gallery.names import Names, existing
 from gallery.order import in_words, read_order
@@ -18,8 +18,6 @@ from gallery.sources import Source
 from gallery.store import Id, Store, Table, ordered
 from serving.upgrade import Upgrade
 from utils.errors import UserError
-
-CHECKED = 64            # entries that are embedded before anything is written
 
 
 @dataclass
@@ -64,13 +62,13 @@ class Worker:
         else:
             ids = read_order(self.store, table, kind)
             stored = check_stored(self.store, table, self.upgrade, ids)
-            self.check_source(table, ids)
+            self.check_source(table, ids, begins=True)
             refuse_unit_norm(kind, stored)
             self.store.check(table, stored.unit)
             self.refuse_old_target()
             self.tables(table, stored)
             self.journal.create(self.head(table, in_words(kind), len(ids)), ids)
-        self.result.notes += stored.notes
+        self.result.notes += verdict_note(self.upgrade, self.new) + stored.notes
         return self.tables(table, stored)
 
     def refuse_old_target(self) -> None:
@@ -155,7 +153,7 @@ class Worker:
         twice = set(store.get(tables.new, ids)[0])          # a run was killed, or they were enrolled again: the new ones stay
         todo = [entry for entry in ids if entry not in twice]
         vectors, without = self.source.vectors(todo)
-        vectors = self.usable(vectors, todo, without)
+        leave_out_bad(vectors, todo, without)
         good = [row for row, entry in enumerate(todo) if entry not in without]
         chosen = [todo[row] for row in good]
         place = {entry: row for row, entry in enumerate(ids)}
@@ -179,23 +177,8 @@ class Worker:
             raise UserError(f"the store does not give back what was written to {target.name}; the old entries were not removed: "
                             f"check its disk and its log, and run the same command again")
 
-    def usable(self, vectors: np.ndarray, ids: list[Id], without: dict[Id, str]) -> np.ndarray:
-        """The vectors; those that have no direction are entered into ``without``."""
-        norm = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        for row in np.flatnonzero(~(np.isfinite(norm) & (norm > 0))):
-            without.setdefault(ids[row], "its new vector holds NaN, infinity or only zeros")
-        return vectors
-
-    def check_source(self, table: Table, ids: list[Id]) -> None:
-        """Do the new vectors belong to the entries?  A sample of them is embedded before anything is written."""
-        ids, stored = sample(self.store, table, ids, CHECKED)
-        vectors, without = self.source.vectors(ids)
-        vectors = self.usable(vectors, ids, without)
-        good = [row for row, entry in enumerate(ids) if entry not in without]
-        if not good and ids:
-            raise UserError(f"none of {len(ids)} sampled entries has a new vector; the first: {ids[0]}: {without[ids[0]]}; give "
-                            f"images or vectors of these entries (larger aligned faces: --resize; photographs: --detector)")
-        note = check_together(self.upgrade.view(vectors[good], self.new, self.upgrade.old), stored[good], self.new)
+    def check_source(self, table: Table, ids: list[Id], begins: bool = False) -> None:
+        note = check_source(self.store, table, self.upgrade, self.new, self.source, ids, begins)
         self.result.notes += [note] if note else []
 
 

@@ -145,6 +145,22 @@ def test_a_plan_writes_nothing_and_counts(place, monkeypatch, capsys):
     assert open_store(uri).tables() == ["gallery"]
 
 
+def test_a_plan_says_what_reembed_would_refuse(place, monkeypatch, capsys):
+    """Vectors of none of the entries; and a version that compare judged worse."""
+    _, uri = make(place)
+    words = ["plan", "--store", uri, "--upgrade", place / "upgrade.json", "--vectors", place / "new.npy", "--ids",
+             place / "ids.txt"]
+    (place / "ids.txt").write_text("\n".join(f"other{k}" for k in range(COUNT)))
+    with pytest.raises(UserError, match="none of 60 sampled entries has a new vector; the first: .*no vector in .*--resize"):
+        command(monkeypatch, *words)
+    (place / "ids.txt").write_text("\n".join(People(COUNT).ids()))
+    command(monkeypatch, *words)
+    assert "warning" not in capsys.readouterr().out
+    change_upgrade(place, lambda data: data.update(verdict={NEW: {"answer": "worse", "figure": "top-1"}}))
+    command(monkeypatch, *words)
+    assert f"warning: compare judged {NEW} 'worse' (top-1 on the gallery of {OLD})" in capsys.readouterr().out
+
+
 def test_a_share_may_end_inside_a_range(place):
     _, uri = make(place)
     assert worker_of(place).work("random", 0.12).moved == 7         # ranges have three entries
