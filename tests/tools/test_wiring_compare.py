@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.thresholds import advice
 from tools.compare import compare
 from tools.compare.answer import answer_table
 from tools.compare.pictures import backfill as backfill_picture
@@ -241,11 +242,15 @@ def test_tables_show_each_figure_in_its_column(report):
 
 
 def test_the_sentence_names_both_thresholds(report):
-    """Three errors of 20 at today's threshold, two are allowed: no evidence of more."""
-    assert verdict_line("new", report) == ("new: undecided. No figure rests on enough errors and people to count. Keep today's "
-                                           "threshold, 0.400.")
+    """Three errors of 20 at today's threshold, two are allowed: no evidence of more. A figure that does not count gives no
+    advice.
+    """
+    undecided = "new: undecided. No figure rests on enough errors and people to count."
+    assert verdict_line("new", report) == undecided and report["upgrades"]["new"]["advice"] == []
     changed = json.loads(json.dumps(report))
-    plan = changed["upgrades"]["new"]["advice"][0]
+    rows = changed["upgrades"]["new"]["threshold"]
+    plan, = changed["upgrades"]["new"]["advice"] = advice(rows, [], ["TAR@1e-1"], .01)
+    assert verdict_line("new", changed) == f"{undecided} Keep today's threshold, 0.400."
     plan |= {"action": "set", "entries": .7}
     assert verdict_line("new", changed).endswith("Set the threshold to 0.550 (today 0.400); re-embedded entries need 0.700.")
 
@@ -256,10 +261,11 @@ def test_the_first_table_by_hand(report):
     assert table.columns == ["version", "answer", "on the gallery of old, new threshold", "the same at today's threshold",
                              "images to re-embed for 80 % of the gain", "alone"]
     assert table.rows[0] == ["old", "", "40.00", "", "", "40.00"]
-    assert table.rows[1] == ["new", "undecided", "60.00", "70.00 (FAR 15 %)", "no gain shown", "80.00"]
-    gains = json.loads(json.dumps(report))
-    gains["upgrades"]["new"]["alone"] = {"overall": "better", "criterion": {"TAR@1e-1": {"verdict": "better"}}}
-    assert answer_table(gains).rows[1][4] == "2 (of 4)"
+    assert table.rows[1] == ["new", "undecided", "60.00", "70.00 (FAR 15 %)", "n/a", "80.00"]         # the figure does not count
+    counts = json.loads(json.dumps(report | {"reliable": ["TAR@1e-1"]}))
+    assert answer_table(counts).rows[1][4] == "no gain shown"
+    counts["upgrades"]["new"]["alone"] = {"overall": "better", "criterion": {"TAR@1e-1": {"verdict": "better"}}}
+    assert answer_table(counts).rows[1][4] == "2 (of 4)"
     curves = report["upgrades"]["new"]["backfill"]
     assert sorted(curve["TAR@1e-1"]["images"] for curve in curves.values())[0] == 2 < max(
         curve["TAR@1e-1"]["images"] for curve in curves.values())

@@ -212,8 +212,8 @@ def today(report: dict, name: str, metric: str) -> tuple[str, str]:
 
 
 def images(report: dict, name: str, metric: str) -> tuple[str, str]:
-    """The images to re-embed in the cheapest order, and the images that there are."""
-    if "backfill" not in report["upgrades"][name]:
+    """The images to re-embed in the cheapest order, and the images that there are; n/a for a figure that does not count."""
+    if "backfill" not in report["upgrades"][name] or metric not in report["reliable"]:
         return "n/a", ""
     way = cheapest(report, name, metric)
     total = report["evaluation"]["gallery images"][protocol_of(metric)]

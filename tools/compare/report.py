@@ -131,7 +131,8 @@ class Comparison:
         rates = [next((m.split("@")[1] for m in headline if m.startswith(kind)), None) for kind in ("TAR", "TPIR")]
         pairs = [(pick(old.cells, k, len(cross.cells)), one) for k, one in enumerate(cross.cells)]
         upgrade["threshold"] = mean_thresholds([fixed_threshold(self.evaluation, *pair) for pair in pairs])
-        upgrade["advice"] = advice(upgrade["threshold"], self.entry_thresholds.get(name, []), headline, self.args.margin / 100)
+        advised = [metric for metric in headline if metric in counted]
+        upgrade["advice"] = advice(upgrade["threshold"], self.entry_thresholds.get(name, []), advised, self.args.margin / 100)
         upgrade["flips"], rows = flips(self.evaluation, *pairs[0], *rates)
         return upgrade, rows
 

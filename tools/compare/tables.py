@@ -15,6 +15,7 @@ from tools.compare.texts import (
     small,
     span,
     value,
+    way_of,
     whole_percent,
 )
 
@@ -225,8 +226,8 @@ def backfill_tables(report: dict) -> list[Table]:
             for order, curve in upgrade.get("backfill", {}).items():
                 if metric not in curve["values"]:
                     continue        # the quality is the same for all rows of this protocol
-                entry = curve[metric]
-                reached = ["no gain", ""] if entry["share"] is None else [f"{entry['images']:,}", whole_percent(entry["share"])]
+                entry, way = curve[metric], way_of(curve)[metric]
+                reached = ["no gain", ""] if way["share"] is None else [f"{way['images']:,}", whole_percent(way["share"])]
                 mean = [sum(point) / len(point) for point in zip(*curve["values"][metric], strict=True)]
                 on_the_way = map(percent, (mean[0], min(mean), entry["auc"], *mapped_way(curve, metric), mean[-1]))
                 rows.append([name, order, *reached, *on_the_way])
@@ -236,7 +237,8 @@ def backfill_tables(report: dict) -> list[Table]:
                              ["new model", "order", f"images for {part}", "share of the gallery", "nothing re-embedded",
                               "lowest on the way", "mean on the way", "lowest, mapped scores", "mean, mapped scores",
                               "all re-embedded"], rows,
-                             f"Gain: from {report['old']} / {report['old']} to all re-embedded. The gallery side of {protocol} "
+                             f"Gain: from {report['old']} / {report['old']} to all re-embedded, with mapped scores if there are "
+                             f"any. The gallery side of {protocol} "
                              f"has {report['evaluation']['gallery rows'][protocol]:,} entries of "
                              f"{report['evaluation']['gallery images'][protocol]:,} images.", REEMBEDDING))
     return out

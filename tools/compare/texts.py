@@ -61,10 +61,18 @@ def threshold_row(report: dict, name: str, metric: str) -> dict | None:
 
 
 def cheapest(report: dict, name: str, metric: str) -> tuple[int, str] | None:
-    """(images, order) of the cheapest order of re-embedding that reaches the part of the gain; None if no order does."""
-    ways = [(curve[metric]["images"], order) for order, curve in report["upgrades"][name].get("backfill", {}).items()
-            if metric in curve["values"] and curve[metric]["images"] is not None]
+    """(images, order) of the cheapest order of re-embedding that reaches the part of the gain; None if no order does.
+
+    With comparable (mapped) scores, as tools/gallery searches, if the gallery is large enough for their maps.
+    """
+    ways = [(way_of(curve)[metric]["images"], order) for order, curve in report["upgrades"][name].get("backfill", {}).items()
+            if metric in curve["values"] and way_of(curve)[metric]["images"] is not None]
     return min(ways) if ways else None
+
+
+def way_of(curve: dict) -> dict:
+    """The mapped curve of an order of re-embedding, or the raw one if there is no mapped one."""
+    return curve.get("mapped", curve)
 
 
 def false_rate(metric: str) -> str:
