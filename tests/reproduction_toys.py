@@ -9,7 +9,7 @@ from pathlib import Path
 
 from processes import run_script, start_script
 
-from tools.reproduce import existing, reproduce, steps
+from tools.reproduce import commands, existing, reproduce
 from tools.reproduce.reproduce import Recipe, parse_arguments
 from utils.errors import UserError
 
@@ -47,7 +47,7 @@ class Fork:
 
 def steps_in_forks(monkeypatch) -> None:
     """What reproduce.py starts are forks from now on."""
-    monkeypatch.setattr(steps, "subprocess", types.SimpleNamespace(Popen=Fork, PIPE=None, STDOUT=None))
+    monkeypatch.setattr(commands, "subprocess", types.SimpleNamespace(Popen=Fork, PIPE=None, STDOUT=None))
     run = types.SimpleNamespace(run=lambda command, cwd, **_: run_script(*command[1:], cwd=cwd))
     monkeypatch.setattr(existing, "subprocess", run)
 

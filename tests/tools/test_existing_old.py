@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from onnx_toys import SIZE, expected, node, write
 from reproduction_toys import reproduce_here, steps_in_forks
 from toy import jpeg, write_ijb
 
+from backbones.weights import load_model
 from records.faces import FaceRecords
 from records.images import decode
 from tools.make_rec import make_rec
@@ -50,8 +52,8 @@ def data(tmp_path_factory) -> Path:
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    return ["EXclass", "--methods", "MixBCT,L2", "--records", str(data / "records"), "--ijb", str(data / "ijb"), "--out",
-            str(out), *TINY, *map(str, more)]
+    return ["EXclass", "--methods", "MixBCT,L2", "--backfill", "2", "--records", str(data / "records"), "--ijb",
+            str(data / "ijb"), "--out", str(out), *TINY, *map(str, more)]
 
 
 def steps(monkeypatch, data: Path, out: Path, *more: str) -> dict:
@@ -173,9 +175,20 @@ def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch
     assert "do ids and vectors belong together?" in capsys.readouterr().err
 
 
+def mean_cosine(file: Path, images: torch.Tensor, old: np.ndarray) -> float:
+    """Between the embeddings of a model and the old features of the same images; images: uint8 [N, 3, H, W]."""
+    with torch.no_grad():
+        new = load_model("cnn_s", file).eval()(images.float() / 127.5 - 1).numpy()
+    return float(((new * old).sum(1) / np.linalg.norm(new, axis=1) / np.linalg.norm(old, axis=1)).mean())
+
+
 @pytest.mark.long
 def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path, monkeypatch, capsys):
-    """Old features equal a loop in record order, both ways; L2 makes queries that find the old gallery, the paragon does not."""
+    """Old features equal a loop in record order, both ways; L2 learns them and makes queries for the old gallery.
+
+    L2's loss is least at a mean cosine of 1 on the training images; the paragon's space is its own (0.78 to 0.93 and -0.03 to
+    0.32 with three seeds).
+    """
     more = ["--methods", "L2", "num_epoch=20", "lr=0.1"]
 
     def run(out: str, *words) -> tuple[str | None, str]:
@@ -199,7 +212,11 @@ def test_from_an_onnx_file_and_from_its_vectors_to_the_same_page(data, tmp_path,
     assert pages[0]["matrix"]["old"]["old"] == pages[1]["matrix"]["old"]["old"]
     for page in pages:
         found = {name: page["matrix"][name]["old"]["top-1"]["value"] for name in ("L2", "paragon")}
-        assert found["L2"] > found["paragon"] + 0.2, found          # 0.625 and 0.25 with seed 666; one in eight by chance
+        assert found["L2"] > found["paragon"], found
+    images = torch.stack([torch.as_tensor(np.asarray(records[i][0])) for i in range(len(records))]).permute(0, 3, 1, 2)
+    for out in ("file", "vectors"):
+        cosines = {name: mean_cosine(tmp_path / out / name / "model.pt", images, wanted) for name in ("L2", "paragon")}
+        assert cosines["L2"] > max(0.5, cosines["paragon"] + 0.2), cosines
 
     end, _ = run("file", *vectors)
     assert "holds features of another old model than --old" in end

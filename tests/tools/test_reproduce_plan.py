@@ -164,7 +164,7 @@ def start():
 @pytest.mark.long
 def test_a_killed_reproduction_continues(data, start, monkeypatch, capsys):
     """The first start is killed with all its processes; the others run here.  The old model's training lasts until the kill."""
-    more = ("network=cnn_s", "old:network=mbf")
+    more = ("--backfill", "2", "network=cnn_s", "old:network=mbf")
     killed, out = start(data, *more), data / "out"
     while not any(out.glob("old/checkpoints/*/complete.json")) and killed.poll() is None:
         time.sleep(0.01)
