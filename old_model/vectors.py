@@ -161,8 +161,8 @@ def match(ids: list[str], paths: list[str], source: Path) -> Match:
         double = [name for name, count in Counter(names).items() if count > 1 and name in set(wanted) & set(given)]
         if double:
             raise UserError(f"{len(double)} ids belong to several {what}, compared by {best} (first: {double[0]}); expected each "
-                            f"id once: remove the others, or export full paths as ids. The ids begin with {', '.join(ids[:2])}, the "
-                            f"paths of the images with {', '.join(paths[:2])}: are they of the same images?")
+                            f"id once: remove the others, or export full paths as ids. The ids begin with {', '.join(ids[:2])}, "
+                            f"the paths of the images with {', '.join(paths[:2])}: are they of the same images?")
     place = {name: row for row, name in enumerate(given)}
     rows = np.array([place.get(name, -1) for name in wanted], np.int64)
     return Match(best, rows, len(ids) - int((rows >= 0).sum()))
