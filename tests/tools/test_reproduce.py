@@ -197,7 +197,11 @@ def test_a_signal_lets_trainings_save_and_ends_within_seconds(shell, monkeypatch
     then = ("kill -INT $$; trap 'echo saved >> " + f"{shell.journal}; exit 75' TERM; touch $0.$$; "
             "for k in $(seq 300); do sleep 0.1; done")
     both = [shell.training(name, then=then.replace("$0", f"{shell.journal}.{name}")) for name in ("BCT", "L2")]
-    reproduction = multiprocessing.get_context("fork").Process(target=shell.run, args=(*both, shell.step("compare", "BCT", "L2")))
+
+    def run() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)        # the tests may run under nohup
+        shell.run(*both, shell.step("compare", "BCT", "L2"))
+    reproduction = multiprocessing.get_context("fork").Process(target=run)
     reproduction.start()
     wait_for(lambda: len(list(shell.journal.parent.glob(f"{shell.journal.name}.*"))) == 2)
     os.kill(reproduction.pid, number)
