@@ -44,7 +44,7 @@ def suffix(version: str) -> str:
 def names_of(store: Store, upgrade: Upgrade, new: str, collection: str | None) -> Names:
     """The tables of an upgrade to ``new``; collection: the old table, or None for the only one that can be it.  UserError."""
     tables, end = store.tables(), suffix(new)
-    if end in (KEPT, JOURNAL, suffix(upgrade.old)):
+    if end in (KEPT, JOURNAL, *(suffix(name) for name in (upgrade.old, *upgrade.new) if name != new)):
         raise UserError(f"the version {new} would share its table with another; give it another name in the comparison")
     if collection is None:
         own = [name for name in tables if not name.endswith((KEPT, end))]

@@ -151,11 +151,11 @@ class Worker:
         store = self.store
         ids, stored = store.get(tables.old, ids)
         twice = set(store.get(tables.new, ids)[0])          # a run was killed, or they were enrolled again: the new ones stay
-        todo = [entry for entry in ids if entry not in twice]
-        vectors, without = self.source.vectors(todo)
-        leave_out_bad(vectors, todo, without)
-        good = [row for row, entry in enumerate(todo) if entry not in without]
-        chosen = [todo[row] for row in good]
+        waiting = [entry for entry in ids if entry not in twice]
+        vectors, without = self.source.vectors(waiting)
+        leave_out_bad(vectors, waiting, without)
+        good = [row for row, entry in enumerate(waiting) if entry not in without]
+        chosen = [waiting[row] for row in good]
         place = {entry: row for row, entry in enumerate(ids)}
         if not self.journal.renew(leased.number):
             return None

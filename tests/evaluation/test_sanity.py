@@ -107,4 +107,4 @@ def test_what_guessing_reaches_and_who_is_near_it():
     guesses = {"TAR@1e-1": .1, "top-1": 1 / 40, "top-50": 1.0}
     assert is_weak({"TAR@1e-1": .189, "top-1": .122, "top-50": 1.0}, guesses)
     assert not is_weak({"TAR@1e-1": .191, "top-1": .02}, guesses) and not is_weak({"TAR@1e-1": .1, "top-1": .123}, guesses)
-    assert not is_weak({"top-50": 1.0}, guesses)                # guessing reaches everything: nothing is said
+    assert not is_weak({"top-50": 1.0}, guesses)                # guessing reaches everything: no model is called weak

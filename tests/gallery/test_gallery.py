@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from gallery_lance import COUNT, NAMES, make, worker_of
 from gallery_toys import NEW, OLD, People, fill, rows_of, write_upgrade
 
 from gallery.back import finish, rollback, status
-from gallery.names import load_upgrade
+from gallery.names import load_upgrade, names_of
 from gallery.order import read_order
 from gallery.search import Searcher
 from gallery.store import open_store
@@ -143,6 +144,16 @@ def test_a_plan_writes_nothing_and_counts(place, monkeypatch, capsys):
     assert plan["days"]["embedding"] == pytest.approx(25 / 86_400)
     assert plan["expected"]["top-1"] == pytest.approx(np.linspace(0.6, 0.9, 11))
     assert open_store(uri).tables() == ["gallery"]
+
+
+@pytest.mark.parametrize("old, new", [("old", ["a+b", "a-b"]), ("a-b", ["a+b"]), ("old", ["kept", "x"]), ("old", ["journal"])])
+def test_two_versions_never_share_a_table(old, new):
+    """Names that differ only in their punctuation, and those of the tables that this program makes."""
+    store, upgrade = SimpleNamespace(tables=lambda: ["gallery"]), SimpleNamespace(old=old, new=new)
+    if new[0] == "a+b":
+        assert names_of(store, SimpleNamespace(old="old", new=["a+b", "c"]), "a+b", None).new == "gallery__a_b"
+    with pytest.raises(UserError, match="would share its table with another"):
+        names_of(store, upgrade, new[0], None)
 
 
 def test_a_plan_says_what_reembed_would_refuse(place, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 from evaluation.detect import CHOICES
 from utils.command_line import Help, Parser, at_least
 
-WRITES = 2000.0         # entries/s that a store takes, if nothing else is said
+WRITES = 2000.0         # entries/s of a store, the default of --writes
 
 
 def common(parser: argparse.ArgumentParser, upgrade: bool) -> None:
