@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.verification import unit_rows
+from old_model.present import load_present
 from utils.errors import UserError
 from utils.origin import describe, load_array, load_origin
 
@@ -116,9 +117,9 @@ class Pairs:
 
 
 def read_pairs(new: Path, old: Path) -> Pairs:
-    """All rows of two .npy files, new features as X and old ones as Y.
+    """The rows of two .npy files, new features as X and old ones as Y, of the images that have a vector in both.
 
-    UserError if they are not float features of the same images, or if a row has no direction.
+    UserError if they are not float features of the same images, or if such a row has no direction.
     """
     x, y = (load_array(file, MADE_BY, whole=True) for file in (new, old))
     origins = [load_origin(file) for file in (new, old)]
@@ -129,11 +130,11 @@ def read_pairs(new: Path, old: Path) -> Pairs:
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < MIN_IMAGES or {x.dtype.kind, y.dtype.kind} != {"f"}:
         raise UserError(f"{new} holds {describe(x)}, {old} holds {describe(y)}; expected float features of the same images by "
                         f"both models, at least {MIN_IMAGES} of them: run tools/get_feature/get_feature.py with both")
-    pairs, same = Pairs(x, y, np.arange(len(x))), x.shape == y.shape
-    for start in range(0, len(x), ROWS_PER_BLOCK):
-        rows = slice(start, start + ROWS_PER_BLOCK)
-        check_directions(x[rows], new, start)
-        check_directions(y[rows], old, start)
+    pairs, same = Pairs(x, y, rows_of_both(new, old, len(x))), x.shape == y.shape
+    for start in range(0, len(pairs), ROWS_PER_BLOCK):
+        rows = pairs.rows[start:start + ROWS_PER_BLOCK]
+        check_directions(x[rows], new, rows)
+        check_directions(y[rows], old, rows)
         same = same and np.array_equal(x[rows], y[rows])
     if same:
         raise UserError(f"{new} and {old} hold the same features; expected those of two models")
@@ -141,10 +142,25 @@ def read_pairs(new: Path, old: Path) -> Pairs:
     return pairs
 
 
-def check_directions(rows: np.ndarray, file: Path, start: int) -> None:
-    """UserError that names the first row without a direction: NaN, infinity or only zeros.  start: number of the first row."""
+def rows_of_both(new: Path, old: Path, images: int) -> np.ndarray:
+    """Numbers of the images that have a vector in both files, int [n]; the others are counted.  UserError if n is too small."""
+    present = np.ones(images, bool)
+    for file in (new, old):
+        marks = load_present(file, images)
+        if marks is not None:
+            present &= marks
+    rows = np.flatnonzero(present)
+    if len(rows) < images:
+        print(f"{images - len(rows)} of {images} images have no vector in {new} or {old}; maps are fitted without them")
+    if len(rows) < MIN_IMAGES:
+        raise UserError(f"{len(rows)} images have a vector in both {new} and {old}; expected at least {MIN_IMAGES}")
+    return rows
+
+
+def check_directions(features: np.ndarray, file: Path, rows: np.ndarray) -> None:
+    """UserError that names the first row without a direction: NaN, infinity or only zeros.  rows: their numbers, int [n]."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.linalg.norm(rows.astype(np.float32, copy=False), axis=1)
+        norm = np.linalg.norm(features.astype(np.float32, copy=False), axis=1)
     unusable = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
     if len(unusable):
-        raise UserError(f"{file} holds NaN, infinity or only zeros in row {start + unusable[0]}; extract the features again")
+        raise UserError(f"{file} holds NaN, infinity or only zeros in row {rows[unusable[0]]}; extract the features again")

@@ -147,8 +147,9 @@ def shifted_difference(mapping: Map, pairs: Pairs, rows: np.ndarray, shift: int)
     """By how much |g(u) - y|^2 is larger for y of the same row than for y ``shift`` rows later, one number per row."""
     rows = rows[(rows + shift >= 0) & (rows + shift < len(pairs.x))][:20_000]
     (x, y), (_, later) = pairs.unit(rows), pairs.unit(rows + shift)
-    mapped = mapping(x)
-    return np.square(mapped - y).sum(1) - np.square(mapped - later).sum(1)
+    there = later.any(axis=1)               # a row of zeros is an image without a vector
+    mapped = mapping(x[there])
+    return np.square(mapped - y[there]).sum(1) - np.square(mapped - later[there]).sum(1)
 
 
 def curve(kinds: tuple[str, ...], pairs: Pairs, seeds: int) -> dict[int, dict[str, list[float]]]:

@@ -11,6 +11,7 @@ from evaluation import map_pairs, map_training, maps
 from evaluation.map_forms import RIDGES, Map, lambda_orthogonal, low_rank, ranks, relaxed_loss
 from evaluation.map_pairs import Moments, Pairs
 from evaluation.maps import FORWARD, KINDS, choose, curve, fit_maps, fit_one, measure, solve
+from old_model.present import save_present
 from utils.errors import UserError
 from utils.origin import save_array
 
@@ -251,6 +252,36 @@ def test_rows_without_a_direction_are_named(features, wrong):
     y[7] = wrong
     with pytest.raises(UserError, match=r"old\.npy holds NaN, infinity or only zeros in row 7"):
         fit_maps(*features(x, y))
+
+
+def test_images_without_an_old_vector_are_left_out(features, capsys):
+    """The map is that of the rows that are there, wherever the gaps are; their number is said; too few are refused."""
+    x, y = related(60, 3, 4)
+    gone = np.isin(np.arange(60), (0, 1, 7, 8, 20, 33, 59))
+    expected = fit_maps(*features(x[~gone], y[~gone]), ("ridge",))["ridge"]
+    y[gone] = 0
+    new, old = features(x, y)
+    save_present(old, ~gone, {})
+    found = fit_maps(new, old, ("ridge",))["ridge"]
+    np.testing.assert_array_equal(found.map.weight, expected.map.weight)
+    assert found.error == expected.error and found.images == 53
+    assert f"7 of 60 images have no vector in {new} or {old}" in capsys.readouterr().out
+    save_present(old, np.arange(60) < 19, {})
+    with pytest.raises(UserError, match="19 images have a vector in both .* expected at least 20"):
+        fit_maps(new, old)
+
+
+def test_a_row_of_zeros_is_no_better_neighbour():
+    """A map that knows nothing is as far from a row of zeros as from no other: such a neighbour does not count."""
+    x, y = related(60, 3, 4)
+    y[1::2] = 0
+    turned = Map(-np.eye(3, 4, dtype=np.float32), np.zeros(4, np.float32))
+    found = maps.shifted_difference(turned, Pairs(x, y, np.arange(0, 60, 2)), np.arange(0, 60, 2), 1)
+    assert len(found) == 0
+    far, near = unit(y[0:60:2]), unit(y[2:60:2])
+    found = maps.shifted_difference(turned, Pairs(x, y, np.arange(0, 60, 2)), np.arange(0, 60, 2), 2)
+    mapped = np.stack([turned(row[None])[0] for row in unit(x[0:58:2])])
+    np.testing.assert_allclose(found, np.square(mapped - far[:29]).sum(1) - np.square(mapped - near).sum(1), atol=1e-5)
 
 
 def test_features_of_other_records_are_refused(tmp_path):
