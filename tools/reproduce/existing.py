@@ -137,7 +137,8 @@ def of_vectors(args: argparse.Namespace, file: Path) -> ExistingOld:
     if args.old_eval is None:
         raise UserError(f"--old {file} holds vectors of the training images; the comparison also needs the old model's "
                         f"embeddings of the evaluation images: give --old-eval FILE.npy, [images, d] in the order of the "
-                        f"landmark file of --ijb")
+                        f"landmark file of --ijb; from vectors with ids it is made by tools/import_features/import_features.py "
+                        f"VECTORS --ijb {args.ijb} --out FILE.npy")
     if not args.old_eval.is_file() or args.old_eval.suffix.lower() not in (".npy", ".npz"):
         raise UserError(f"--old-eval {args.old_eval}: expected a file of embeddings, .npy or .npz of ijbc_eval.py -E")
     if "," in str(args.old_eval.resolve()):
