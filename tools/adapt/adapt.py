@@ -143,10 +143,13 @@ def main() -> None:
     make_folder(args.out, "--out")
     results, written = [], []
     for kind in kinds:
+        print(f"fitting {kind} on {len(pairs):,} images (lambda-orthogonal and residual-MLP take minutes) ...", file=sys.stderr)
         fitted = fit_one(kind, pairs, args.seed)
         print(f"{kind}: {fitted.seconds:.1f} s, held-out error {fitted.error:.4f}", flush=True)
         results.append(fitted)
         written += write_map(fitted, args, pairs)
+    if args.samples:
+        print("fitting all of them again on fewer images, for the curve (--samples 0: none) ...", file=sys.stderr)
     steps = curve(kinds, pairs, args.samples) if args.samples else {}
     direction = "old vectors to the new space" if args.reverse else "new queries to the old space"
     print(f"\n{direction}, {pairs.dims[0]} to {pairs.dims[1]} dimensions, {len(pairs):,} images\n{table_of(results, steps)}\n"
