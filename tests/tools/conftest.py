@@ -1,4 +1,4 @@
-"""For the tests of tools/check: a folder with all that a training needs, and the command on it."""
+"""For the tests of tools/check: a folder with all that a training needs, and the command on it. For tools/compare: features."""
 
 import pickle
 import shutil
@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from toy import jpeg, write_records
+from toy_comparison import write_features
 
 from backbones import get_model
 from backbones.weights import fingerprint
@@ -24,6 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SD = "f128_r18_softmax_class70"
 COUNTS = [9, 11, 7, 8, 6]           # images of each class
 SMALL = ["network=mbf", "image_size=16", "batch_size=4", "val_targets=['lfw']"]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Feature files of several versions; a test does not change them."""
+    folder = tmp_path_factory.mktemp("features")
+    write_features(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

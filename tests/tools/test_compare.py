@@ -12,20 +12,13 @@ import numpy as np
 import pytest
 import torch
 from toy import write_ijb
-from toy_comparison import run_compare, write_features
+from toy_comparison import run_compare
 
 from backbones import get_model
 from tools.compare.tables import tables_of
 from utils.errors import UserError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("features")
-    write_features(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

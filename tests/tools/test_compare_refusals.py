@@ -5,16 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_comparison import run_compare, write_features
+from toy_comparison import run_compare
 
 from utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("features")
-    write_features(folder)
-    return folder
 
 
 @pytest.fixture

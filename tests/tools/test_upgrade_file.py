@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_comparison import run_compare, write_features
+from toy_comparison import run_compare
 
 from evaluation.map_files import load_map
 from evaluation.score_maps import fit_score_map
@@ -15,13 +15,6 @@ from tools.compare.pictures import backfill, way
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("features")
-    write_features(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
