@@ -59,27 +59,34 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
     check_settings(cfg)
     ranks = start_ranks(cfg.timeout)
     with locked_output(Path(cfg.output), ranks):            # before its log is written to
-        training = prepare(cfg, ranks, method_class, head_class, stop)
-        start = training.checkpoints.resume()               # last: it restores the random states, too
-        if start == Position():
-            set_first_weights(training)
-        progress = Progress(cfg, ranks, training.log, training.steps_before(start), training.total_steps)
-        guard = Guard(training, progress, start)
-        if start.epoch >= cfg.num_epoch:
-            training.log.info("all %d epochs are done: the model is written again, and verified", cfg.num_epoch)
-            training.checkpoints.write_model()
-            verify(training, progress, training.total_steps)
-        position = start
-        while position.epoch < cfg.num_epoch:
-            position = train_epoch(training, progress, guard, position)
-        progress.close()
+        train_all_epochs(prepare(cfg, ranks, method_class, head_class, stop))
         stop.finish()
         dist.barrier()
+    # Nothing else may hold the group now.  A DistributedDataParallel that is freed later ends it under Python's lock, and waits for
+    # gloo's threads while one of them waits for the lock, to free the tensors of the last collective.
+    dist.destroy_process_group()
+
+
+def train_all_epochs(training: Run) -> None:
+    """Train from the newest checkpoint, or the beginning, to the end.  A collective."""
+    cfg, checkpoints = training.cfg, training.checkpoints
+    start = checkpoints.resume()                            # last: it restores the random states, too
+    if start == Position():
+        set_first_weights(training)
+    progress = Progress(cfg, training.ranks, training.log, training.steps_before(start), training.total_steps)
+    guard = Guard(training, progress, start)
+    if start.epoch >= cfg.num_epoch:
+        training.log.info("all %d epochs are done: the model is written again, and verified", cfg.num_epoch)
+        checkpoints.write_model()
+        verify(training, progress, training.total_steps)
+    position = start
+    while position.epoch < cfg.num_epoch:
+        position = train_epoch(training, progress, guard, position)
+    progress.close()
     training.log.info("%s holds the model", Path(cfg.output) / "model.pt")
-    if training.checkpoints.makes_map():
+    if checkpoints.makes_map():
         training.log.info("%s holds it as a map: tools/compare/compare.py --fitted NAME=%s shows what it is worth",
                           Path(cfg.output) / "map.npz", Path(cfg.output) / "map.npz")
-    dist.destroy_process_group()
 
 
 def train_epoch(training: Run, progress: Progress, guard: Guard, position: Position) -> Position:

@@ -145,3 +145,26 @@ def test_the_log_has_the_mean_over_the_ranks_and_is_written_by_rank_0(both):
         assert [step for step, _ in ranks[0]["curves"][name]] == [step for step, _ in values]
         assert [value for _, value in ranks[0]["curves"][name]] == pytest.approx([value for _, value in values], rel=1e-4)
     assert "12 steps of 2 x 4 images" in ranks[0]["log"] and ranks[1]["log"] == ""
+
+
+def threads_of_gloo() -> list[str]:
+    return [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text().strip())]
+
+
+def threads_at_the_end(data: Path, output: Path) -> tuple[list[str], list[str]]:
+    """Names of gloo's threads before a training leaves the process group, and at once after it."""
+    rank, leave, found = dist.get_rank(), dist.destroy_process_group, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "start_ranks", lambda timeout: Ranks(rank, 2, torch.device("cpu")))
+        patch.setattr(dist, "destroy_process_group", lambda: found.extend([threads_of_gloo(), leave(), threads_of_gloo()]))
+        patch.setattr("sys.argv", ["train.py", str(data / "toy.py"), f"dataset={data}", f"output={output}", "network=cnn_s"])
+        loop.main()
+    before, _, after = found
+    dist.init_process_group("gloo", store=dist.FileStore(str(output / "store"), 2), rank=rank, world_size=2)    # for on_ranks
+    return before, after
+
+
+def test_the_process_group_ends_where_the_training_leaves_it(data, tmp_path):
+    """One that DDP keeps until later ends under Python's lock, and hangs once in fifty trainings."""
+    for before, after in on_ranks(2, threads_at_the_end, data, tmp_path):
+        assert before and after == []
