@@ -62,8 +62,8 @@ def train(cfg: Settings, method_class: type[Method], head_class: type[PartialFC]
         train_all_epochs(prepare(cfg, ranks, method_class, head_class, stop))
         stop.finish()
         dist.barrier()
-    # Nothing else may hold the group now.  A DistributedDataParallel that is freed later ends it under Python's lock, and waits for
-    # gloo's threads while one of them waits for the lock, to free the tensors of the last collective.
+    # Nothing else may hold the group now.  A DistributedDataParallel that is freed later ends it under Python's lock, and waits
+    # for gloo's threads while one of them waits for the lock, to free the tensors of the last collective.
     dist.destroy_process_group()
 
 

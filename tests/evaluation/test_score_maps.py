@@ -8,7 +8,7 @@ import torch
 
 from evaluation.identification import search
 from evaluation.protocol import People
-from evaluation.score_maps import MAX_ENTRIES, PartlyMapped, fit_score_map, mapped, own_impostors, score_maps
+from evaluation.score_maps import MAX_ENTRIES, PartlyMapped, fit_score_map, last_reached, mapped, own_impostors, score_maps
 from evaluation.version_features import Features
 from serving.upgrade import ScoreMap
 
@@ -60,6 +60,20 @@ def test_a_tensor_is_mapped_like_an_array():
     found = mapped(score_map, torch.from_numpy(scores)).numpy()
     np.testing.assert_allclose(found, score_map(scores), atol=1e-12)
     np.testing.assert_allclose(mapped(score_map, torch.from_numpy(scores.astype(np.float32))).numpy(), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-7])      # the last has two knots in a cell, whatever the cells
+def test_the_last_knot_that_a_score_reaches(gap, dtype):
+    """Against a loop, at each knot and at the numbers next to it."""
+    draw = np.random.default_rng(5)
+    knots = torch.tensor(np.cumsum(np.r_[-0.3, gap, draw.uniform(gap, 0.05, 20), gap]), dtype=dtype)
+    infinity = torch.full_like(knots, torch.inf)
+    scores = torch.cat([knots, torch.nextafter(knots, infinity), torch.nextafter(knots, -infinity), infinity[:1], -infinity[:1],
+                        torch.tensor(draw.uniform(-1, 1, 501), dtype=dtype)])
+    expected = [max(0, sum(score >= knot for knot in knots.tolist()) - 1) for score in scores.tolist()]
+    assert last_reached(knots, scores).tolist() == expected
+    assert last_reached(knots, scores.view(-1, 2)).tolist() == expected
 
 
 def test_own_impostors_are_the_gallerys_pairs_of_different_people():
