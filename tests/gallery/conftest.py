@@ -20,6 +20,14 @@ def postgres():
     server.close()
 
 
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory):
+    """A server, which takes seconds to start."""
+    server = MilvusServer(tmp_path_factory.mktemp("milvus") / "milvus.db")
+    yield server
+    server.close()
+
+
 @pytest.fixture(params=KINDS)
 def kind(request) -> str:
     if importlib.util.find_spec(PACKAGES[request.param]) is None:
@@ -38,9 +46,12 @@ def empty_store(kind: str, folder: Path, request) -> str:
         (folder / "lance").mkdir()
         return str(folder / "lance")
     if kind == "milvus":
-        server = MilvusServer(folder / "milvus.db")
-        request.addfinalizer(server.close)
-        return server.uri
+        from pymilvus import MilvusClient
+        uri = request.getfixturevalue("milvus").uri
+        client = MilvusClient(uri, timeout=60)
+        for name in client.list_collections():          # of the test before
+            client.drop_collection(name)
+        return uri
     import psycopg
     server, name = request.getfixturevalue("postgres"), f"gallery{next(NUMBERS)}"
     with psycopg.connect(server.uri, autocommit=True) as connection:
