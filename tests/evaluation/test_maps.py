@@ -177,6 +177,7 @@ def test_the_first_step_of_the_mlp_is_adamws(monkeypatch):
 
 def test_the_mlp_learns_what_ridge_cannot(monkeypatch):
     monkeypatch.setattr(map_training, "LEARNING_RATE", 1e-2)
+    monkeypatch.setattr(map_training, "MAX_EPOCHS", 50)         # for the test's time
     x = DRAW.standard_normal((3000, 3))
     pairs = pairs_of(x, np.abs(unit(x)))
     ridge, mlp = (fit_one(kind, pairs) for kind in ("ridge", "residual-MLP"))
