@@ -102,3 +102,4 @@ def test_init_is_a_setting_by_its_contents(tmp_path):
     assert a == identity(f"init={tmp_path}/copy.pt")
     for other in (identity(f"init={tmp_path}/b.pt"), identity()):
         assert {key for key in a.keys() | other.keys() if a.get(key) != other.get(key)} == {"init (contents)"}
+    assert identity()["init (contents)"] == "random"            # what a resumed run without init says it was
