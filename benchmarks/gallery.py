@@ -139,7 +139,7 @@ def main() -> None:
         print("| step | s | CPU s | store's s | ours, s | memory GB | the store's calls, s |\n|---|---|---|---|---|---|---|")
         store, upgrade = Timed(open_store(uri)), load_upgrade(folder / "upgrade.json")
         names, source = names_of(store, upgrade, "new", None), GivenVectors(folder / "new.npy", folder / "ids.txt")
-        measured("plan", lambda: make_plan(store, store.table("gallery"), upgrade, "new", "random", source, None), store)
+        measured("plan", lambda: make_plan(store, names, upgrade, "new", "random", source, None), store)
         worker = Worker(store, upgrade, "new", names, source, 300.0)
         measured(f"re-embed {args.share:.0%}", lambda: worker.work("random", args.share), store)
         measured("re-embed 0.1 % more", lambda: Worker(store, upgrade, "new", names, source, 300.0).work(

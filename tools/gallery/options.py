@@ -39,9 +39,11 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 def source_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--images", type=Path, metavar="FOLDER|FILE.csv", help="images by id: a folder, or a table of id,path")
-    add("--vectors", type=Path, metavar="FILE", help="new vectors, instead of images and a model: .npy, .npz, .csv or .parquet")
+    add("--vectors", type=Path, metavar="FILE", help="new vectors, instead of images and a model: .npy, .npz, .csv or .parquet "
+        "(a version with a forward map needs none of the three: the stored vectors are mapped)")
     add("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
-    add("--order", metavar="ORDER", help="random, norm, or a column of numbers, lowest first (default: that of upgrade.json)")
+    add("--order", metavar="ORDER", help="random, norm, or a column of numbers, lowest first (default: that of upgrade.json; "
+        "random if stored vectors are mapped)")
     add("--rate", type=at_least(0.001, float), metavar="N", help="images per second: the limit, and what a plan counts with")
 
 
