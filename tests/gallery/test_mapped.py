@@ -12,7 +12,7 @@ from gallery import search
 from gallery.names import Names, load_upgrade, names_of
 from gallery.plan import make_plan
 from gallery.search import Searcher
-from gallery.sources import StoredVectors
+from gallery.sources import GivenVectors, StoredVectors
 from gallery.store import open_store
 from serving.upgrade import VectorMap, unit
 from tools.gallery import gallery
@@ -122,6 +122,17 @@ def test_two_steps_and_their_order(place, monkeypatch, capsys):
     assert rows_of("lancedb", uri, MAPPED) == mapped and open_store(uri).tables() == ["gallery__new", MAPPED]
 
 
+def test_mapping_needs_no_order(place, monkeypatch):
+    """The order of upgrade.json is by a quality that the store does not have; the way back leaves nothing."""
+    _, uri = make(place, forward=True)
+    data = json.loads((place / "upgrade.json").read_text())
+    data["order"] = {"name": "lowest detector score first", "quality": "detector score", "first": "lowest"}
+    (place / "upgrade.json").write_text(json.dumps(data))
+    command(monkeypatch, place, "reembed", "--limit", 10)
+    command(monkeypatch, place, "rollback")
+    assert open_store(uri).tables() == ["gallery"]
+
+
 def test_another_map_does_not_continue(place, monkeypatch):
     """compare was run again between two runs: its versions are the same, and its map is not."""
     people, _ = make(place, forward=True)
@@ -179,3 +190,9 @@ def test_a_plan_of_a_map_needs_no_images_and_names_the_thresholds(place, monkeyp
         assert [name, *(f"{number:.4f}" for number in numbers)] in [[cell.strip() for cell in line.split("|")[1:-1]]
                                                                     for line in text.splitlines()]
     assert "nothing was written" in text and open_store(uri).tables() == ["gallery"]
+    vectors = People(COUNT).old
+    np.save(place / "old.npy", vectors)
+    monkeypatch.setattr(gallery, "Images", lambda _: None)
+    monkeypatch.setattr(gallery, "embedder", lambda *_: GivenVectors(place / "old.npy", place / "ids.txt"))
+    command(monkeypatch, place, "plan", "--old-model", "OLD.onnx", "--images", place)
+    assert "60 entries embedded again by old have a mean cosine of 1.000" in capsys.readouterr().out

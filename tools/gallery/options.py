@@ -71,7 +71,7 @@ def parse_arguments(text: str) -> argparse.Namespace:
     add("--entries", type=at_least(1, float), metavar="N", help="count with N entries instead of those of the store")
     add = one["reembed"].add_argument
     add("--share", type=float, default=1.0, help="share of the order at which to stop, 0 to 1")
-    add("--limit", type=at_least(1, int), metavar="N", help="stop after N images")
+    add("--limit", type=at_least(1, int), metavar="N", help="stop after N entries")
     add("--lease", type=at_least(1, float), default=300.0, metavar="SECONDS", help="time after which another worker takes over "
         "the range of a worker that was killed; more than 256 images need")
     add = one["search"].add_argument
