@@ -154,6 +154,10 @@ def test_vectors_without_a_direction_stay_and_are_not_found(place, monkeypatch, 
     monkeypatch.setattr("gallery.checks.SAMPLE", 2)
     expected = {entry: (OLD, vector) for entry, vector in zip(people.ids(), people.mapped(), strict=True) if entry != "p0011"}
     compare_with_dense(place, people, expected, people.new_query[:20])
+    store, upgrade = open_store(uri), load_upgrade(place / "upgrade.json")
+    searcher = Searcher(store, upgrade, names_of(store, upgrade, NEW, None), NEW, NEW)
+    monkeypatch.setattr(store, "search", lambda table, queries, top: [(people.ids(), people.old)] * len(queries))    # as pgvector
+    assert {hit.id for hit in searcher(people.new_query[:1], COUNT)[0]} == set(expected)
     command(monkeypatch, place, "reembed")
     assert "1 entries stay old: p0011 (its stored vector holds NaN" in capsys.readouterr().out
     assert set(rows_of("lancedb", uri, "gallery")) == {"p0011"}
