@@ -1,9 +1,10 @@
 """The gallery in LanceDB at size: plan, a part re-embedded with given vectors, search; seconds, memory, and whose share they are.
 
     python benchmarks/gallery.py --entries 1000000 --dim 128 --share 0.01
+    python benchmarks/gallery.py --entries 1000000 --dim 128 --share 0.01 --forward
 
 Vectors are random: a latent identity of 32 numbers by an old and by a new matrix, and noise. "store" is the time inside calls of
-the store's adapter, "ours" the rest: order, checks, reading of vectors, merging.
+the store's adapter, "ours" the rest: order, checks, reading of vectors, merging. With --forward stored vectors are mapped.
 """
 
 import argparse
@@ -18,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Peak, own_bytes, processor
-from gallery.names import load_upgrade, names_of
+from gallery.names import forward_map, load_upgrade, names_of, step_of
 from gallery.plan import make_plan
 from gallery.reembed import Worker
 from gallery.search import Searcher
-from gallery.sources import GivenVectors
+from gallery.sources import GivenVectors, StoredVectors
 from gallery.store import open_store
 
 BLOCK = 100_000         # rows that are made at a time
@@ -62,7 +63,7 @@ class Timed:
         self.calls[name] = self.calls.get(name, 0.0) + seconds
 
 
-def fill(folder: Path, entries: int, dim: int) -> Path:
+def fill(folder: Path, entries: int, dim: int, forward: bool) -> Path:
     """The table, new vectors of the entries, and upgrade.json; the folder of the store."""
     import lancedb
     import pyarrow as pa
@@ -82,13 +83,13 @@ def fill(folder: Path, entries: int, dim: int) -> Path:
     lancedb.connect(folder / "store").create_table("gallery", batches(), schema=schema)
     out.flush()
     (folder / "ids.txt").write_text("\n".join(f"{entry:032x}" for entry in range(entries)))
-    weight = np.linalg.pinv(new) @ old                          # new to old
+    weight = np.linalg.pinv(old) @ new if forward else np.linalg.pinv(new) @ old
     np.savez(folder / "map.npz", weight=weight.astype(np.float32), bias=np.zeros(dim, np.float32))
-    write_upgrade(folder, dim)
+    write_upgrade(folder, dim, forward)
     return folder / "store"
 
 
-def write_upgrade(folder: Path, dim: int) -> None:
+def write_upgrade(folder: Path, dim: int, forward: bool) -> None:
     import hashlib
     same, pairs = {"kind": "same"}, []
     mapped = {"kind": "map", "file": "map.npz", "sha256": hashlib.sha256((folder / "map.npz").read_bytes()).hexdigest()}
@@ -97,7 +98,8 @@ def write_upgrade(folder: Path, dim: int) -> None:
                       "score_map": {"scores": [-1, 0, 0.5], "values": [0, 0.3, 4], "slope": 20.0}})
     version = {"dimension": dim, "similarity": "cosine", "normalised": False, "norm": None, "fingerprint": None}
     views = {"old": {"old": {"dimension": dim, "query": same, "entry": same}},
-             "new": {"old": {"dimension": dim, "query": mapped, "entry": same},
+             "new": {"old": {"dimension": dim} | dict(zip(("entry", "query") if forward else ("query", "entry"), (mapped, same),
+                                                           strict=True)),
                      "new": {"dimension": dim, "query": same, "entry": same}}}
     (folder / "upgrade.json").write_text(json.dumps({
         "format": 1, "old": "old", "new": ["new"], "versions": {"old": version, "new": version}, "views": views, "pairs": pairs,
@@ -124,11 +126,12 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--index", action="store_true", help="give the table a scalar index of the ids first")
     parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--forward", action="store_true", help="map the stored vectors")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
         begin = time.perf_counter()
-        uri = str(fill(folder, args.entries, args.dim))
+        uri = str(fill(folder, args.entries, args.dim, args.forward))
         if args.index:
             import lancedb
             from lancedb.index import BTree
@@ -138,11 +141,13 @@ def main() -> None:
         print(f"{args.entries:,} x {args.dim}, LanceDB, {processor()}; filled in {spent:.1f} s, {size:.2f} GB\n")
         print("| step | s | CPU s | store's s | ours, s | memory GB | the store's calls, s |\n|---|---|---|---|---|---|---|")
         store, upgrade = Timed(open_store(uri)), load_upgrade(folder / "upgrade.json")
-        names, source = names_of(store, upgrade, "new", None), GivenVectors(folder / "new.npy", folder / "ids.txt")
-        measured("plan", lambda: make_plan(store, store.table("gallery"), upgrade, "new", "random", source, None), store)
-        worker = Worker(store, upgrade, "new", names, source, 300.0)
+        mapping, names = forward_map(upgrade, "new"), names_of(store, upgrade, "new", None)
+        source = StoredVectors(mapping) if mapping else GivenVectors(folder / "new.npy", folder / "ids.txt")
+        step = step_of(store, upgrade, "new", names, mapping is not None)
+        measured("plan", lambda: make_plan(store, step, upgrade, "new", "random", source, None), store)
+        worker = Worker(store, upgrade, "new", step, source, 300.0)
         measured(f"re-embed {args.share:.0%}", lambda: worker.work("random", args.share), store)
-        measured("re-embed 0.1 % more", lambda: Worker(store, upgrade, "new", names, source, 300.0).work(
+        measured("re-embed 0.1 % more", lambda: Worker(store, upgrade, "new", step, source, 300.0).work(
             "random", args.share + 0.001), store)
         queries = np.random.default_rng(1).standard_normal((args.queries, args.dim)).astype(np.float32)
         searcher = Searcher(store, upgrade, names, "new", "new")

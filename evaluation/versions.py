@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.evaluation_set import Evaluation
-from evaluation.map_files import fitted_files, load_map
+from evaluation.map_files import check_models, fitted_files, load_map
 from evaluation.map_forms import Map
 from evaluation.mapped import mapped_name, mapped_side
 from evaluation.maps import BACKWARD, FORWARD, Fitted, fit_maps
@@ -62,6 +62,7 @@ class Versions:
                 raise UserError(f"--fitted {name}={file}: {name} or {self.old} has several trainings, and a map belongs to two "
                                 f"models; give one file for each version, or --old-features and --new-features")
             found = load_map(file)
+            check_models(file, *((model, self.features[model].about) for model in (self.old, name)))
             self.add_map(name, mapped, [found], file, evaluation)
             self.map_sources[mapped] = file, found[1]
         for features in chain.from_iterable(self.trainings.values()):

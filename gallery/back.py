@@ -58,9 +58,12 @@ def rollback(store: Store, names: Names) -> tuple[int, int]:
             back += move_back(store, old, new, kept, block)
             bar.update(len(block))
     store.tidy(old)
-    left = store.count(new)
-    if not left:
-        store.drop(names.new)
+    left = 0
+    for table in (existing(store, name) for name in dict.fromkeys((names.new, names.by_model))):
+        count = store.count(table) if table else 0
+        if table and not count and not names.mapped_before:     # new people of a mapped gallery are enrolled in that table
+            store.drop(table.name)
+        left += count
     store.drop(names.journal)
     store.drop(names.kept)
     return back, left

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gallery.sources import Source
+from gallery.names import Names
+from gallery.sources import Source, StoredVectors
 from gallery.store import Id, Store, Table
 from serving.upgrade import Upgrade
 from utils.errors import UserError
@@ -28,12 +29,13 @@ class Stored:
     notes: list[str]
 
 
-def check_stored(store: Store, table: Table, upgrade: Upgrade, ids: list[Id]) -> Stored:
-    """UserError if a sample of the stored vectors cannot be of the old version."""
+def check_stored(store: Store, table: Table, upgrade: Upgrade, new: str, names: Names, ids: list[Id]) -> Stored:
+    """UserError if a sample of the stored vectors cannot be of the old version, or behind the forward map of ``new``."""
     version, name = upgrade.versions[upgrade.old], upgrade.old
-    if table.dim != version["dimension"]:
+    dim = upgrade.views[new if names.mapped_before else name, name]["dimension"]
+    if table.dim != dim:
         raise UserError(f"the table {table.name} has vectors of {table.dim} dimensions, and {name} of upgrade.json makes "
-                        f"{version['dimension']}; give the upgrade.json of this gallery, or another --collection")
+                        f"{dim}; give the upgrade.json of this gallery, or another --collection")
     vectors = sample(store, table, ids, SAMPLE)[1]
     if not len(vectors):
         raise UserError(f"the table {table.name} has no entries; there is nothing to upgrade")
@@ -83,7 +85,7 @@ def check_model(source, fingerprint: str | None, name: str) -> None:
 def check_old_model(store: Store, table: Table, source: Source, ids: list[Id], name: str) -> str:
     """Compare stored vectors with the old model's embeddings of their images; the result in words.  UserError at chance level."""
     found, stored = sample(store, table, [ids[row] for row in np.flatnonzero(source.has(ids))], PAIRED)
-    again, without = source.vectors(found)
+    again, without = source.vectors(found, stored)
     usable = np.array([entry not in without for entry in found], bool)
     if usable.sum() < 2:
         raise UserError(f"fewer than two of {len(found)} sampled entries have an image that can be used; check --images")
@@ -118,7 +120,7 @@ def check_source(store: Store, table: Table, upgrade: Upgrade, new: str, source:
     begins: of a re-embedding that begins; UserError if no vector can be made.  Later, entries without an image are left over.
     """
     ids, stored = sample(store, table, ids, CHECKED)
-    vectors, without = source.vectors(ids)
+    vectors, without = source.vectors(ids, stored)
     leave_out_bad(vectors, ids, without)
     good = [row for row, entry in enumerate(ids) if entry not in without]
     if ids and not good:
@@ -127,6 +129,8 @@ def check_source(store: Store, table: Table, upgrade: Upgrade, new: str, source:
         if begins:
             raise UserError(text)
         return text
+    if isinstance(source, StoredVectors):
+        return None             # they are these entries
     return check_together(upgrade.view(vectors[good], new, upgrade.old), stored[good], new)
 
 

@@ -37,6 +37,7 @@ class Head:
     new_fingerprint: str | None
     order: str                  # in words
     entries: int                # when it began
+    map: str | None = None      # checksum of a forward map
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@
     NAME__NEW               entries by the new model NEW, with the columns of NAME
     NAME__NEW__kept         old vectors of re-embedded entries, not searched, for a rollback
     NAME__NEW__journal      ranges of the order and their leases
+    NAME__NEW__mapped       entries whose stored vector a forward map has put into the new space, without their image
+
+An upgrade by a forward map has two steps, each with kept vectors and a journal of its own: the stored vectors are mapped (NAME
+to NAME__NEW__mapped), and later the mapped entries can be re-embedded from images (NAME__NEW__mapped to NAME__NEW).
 """
 
 import hashlib
@@ -12,19 +16,34 @@ from dataclasses import dataclass
 
 from gallery.journal import Journal
 from gallery.store import Store, Table, the_only
-from serving.upgrade import Upgrade
+from serving.upgrade import Upgrade, VectorMap
 from utils.errors import UserError
 
-KEPT, JOURNAL = "__kept", "__journal"
+KEPT, JOURNAL, MAPPED = "__kept", "__journal", "__mapped"
 LONGEST = 63            # bytes of a name in PostgreSQL
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of the tables of an upgrade."""
+    """Names of the tables of an upgrade, or of one of the two steps of an upgrade by a forward map."""
 
     old: str
     new: str
+
+    @property
+    def mapped(self) -> str:
+        """The entries behind a forward map; of an upgrade, not of a step."""
+        return self.new + MAPPED
+
+    @property
+    def by_model(self) -> str:
+        """The entries that the new model itself has embedded."""
+        return self.new.removesuffix(MAPPED)
+
+    @property
+    def mapped_before(self) -> bool:
+        """Of a step: whether it begins with mapped entries."""
+        return self.old == self.new + MAPPED
 
     @property
     def kept(self) -> str:
@@ -44,16 +63,40 @@ def suffix(version: str) -> str:
 def names_of(store: Store, upgrade: Upgrade, new: str, collection: str | None) -> Names:
     """The tables of an upgrade to ``new``; collection: the old table, or None for the only one that can be it.  UserError."""
     tables, end = store.tables(), suffix(new)
-    if end in (KEPT, JOURNAL, *(suffix(name) for name in (upgrade.old, *upgrade.new) if name != new)):
+    if end in (KEPT, JOURNAL, MAPPED, *(suffix(name) for name in (upgrade.old, *upgrade.new) if name != new)):
         raise UserError(f"the version {new} would share its table with another; give it another name in the comparison")
     if collection is None:
-        own = [name for name in tables if not name.endswith((KEPT, end))]
-        finished = [name.removesuffix(end) for name in tables if name.endswith(end)]
-        collection = the_only(own or finished, None, "the store", "table of vectors", "--collection NAME")
+        own = [name for name in tables if not name.endswith((KEPT, end, end + MAPPED))]
+        finished = {name.removesuffix(MAPPED).removesuffix(end) for name in tables if not name.endswith(KEPT)}
+        collection = the_only(own or sorted(finished), None, "the store", "table of vectors", "--collection NAME")
     names = Names(collection, collection.removesuffix(suffix(upgrade.old)) + end)
-    if len(names.journal.encode()) > LONGEST:
-        raise UserError(f"the name {names.journal} has more than {LONGEST} bytes; rename the table {collection}")
+    longest = Names(collection, names.mapped if forward_map(upgrade, new) else names.new).journal
+    if len(longest.encode()) > LONGEST:
+        raise UserError(f"the name {longest} has more than {LONGEST} bytes; rename the table {collection}")
     return names
+
+
+def forward_map(upgrade: Upgrade, new: str) -> VectorMap | None:
+    """The map of stored vectors to the space of ``new``; None: its queries are compared with stored vectors as they are."""
+    return upgrade.views[new, upgrade.old]["entry"]
+
+
+def step_of(store: Store, upgrade: Upgrade, new: str, names: Names, maps: bool) -> Names:
+    """The tables that a plan or a reembed works on.  names: of the upgrade; maps: whether stored vectors are mapped.
+
+    UserError if the other step of an upgrade by a forward map is not over.
+    """
+    if forward_map(upgrade, new) is None:
+        return names
+    mapping, images = Names(names.old, names.mapped), Names(names.mapped, names.new)
+    step, other = (mapping, images) if maps else (images, mapping)
+    if existing(store, other.kept):
+        raise UserError(f"{other.kept} has the old vectors of {other.old}, which a rollback needs; end that step first, with "
+                        f"gallery.py finish or gallery.py rollback")
+    if not maps and existing(store, names.mapped) is None:
+        raise UserError(f"queries of {new} are compared with stored vectors behind a forward map: map these first, by the same "
+                        f"command without --images, --model and --vectors, and finish; then entries can be re-embedded")
+    return step
 
 
 def names_in_store(store: Store, collection: str | None) -> list[Names]:
@@ -69,7 +112,7 @@ def names_in_store(store: Store, collection: str | None) -> list[Names]:
 def old_of(store: Store, target: str) -> str:
     """The old table of a new one, from the journal; if finish has removed that, the old table is done with, too."""
     journal = Journal(store, target + JOURNAL)
-    return journal.head().collection if journal.exists() else target.rpartition("__")[0]
+    return journal.head().collection if journal.exists() else target.removesuffix(MAPPED).rpartition("__")[0]
 
 
 def existing(store: Store, name: str) -> Table | None:
@@ -78,16 +121,8 @@ def existing(store: Store, name: str) -> Table | None:
 
 
 def pick_new(upgrade: Upgrade, new: str | None) -> str:
-    """The new version: ``new``, or the only one that can search stored vectors.  UserError.
-
-    A forward map compares mapped old entries, and the store has them as the old model made them.
-    """
-    able = [name for name in upgrade.new if upgrade.views[name, upgrade.old]["entry"] is None]
-    if not able or new in upgrade.new and new not in able:
-        raise UserError(f"{new or ' and '.join(upgrade.new)}: queries would be compared with old entries behind a forward map, "
-                        f"and the store has these entries unmapped; choose a version that is compared as it is, or that maps "
-                        f"queries: {', '.join(able) or 'upgrade.json has none, compare one with a backward map'}")
-    return the_only(able, new, "upgrade.json", "new version", "--new NAME")
+    """The new version: ``new``, or the only one.  UserError."""
+    return the_only(upgrade.new, new, "upgrade.json", "new version", "--new NAME")
 
 
 def load_upgrade(file) -> Upgrade:

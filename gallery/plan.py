@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gallery.checks import Stored, check_new, check_old_model, check_source, check_stored, verdict_note
+from gallery.names import Names
 from gallery.order import in_words, read_order
 from gallery.reembed import refuse_unit_norm
 from gallery.sources import Source
-from gallery.store import Store, Table
+from gallery.store import Store
 from serving.upgrade import Upgrade
+from utils.errors import UserError
 
 BYTES = {"float16": 2, "float32": 4, "float64": 8}
 DAY = 86_400            # seconds
@@ -31,11 +33,12 @@ class Plan:
     notes: list[str]
 
 
-def make_plan(store: Store, table: Table, upgrade: Upgrade, new: str, kind: str, source: Source | None,
+def make_plan(store: Store, names: Names, upgrade: Upgrade, new: str, kind: str, source: Source | None,
               old_source: Source | None) -> Plan:
     """Check everything and write nothing.  source: new vectors; old_source: the old model on the same images.  UserError."""
+    table = store.table(names.old)
     ids = read_order(store, table, kind)
-    stored = check_stored(store, table, upgrade, ids)
+    stored = check_stored(store, table, upgrade, new, names, ids)
     refuse_unit_norm(kind, stored)
     store.check(table, stored.unit)
     notes, found = verdict_note(upgrade, new) + stored.notes, None
@@ -44,6 +47,8 @@ def make_plan(store: Store, table: Table, upgrade: Upgrade, new: str, kind: str,
         found = int(source.has(ids).sum())
         note = check_source(store, table, upgrade, new, source, ids, begins=True)
         notes += [note] if note else []
+    if old_source is not None and names.mapped_before:
+        raise UserError(f"--old-model makes vectors that {table.name} no longer has: its entries are mapped; leave it out")
     if old_source is not None:
         notes.append(check_old_model(store, table, old_source, ids, upgrade.old))
     size = BYTES[table.dtype]
@@ -57,6 +62,18 @@ def expected(upgrade: Upgrade, new: str) -> dict[str, np.ndarray]:
     for metric, curve in upgrade.data.get("curve", {}).get(new, {}).items():
         out[metric] = np.interp(STEPS, np.asarray(curve["share"], float), np.asarray(curve["mapped"], float))
     return out
+
+
+def thresholds(upgrade: Upgrade, new: str) -> list[dict]:
+    """{rate, threshold and share of genuine pairs or mated probes found, today and by queries of ``new`` on old entries}."""
+    rows = []
+    for kind, rate, hits in (("thresholds", "far", "tar"), ("search", "fpir", "tpir")):
+        today = {row[rate]: row for row in upgrade.pairs[upgrade.old, upgrade.old][kind]}
+        for row in upgrade.pairs[new, upgrade.old][kind]:
+            before = today.get(row[rate], {})
+            rows.append({"rate": f"{rate.upper()} {row[rate]:g}", "threshold today": before.get("threshold"),
+                         "found today": before.get(hits), "threshold": row["threshold"], "found": row.get(hits)})
+    return rows
 
 
 def days(entries: float, rate: float | None, writes: float, workers: int) -> dict[str, float]:

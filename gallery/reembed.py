@@ -61,7 +61,7 @@ class Worker:
             stored = self.stored_now(table)
         else:
             ids = read_order(self.store, table, kind)
-            stored = check_stored(self.store, table, self.upgrade, ids)
+            stored = check_stored(self.store, table, self.upgrade, self.new, self.names, ids)
             self.check_source(table, ids, begins=True)
             refuse_unit_norm(kind, stored)
             self.store.check(table, stored.unit)
@@ -85,18 +85,20 @@ class Worker:
             ids = next((batch.ids for batch in self.store.scan(place)), []) if place else []
             if place and ids:
                 self.check_source(place, ids)
-                return check_stored(self.store, place, self.upgrade, ids)
+                return check_stored(self.store, place, self.upgrade, self.new, self.names, ids)
         raise UserError(f"the tables {table.name} and {self.names.kept} have no entries; there is nothing to re-embed")
 
     def tables(self, table: Table, stored: Stored) -> Tables:
         new = self.store.create(self.names.new, table, self.source.dim, only_vectors=False)
+        self.store.create(self.names.by_model, table, self.upgrade.versions[self.new]["dimension"], only_vectors=False)
         kept = self.store.create(self.names.kept, table, table.dim, only_vectors=True)
         return Tables(table, new, kept, stored.unit or self.upgrade.versions[self.new]["normalised"])
 
     def head(self, table: Table, order: str, entries: int) -> Head:
         old, new = self.upgrade.versions[self.upgrade.old], self.upgrade.versions[self.new]
+        form = self.upgrade.data["views"][self.new][self.upgrade.old]["entry"]
         return Head(self.names.old, self.names.new, self.upgrade.old, self.new, table.dim, self.source.dim, old["fingerprint"],
-                    new["fingerprint"], order, entries)
+                    new["fingerprint"], order, entries, form.get("sha256"))
 
     def work(self, kind: str, share: float, limit: int | None = None) -> Result:
         """Re-embed the first ``share`` of the order, or ``limit`` images.  UserError if anything does not fit."""
@@ -152,11 +154,11 @@ class Worker:
         ids, stored = store.get(tables.old, ids)
         twice = set(store.get(tables.new, ids)[0])          # a run was killed, or they were enrolled again: the new ones stay
         waiting = [entry for entry in ids if entry not in twice]
-        vectors, without = self.source.vectors(waiting)
+        place = {entry: row for row, entry in enumerate(ids)}
+        vectors, without = self.source.vectors(waiting, stored[[place[entry] for entry in waiting]])
         leave_out_bad(vectors, waiting, without)
         good = [row for row, entry in enumerate(waiting) if entry not in without]
         chosen = [waiting[row] for row in good]
-        place = {entry: row for row, entry in enumerate(ids)}
         if not self.journal.renew(leased.number):
             return None
         gone = [*chosen, *twice]
@@ -198,7 +200,8 @@ def check_head(begun: Head, now: Head) -> None:
                            ("dimensions of the old version", begun.old_dim, now.old_dim),
                            ("dimensions of the new version", begun.new_dim, now.new_dim),
                            ("weights of the old version", begun.old_fingerprint, now.old_fingerprint),
-                           ("weights of the new version", begun.new_fingerprint, now.new_fingerprint)):
+                           ("weights of the new version", begun.new_fingerprint, now.new_fingerprint),
+                           ("map of the stored vectors", begun.map, now.map)):
         if one != two:
             raise UserError(f"this re-embedding was begun with another upgrade.json: the {what} was {one}, now it is {two}; give "
                             f"the first file, or run gallery.py rollback before a new start")

@@ -1,4 +1,4 @@
-"""Where new vectors come from: images that a model embeds, or vectors that were computed elsewhere; by id.
+"""Where new vectors come from: images that a model embeds, vectors that were computed elsewhere, or a map of the stored ones.
 
 Images of an entry, in this order: the file whose path below the folder is the id, with or without its ending; the file whose name
 is the id; all files in the folder that is called like the id. Or a table id,path with a row for each image. Several images of one
@@ -22,6 +22,7 @@ from gallery.store import Id
 from old_model.vectors import cleaned, read_vectors, without_ending
 from records.folders import LeftOut, look
 from records.pictures import has_ending
+from serving.upgrade import VectorMap
 from utils.errors import UserError
 from utils.opencv import cv2
 
@@ -37,8 +38,29 @@ class Source(Protocol):
     def has(self, ids: list[Id]) -> np.ndarray:
         """Which ids have an image or a vector, bool [n]; no image is opened."""
 
-    def vectors(self, ids: list[Id]) -> tuple[np.ndarray, dict[Id, str]]:
-        """(float32 [n, d], {id: why it has none}); the rows of the latter are 0."""
+    def vectors(self, ids: list[Id], stored: np.ndarray) -> tuple[np.ndarray, dict[Id, str]]:
+        """(float32 [n, d], {id: why it has none}); the rows of the latter are 0.  stored: the old vectors, [n, d_old]."""
+
+
+class StoredVectors:
+    """The stored vectors behind a forward map: no image is needed."""
+
+    def __init__(self, mapping: VectorMap):
+        self.mapping, self.dim, self.block = mapping, mapping.weight.shape[1], 1000
+
+    def has(self, ids: list[Id]) -> np.ndarray:
+        return np.ones(len(ids), bool)
+
+    def vectors(self, ids: list[Id], stored: np.ndarray) -> tuple[np.ndarray, dict[Id, str]]:
+        """A mapped vector has the norm of the stored one, so what the norm says about the image is kept."""
+        norm = np.linalg.norm(stored.astype(np.float64), axis=1)
+        good = np.isfinite(norm) & (norm > 0)
+        out = np.zeros((len(ids), self.dim), np.float32)
+        mapped = self.mapping((stored[good] / norm[good, None]).astype(np.float32))
+        length = np.linalg.norm(mapped, axis=1)
+        out[good] = mapped * (norm[good] / np.where(length > 0, length, 1))[:, None]
+        return out, {entry: "its stored vector holds NaN, infinity or only zeros"
+                     for entry, usable in zip(ids, good, strict=True) if not usable}
 
 
 class GivenVectors:
@@ -54,7 +76,7 @@ class GivenVectors:
     def has(self, ids: list[Id]) -> np.ndarray:
         return np.array([cleaned(str(entry)) in self.place for entry in ids], bool)
 
-    def vectors(self, ids: list[Id]) -> tuple[np.ndarray, dict[Id, str]]:
+    def vectors(self, ids: list[Id], stored: np.ndarray) -> tuple[np.ndarray, dict[Id, str]]:
         out, without = np.zeros((len(ids), self.dim), np.float32), {}
         for row, entry in enumerate(ids):
             place = self.place.get(cleaned(str(entry)))
@@ -131,7 +153,7 @@ class EmbeddedImages:
     def files(self, entry: Id) -> list[Path]:
         return self.images.of(entry) if self.images else []
 
-    def vectors(self, ids: list[Id]) -> tuple[np.ndarray, dict[Id, str]]:
+    def vectors(self, ids: list[Id], stored: np.ndarray) -> tuple[np.ndarray, dict[Id, str]]:
         files = {entry: self.files(entry) for entry in ids}
         without = {entry: "no image" for entry in ids if not files[entry]}
         jobs = [(row, path) for row, entry in enumerate(ids) for path in files[entry]]

@@ -42,29 +42,42 @@ class People:
         self.old_query, self.new_query = images(np.r_[np.arange(count // 2), count + np.arange(count // 2)])
         x, y = (side.astype(float) for side in (images(np.arange(count, 2 * count))[1], images(np.arange(count, 2 * count))[0]))
         self.map = np.linalg.solve(x.T @ x + np.eye(new_dim), x.T @ y).astype(np.float32)
+        self.forward = np.linalg.solve(y.T @ y + np.eye(old_dim), y.T @ x).astype(np.float32)
+        self.offset = (0.05 * draw.standard_normal(new_dim)).astype(np.float32)
         self.count = count
+
+    def mapped(self) -> np.ndarray:
+        """The old vectors behind the forward map u W + b of rows u of norm 1, with the norms of the old ones; float64."""
+        norm = np.linalg.norm(self.old.astype(float), axis=1, keepdims=True)
+        return norm * unit(self.old / np.maximum(norm, 1e-12) @ self.forward.astype(float) + self.offset)
 
     def ids(self, kind: type = str) -> list:
         return [f"p{i:04}" if kind is str else 10 * i for i in range(self.count)]
 
 
-def write_upgrade(folder: Path, people: People, **changes) -> Path:
-    """upgrade.json with empirical thresholds and score maps; changes: of the versions."""
+def write_upgrade(folder: Path, people: People, forward: bool = False, **changes) -> Path:
+    """upgrade.json with empirical thresholds and score maps; changes: of the versions.
+
+    forward: stored vectors are mapped, instead of queries.
+    """
     import hashlib
-    np.savez(folder / "map.npz", weight=people.map, bias=np.zeros(people.map.shape[1], np.float32))
+    weight, bias = (people.forward, people.offset) if forward else (people.map, np.zeros(people.map.shape[1], np.float32))
+    np.savez(folder / "map.npz", weight=weight, bias=bias)
     same, mapped = {"kind": "same"}, {"kind": "map", "file": "map.npz",
                                       "sha256": hashlib.sha256((folder / "map.npz").read_bytes()).hexdigest()}
     dims = {OLD: people.old.shape[1], NEW: people.new.shape[1]}
     norms = {name: np.quantile(np.linalg.norm(rows[np.isfinite(rows).all(1)], axis=1), (0.001, 0.5, 0.999)).tolist()
              for name, rows in ((OLD, people.old), (NEW, people.new))}
     pairs = [{"query": query, "entry": entry} | measured(gallery, queries) for query, entry, gallery, queries in (
-        (OLD, OLD, people.old, people.old_query), (NEW, OLD, people.old, people.new_query @ people.map),
+        (OLD, OLD, people.old, people.old_query),
+        (NEW, OLD, people.mapped() if forward else people.old, people.new_query if forward else people.new_query @ people.map),
         (NEW, NEW, people.new, people.new_query))]
     data = {"format": 1, "old": OLD, "new": [NEW], "pairs": pairs,
             "versions": {name: {"dimension": dims[name], "similarity": "cosine", "normalised": False, "norm": norms[name],
                                 "fingerprint": None} | changes.get(name, {}) for name in (OLD, NEW)},
             "views": {OLD: {OLD: {"dimension": dims[OLD], "query": same, "entry": same}},
-                      NEW: {OLD: {"dimension": dims[OLD], "query": mapped, "entry": same},
+                      NEW: {OLD: {"dimension": dims[NEW], "query": same, "entry": mapped} if forward else
+                            {"dimension": dims[OLD], "query": mapped, "entry": same},
                             NEW: {"dimension": dims[NEW], "query": same, "entry": same}}},
             "order": {"name": "random", "quality": None, "first": "lowest"},
             "curve": {NEW: {"top-1": {"share": [0, 1], "raw": [0.5, 0.9], "mapped": [0.6, 0.9]}}}}
@@ -78,7 +91,8 @@ def measured(gallery: np.ndarray, queries: np.ndarray) -> dict:
     scores = unit(gallery.astype(float)) @ unit(queries.astype(float)).T
     impostors = np.sort(scores[:, len(queries) // 2:].ravel())
     count = len(impostors)
-    rows = [{"far": far, "threshold": impostors[count - 1 - int(far * count)], "low": None, "high": None} for far in FARS]
+    rows = [{"far": far, "threshold": impostors[count - 1 - int(far * count)], "low": None, "high": None, "tar": 1 - far}
+            for far in FARS]
     place = np.unique(np.linspace(0, count - 30, 60).astype(int))
     knots, first = np.unique(impostors[place], return_index=True)
     values = -np.log10((count - place[first]) / count)

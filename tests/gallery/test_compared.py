@@ -14,7 +14,6 @@ from gallery.names import load_upgrade, names_of
 from gallery.search import Searcher
 from gallery.store import open_store
 from tools.gallery import gallery
-from utils.errors import UserError
 
 pytestmark = pytest.mark.long
 COUNT = 120                                     # people in the gallery; the others are searched for, too
@@ -115,12 +114,26 @@ def test_plan_shows_the_curve_of_the_order_of_upgrade_json_and_says_so(compared,
     assert f"of upgrade.json: {norm}; those of this order (lowest quality first) may differ\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("action", ["plan", "reembed", "search"])
-def test_a_forward_map_is_refused_before_anything_is_written(compared, tmp_path, monkeypatch, action):
-    place = tmp_path / "store"
-    given = store_of(compared, place, "six")
-    if action == "search":
-        given = [*given[:4], compared / "six/probe.npy"]
-    with pytest.raises(UserError, match=r"^six\+ridge-forward: .* maps queries: new, view, six\+ridge$"):
-        command(monkeypatch, action, *given, "--new", "six+ridge-forward")
-    assert open_store(str(place)).tables() == ["gallery"]
+def test_a_mapped_gallery_gives_the_figures_of_the_forward_map(compared, tmp_path, monkeypatch, capsys):
+    """Before it is mapped, on the way and after it; then those of the mapped curve, while images replace mapped entries."""
+    place, name = tmp_path / "store", "six+ridge-forward"
+    given = [*store_of(compared, place, "six"), "--new", name]
+    maps = [*given[:4], "--new", name]
+    report = json.loads((compared / "out/compare.json").read_text())
+    mapped = report["upgrades"][name]["backfill"]["random"]["mapped"]["values"]
+    expected = [(mapped["top-1"][0][k], mapped["TPIR@1e-1"][0][k]) for k in range(11)]
+    assert len(set(expected)) > 5
+    assert figures(compared, place, name) == pytest.approx(expected[0])
+    command(monkeypatch, "reembed", *maps, "--share", 0.3)
+    assert "36 entries moved; now 84 are old and 36 are mapped" in capsys.readouterr().out
+    assert figures(compared, place, name) == pytest.approx(expected[0])
+    command(monkeypatch, "reembed", *maps)
+    assert figures(compared, place, name) == pytest.approx(expected[0])
+    command(monkeypatch, "finish", "--store", place, "--yes")
+    assert figures(compared, place, name) == pytest.approx(expected[0])
+    for k in (3, 10):
+        command(monkeypatch, "reembed", *given, "--share", k / 10)
+        assert figures(compared, place, name) == pytest.approx(expected[k])
+    command(monkeypatch, "finish", "--store", place, "--yes")
+    assert open_store(str(place)).tables() == ["gallery__six_ridge_forward"]
+    assert figures(compared, place, name) == pytest.approx(expected[10])

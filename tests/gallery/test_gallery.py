@@ -146,12 +146,14 @@ def test_a_plan_writes_nothing_and_counts(place, monkeypatch, capsys):
     assert open_store(uri).tables() == ["gallery"]
 
 
-@pytest.mark.parametrize("old, new", [("old", ["a+b", "a-b"]), ("a-b", ["a+b"]), ("old", ["kept", "x"]), ("old", ["journal"])])
+@pytest.mark.parametrize("old, new", [("old", ["a+b", "a-b"]), ("a-b", ["a+b"]), ("old", ["kept", "x"]), ("old", ["journal"]),
+                                      ("old", ["mapped"])])
 def test_two_versions_never_share_a_table(old, new):
     """Names that differ only in their punctuation, and those of the tables that this program makes."""
     store, upgrade = SimpleNamespace(tables=lambda: ["gallery"]), SimpleNamespace(old=old, new=new)
     if new[0] == "a+b":
-        assert names_of(store, SimpleNamespace(old="old", new=["a+b", "c"]), "a+b", None).new == "gallery__a_b"
+        plain = SimpleNamespace(old="old", new=["a+b", "c"], views={("a+b", "old"): {"entry": None}})
+        assert names_of(store, plain, "a+b", None).new == "gallery__a_b"
     with pytest.raises(UserError, match="would share its table with another"):
         names_of(store, upgrade, new[0], None)
 

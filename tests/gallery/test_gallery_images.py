@@ -76,7 +76,7 @@ def test_a_table_of_images_and_several_images_of_an_entry(faces):
     place, _, new, people = faces
     lines = [f"p{row:04},images/p{row:04}.png" for row in range(COUNT)] + ["p0000,images/p0009.png"]
     (place / "list.csv").write_text("id,path\n" + "\n".join(lines))
-    vectors, without = source(place, new, images="list.csv").vectors(["p0000", "p0001", "nobody"])
+    vectors, without = source(place, new, images="list.csv").vectors(["p0000", "p0001", "nobody"], np.zeros((3, 32)))
     assert without == {"nobody": "no image"}
     np.testing.assert_allclose(vectors[0], (people.new[0] + people.new[9]) / 2, rtol=1e-5)
     np.testing.assert_allclose(vectors[1], people.new[1], rtol=1e-5)
@@ -100,7 +100,7 @@ def test_the_rate_is_a_limit(faces):
     slow = source(place, new, rate=100)
     begin = time.monotonic()
     for _ in range(3):
-        slow.vectors([f"p{row:04}" for row in range(20)])
+        slow.vectors([f"p{row:04}" for row in range(20)], np.zeros((20, 32)))
     assert time.monotonic() - begin >= 0.4 - 0.01       # 40 images before the last 20
 
 

@@ -10,11 +10,12 @@ import torch
 from ijb_toys import two_galleries
 from onnx_small_model import write_model
 
-from evaluation.map_files import load_map
+from evaluation.map_files import check_models, load_map
 from evaluation.maps import BACKWARD, FORWARD, KINDS
 from tools.adapt import adapt
 from tools.compare import compare
 from utils.errors import UserError
+from utils.origin import save_array
 
 
 def run_tool(monkeypatch, tool, *words) -> None:
@@ -136,6 +137,23 @@ def test_fitted_maps_that_compare_cannot_use_are_refused(tmp_path, monkeypatch):
                               "--new-features", f"new={files[3]}"], r"two maps are called new\+ridge")):
         with pytest.raises(UserError, match=sentence):
             run_tool(monkeypatch, compare, *start, *words)
+
+
+def test_a_map_of_other_models_is_refused(tmp_path, monkeypatch):
+    """Features and embeddings that this project wrote say which model made them."""
+    arrays, files = two_galleries(tmp_path), write_features(tmp_path)
+    for side, file in (("old", files[1]), ("new", files[3])):
+        save_array(tmp_path / f"{side}.npy", arrays[side], {"model": f"{side} model"})
+        save_array(file, np.load(file), {"model": f"{side} model"})
+    run_tool(monkeypatch, adapt, *files, "--out", tmp_path, "--map", "ridge", "--samples", 0, "--reverse")
+    words = ["-d", tmp_path, "--old", f"old={tmp_path / 'old.npy'}", "--new", f"new={tmp_path / 'new.npy'}", "--fitted",
+             f"new={tmp_path / 'ridge-forward.npz'}", "--draws", 0, "--out", tmp_path / "out"]
+    check_models(tmp_path / "ridge-forward.npz", *((side, {"fingerprint": f"{side} model"}) for side in ("old", "new")))
+    for other in ("new", "old"):
+        save_array(tmp_path / f"{other}.npy", arrays[other], {"model": "another model"})
+        sentence = rf"was fitted on features of another model \(fingerprint {other} model\) than {other} \(another mode\)"
+        with pytest.raises(UserError, match=sentence):
+            run_tool(monkeypatch, compare, *words)
 
 
 @pytest.mark.long

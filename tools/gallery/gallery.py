@@ -3,6 +3,7 @@
     python tools/gallery/gallery.py plan     --store URI --upgrade upgrade.json --images FOLDER --model NEW.onnx --rate 200
     python tools/gallery/gallery.py reembed  --store URI --upgrade upgrade.json --images FOLDER --model NEW.onnx --share 0.3
     python tools/gallery/gallery.py reembed  --store URI --upgrade upgrade.json --vectors new.npy --ids ids.txt
+    python tools/gallery/gallery.py reembed  --store URI --upgrade upgrade.json --new NEW+ridge-forward
     python tools/gallery/gallery.py search   --store URI --upgrade upgrade.json --model NEW.onnx face.jpg --top 10 --far 1e-4
     python tools/gallery/gallery.py status   --store URI
     python tools/gallery/gallery.py rollback --store URI
@@ -10,7 +11,8 @@
 
 URI: a folder (LanceDB), postgresql://USER@HOST/DATABASE (pgvector), FILE.db or http://HOST:19530 (Milvus). tools/compare writes
 upgrade.json. Entries of the old model are in the table NAME, those of the new model in NAME__NEW; each entry is in one of them,
-and search asks both. reembed can be killed and repeated, and several may run at once. docs/upgrade.md shows all steps.
+and search asks both. reembed can be killed and repeated, and several may run at once. If the version has a forward map, it maps
+the stored vectors and needs no images. docs/upgrade.md shows all steps.
 """
 
 import argparse
@@ -20,7 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from prettytable import PrettyTable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluation.detect import Detector
@@ -28,16 +29,17 @@ from evaluation.models import find_devices
 from evaluation.version_names import Version
 from gallery.back import finish, rollback, status
 from gallery.checks import check_model
-from gallery.names import existing, load_upgrade, names_in_store, names_of, pick_new
-from gallery.order import kind_of
-from gallery.plan import STEPS, days, expected, make_plan, on_paper
+from gallery.names import existing, forward_map, load_upgrade, names_in_store, names_of, pick_new, step_of
+from gallery.order import RANDOM, kind_of
+from gallery.plan import days, expected, make_plan, thresholds
 from gallery.reembed import Worker
 from gallery.search import Searcher
-from gallery.sources import EmbeddedImages, GivenVectors, Images, Reader, Source
+from gallery.sources import EmbeddedImages, GivenVectors, Images, Reader, Source, StoredVectors
 from gallery.store import hidden, open_store
+from serving.upgrade import Upgrade
 from tools.gallery.options import parse_arguments
+from tools.gallery.tables import print_plan, print_table
 from utils.errors import UserError, run
-from utils.files import free_space
 
 
 def embedder(args: argparse.Namespace, text: str, images: Images | None) -> EmbeddedImages:
@@ -50,8 +52,11 @@ def embedder(args: argparse.Namespace, text: str, images: Images | None) -> Embe
     return EmbeddedImages(images, model, Reader(model.image_size, args.resize, detector), getattr(args, "rate", None))
 
 
-def source_of(args: argparse.Namespace, needed: bool) -> Source | None:
+def source_of(args: argparse.Namespace, upgrade: Upgrade, new: str, needed: bool) -> Source | None:
     """Where new vectors come from; None: it was not said, and is not needed."""
+    mapping = forward_map(upgrade, new)
+    if mapping and args.vectors is None and not args.model and not (args.images and needed):
+        return StoredVectors(mapping)
     if args.vectors is not None and (args.images or args.model):
         raise UserError("give either --vectors, or --images and --model, not both")
     if args.vectors is not None:
@@ -63,43 +68,31 @@ def source_of(args: argparse.Namespace, needed: bool) -> Source | None:
     return None
 
 
+def order_of(args: argparse.Namespace, upgrade: Upgrade, maps: bool) -> str:
+    """The order of --order or of upgrade.json; nothing depends on that in which stored vectors are mapped."""
+    return RANDOM if maps and not args.order else kind_of(upgrade.data["order"], args.order)
+
+
 def do_plan(args: argparse.Namespace) -> None:
     store, upgrade = open_store(args.store, args.id_column, args.vector_column), load_upgrade(args.upgrade)
     new = pick_new(upgrade, args.new)
-    names = names_of(store, upgrade, new, args.collection)
-    table = store.table(names.old)
+    source = source_of(args, upgrade, new, False)
+    maps = isinstance(source, StoredVectors)
+    names = step_of(store, upgrade, new, names_of(store, upgrade, new, args.collection), maps)
     old_source = embedder(args, args.old_model, Images(args.images)) if args.old_model and args.images else None
     if args.old_model and old_source is None:
         raise UserError("--old-model needs --images; give both")
     if old_source is not None:
         check_model(old_source, upgrade.versions[upgrade.old]["fingerprint"], upgrade.old)
-    plan = make_plan(store, table, upgrade, new, kind_of(upgrade.data["order"], args.order), source_of(args, False), old_source)
+    plan = make_plan(store, names, upgrade, new, order_of(args, upgrade, maps), source, old_source)
     entries = args.entries or (plan.entries if plan.with_image is None else plan.with_image)
-    time = days(entries, args.rate, args.writes, args.workers)
-    curve = expected(upgrade, new)
+    time = days(entries, None if maps else args.rate, args.writes, args.workers)
     if args.json:
-        print(json.dumps(asdict(plan) | {"days": time, "expected": {k: v.tolist() for k, v in curve.items()}}))
+        facts = {"thresholds": thresholds(upgrade, new)} if maps else {
+            "expected": {figure: values.tolist() for figure, values in expected(upgrade, new).items()}}
+        print(json.dumps(asdict(plan) | {"days": time} | facts))
         return
-    free = "" if "://" in args.store else f"; {free_space(Path(args.store) / 'x')} free there"
-    facts = [f"{plan.entries:,} entries of {upgrade.old} in {names.old}, {table.dim} x {table.dtype}; order: {plan.order}",
-             *([] if plan.with_image is None else [f"{plan.with_image:,} have an image or vector, "
-                                                   f"{plan.entries - plan.with_image:,} have none and would stay old"]),
-             f"new table {names.new}: {gigabytes(plan.bytes_new)} of vectors; kept until finish: {gigabytes(plan.bytes_kept)}; "
-             f"journal {gigabytes(plan.bytes_journal)}" + free,
-             f"{time['together']:.3g} days for {entries:,.0f} entries with {args.workers} workers of "
-             f"{f'{args.rate:g} images/s' if args.rate else '(no --rate) unlimited speed'} and {args.writes:g} writes/s",
-             *plan.notes]
-    print("\n".join(facts))
-    if curve:
-        known = upgrade.data["order"]["name"]
-        print(f"expected figures, with comparable scores, in the order of upgrade.json: {known}"
-              + ("" if known == plan.order else f"; those of this order ({plan.order}) may differ"))
-        print_table(["re-embedded", "days", *curve], [[f"{share:.0%}", f"{share * time['together']:.3g}",
-                    *(f"{values[k]:.4f}" for values in curve.values())] for k, share in enumerate(STEPS)])
-    if args.entries:
-        paper = on_paper(args.entries, table.dim, upgrade.versions[new]["dimension"], args.rate or args.writes, args.writes,
-                         args.workers)
-        print_table(list(paper), [[f"{value:.3g}" for value in paper.values()]])
+    print_plan(args, plan, store.table(names.old), names, upgrade, new, maps, entries, time["together"])
     print("nothing was written")
 
 
@@ -107,11 +100,13 @@ def do_reembed(args: argparse.Namespace) -> None:
     if not 0 <= args.share <= 1:
         raise UserError(f"--share {args.share}: expected a share of the order, 0 to 1")
     store, upgrade = open_store(args.store, args.id_column, args.vector_column), load_upgrade(args.upgrade)
-    new, source = pick_new(upgrade, args.new), source_of(args, True)
+    new = pick_new(upgrade, args.new)
+    source = source_of(args, upgrade, new, True)
     assert source is not None
-    names = names_of(store, upgrade, new, args.collection)
+    maps = isinstance(source, StoredVectors)
+    names = step_of(store, upgrade, new, names_of(store, upgrade, new, args.collection), maps)
     worker = Worker(store, upgrade, new, names, source, args.lease)
-    result = worker.work(kind_of(upgrade.data["order"], args.order), args.share, args.limit)
+    result = worker.work(order_of(args, upgrade, maps), args.share, args.limit)
     old, new_table = (existing(store, name) for name in (names.old, names.new))
     counts = {"moved": result.moved, "embedded": result.embedded, "without": len(result.missing),
               "old": store.count(old) if old else 0, "new": store.count(new_table) if new_table else 0}
@@ -123,7 +118,8 @@ def do_reembed(args: argparse.Namespace) -> None:
     if result.missing:
         first = ", ".join(f"{entry} ({why})" for entry, why in list(result.missing.items())[:3])
         print(f"{len(result.missing):,} entries stay old: {first}{' and others' if len(result.missing) > 3 else ''}")
-    print(f"{result.moved:,} entries moved; now {counts['old']:,} are old and {counts['new']:,} are new in {hidden(args.store)}")
+    print(f"{result.moved:,} entries moved; now {counts['old']:,} are old and {counts['new']:,} are "
+          f"{'mapped' if maps else 'new'} in {hidden(args.store)}")
 
 
 def do_search(args: argparse.Namespace) -> None:
@@ -214,16 +210,6 @@ def do_finish(args: argparse.Namespace) -> None:
               if empty else f"; {found.old:,} entries stay old in {names.old}"))
         return
     raise UserError("the store holds no re-embedding; there is nothing to finish")
-
-
-def print_table(head: list[str], rows: list[list]) -> None:
-    table = PrettyTable(head, align="r")
-    table.add_rows(rows)
-    print(table)
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
 
 
 def main() -> None:

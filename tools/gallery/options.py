@@ -39,9 +39,11 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 def source_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--images", type=Path, metavar="FOLDER|FILE.csv", help="images by id: a folder, or a table of id,path")
-    add("--vectors", type=Path, metavar="FILE", help="new vectors, instead of images and a model: .npy, .npz, .csv or .parquet")
+    add("--vectors", type=Path, metavar="FILE", help="new vectors, instead of images and a model: .npy, .npz, .csv or .parquet "
+        "(a version with a forward map needs none of the three: the stored vectors are mapped)")
     add("--ids", type=Path, metavar="FILE.txt", help="ids of a .npy, one a line")
-    add("--order", metavar="ORDER", help="random, norm, or a column of numbers, lowest first (default: that of upgrade.json)")
+    add("--order", metavar="ORDER", help="random, norm, or a column of numbers, lowest first (default: that of upgrade.json; "
+        "random if stored vectors are mapped)")
     add("--rate", type=at_least(0.001, float), metavar="N", help="images per second: the limit, and what a plan counts with")
 
 
@@ -69,7 +71,7 @@ def parse_arguments(text: str) -> argparse.Namespace:
     add("--entries", type=at_least(1, float), metavar="N", help="count with N entries instead of those of the store")
     add = one["reembed"].add_argument
     add("--share", type=float, default=1.0, help="share of the order at which to stop, 0 to 1")
-    add("--limit", type=at_least(1, int), metavar="N", help="stop after N images")
+    add("--limit", type=at_least(1, int), metavar="N", help="stop after N entries")
     add("--lease", type=at_least(1, float), default=300.0, metavar="SECONDS", help="time after which another worker takes over "
         "the range of a worker that was killed; more than 256 images need")
     add = one["search"].add_argument
