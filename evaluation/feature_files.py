@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocol import Pairs, people_apart
+from evaluation.protocol import Pairs, check_each_once, people_apart
 from utils.arrays import open_npy
 from utils.errors import UserError
 from utils.origin import check_whole, is_ours
@@ -145,6 +145,7 @@ def read_plain_pairs(file: Path, labels: tuple[np.ndarray, np.ndarray]) -> Pairs
         raise UserError(f"{file} row {wrong[0]} labels gallery row {gallery_row} and probe row {probe_row} with {label}, but "
                         f"their subjects are {'different' if label else 'the same'}; expected 1 for the same subject and 0 for "
                         f"different ones: make it again")
+    check_each_once(*table.astype(np.int64).T, file)
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 

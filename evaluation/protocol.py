@@ -24,6 +24,7 @@ from utils.errors import UserError
 GALLERIES = {"IJBC": ("G1", "G2"), "IJBB": ("S1", "S2")}
 TEMPLATE_ID_LIMIT = 100_000_000 # template ids are below this
 MIN_ONE_LABEL = 10              # non-mated probes: if that many, and more than half of all, have one label, it means "unknown"
+MAX_REPEATED = 0.1              # share of the pairs that may be in the file again: pairs drawn at random are, now and then
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,28 @@ def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
     table = read_pair_table(folder, subset)
     check_known([table[:, 0], table[:, 1]], images, meta_file(folder, subset, "template_pair_label.txt"))
     enrol, verify = (rows_of(column, images) for column in (table[:, 0], table[:, 1]))
+    check_each_once(enrol, verify, table[:, 2], meta_file(folder, subset, "template_pair_label.txt"))
     same, missing = table[:, 2] == 1, images.missing
     if not missing.any():
         return Pairs(enrol, verify, same)
     never = missing[enrol] | missing[verify]
     return Pairs(enrol, verify, same, never).chosen(same | ~never)      # who is never matched is no false accept
+
+
+def check_each_once(enrol: np.ndarray, verify: np.ndarray, same: np.ndarray, file: Path) -> None:
+    """UserError if a pair is labelled both 1 and 0, or if more than MAX_REPEATED of the pairs are in the file again.
+
+    Pairs that are in it ten times would seem to support a FAR ten times smaller than they do.  enrol, verify: rows; same: 1 or 0.
+    """
+    pairs = np.sort((enrol.astype(np.int64) * (int(verify.max()) + 1) + verify) * 2 + same)
+    again = pairs[1:] >> 1 == pairs[:-1] >> 1
+    both = again & (pairs[1:] != pairs[:-1])
+    if both.any():
+        raise UserError(f"{file}: {both.sum():,} pairs are labelled both 1 (same person) and 0; expected one label for each: "
+                        f"make it again")
+    if again.sum() > MAX_REPEATED * len(pairs):
+        raise UserError(f"{file}: {again.sum():,} of {len(pairs):,} rows are pairs that were there before, which seem to support "
+                        f"a smaller FAR than they do; expected each pair once: remove the repeated rows")
 
 
 def read_pair_table(folder: Path, subset: str) -> np.ndarray:

@@ -157,3 +157,12 @@ def test_files_with_commas_are_trainings_and_mxnets_epoch_is_part_of_one(tmp_pat
     for text, message in (("a.npy,,b.npy", "nothing between"), ("a.npy,a.npy", "found one twice")):
         with pytest.raises(UserError, match=message):
             files(text)
+
+
+def test_pairs_that_are_repeated_are_refused_unless_they_are_few(tmp_path):
+    """50 pairs, then 5 and 6 of them again: a tenth of 55 is 5.5."""
+    gallery, probe = np.arange(5), np.arange(10)
+    pairs = np.array([(g, p, int(g == p)) for g in range(5) for p in range(10)])
+    assert len(read_evaluation(write(tmp_path / "few", gallery, probe, pairs=np.r_[pairs, pairs[:5]]), "IJBC").pairs.same) == 55
+    with pytest.raises(UserError, match="6 of 56 rows are pairs that were there before"):
+        read_evaluation(write(tmp_path / "many", gallery, probe, pairs=np.r_[pairs, pairs[:6]].astype(np.uint64)), "IJBC")

@@ -73,6 +73,8 @@ BROKEN = {
     "negative pair": (PAIRS, lambda t: t + "-3 2 0\n", "1 templates have no image .*first: template -3."),
     "label": (PAIRS, lambda t: t + "1 2 7\n", r"labels \[0, 1, 7\]"),
     "one kind of pairs": (PAIRS, lambda t: "1 2 1\n", r"found the labels \[1\]"),
+    "both labels": (PAIRS, lambda t: t + "1 2 0\n1 2 1\n", "1 pairs are labelled both 1"),
+    "pairs again": (PAIRS, lambda t: t + t, "rows are pairs that were there before"),
     "probe without images": ("1N_probe_mixed.csv", lambda t: t + "77,1\n", "1 templates have no image .*first: template 77."),
     "two subjects": ("1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
     "one and a half": (TEMPLATES, lambda t: t.replace(" 1 ", " 1.5 ", 1), "tid_mid.txt cannot be read"),
