@@ -145,7 +145,7 @@ def read_plain_pairs(file: Path, labels: tuple[np.ndarray, np.ndarray]) -> Pairs
         raise UserError(f"{file} row {wrong[0]} labels gallery row {gallery_row} and probe row {probe_row} with {label}, but "
                         f"their subjects are {'different' if label else 'the same'}; expected 1 for the same subject and 0 for "
                         f"different ones: make it again")
-    check_each_once(*table.astype(np.int64).T, file)
+    check_each_once(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), same, file)
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 

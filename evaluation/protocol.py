@@ -48,20 +48,27 @@ class Images:
         """Which templates have no image (only if they are counted), bool [T]."""
         return np.bincount(self.templates, minlength=len(self.template_ids)) == 0
 
-    def sizes(self) -> np.ndarray:
-        """Size of each image file, int64 [N] bytes.  UserError if one is missing, before hours are spent on embedding."""
-        folder, sizes = str(self.folder), np.empty(len(self), np.int64)
+    def file_versions(self) -> np.ndarray:
+        """Size and time of the last change of each image file, int64 [N, 2] in bytes and ns.
+
+        UserError if one is missing, before hours are spent on embedding.
+        """
+        folder, versions = str(self.folder), np.empty((len(self), 2), np.int64)
         for i, name in enumerate(self.names):
             try:
-                sizes[i] = os.stat(f"{folder}/{name}").st_size
+                about = os.stat(f"{folder}/{name}")
+                versions[i] = about.st_size, about.st_mtime_ns
             except OSError as error:
                 raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}), but row {i + 1} of the landmark file "
                                 f"names it; restore it") from error
-        return sizes
+        return versions
 
     def fingerprint(self) -> str:
-        """sha256 over the landmark file (names, landmarks, scores) and the sizes of the image files."""
-        return hashlib.sha256(self.meta.encode() + self.sizes().tobytes()).hexdigest()
+        """sha256 over the landmark file (names, landmarks, scores), and sizes and times of the image files.
+
+        Of files of one size, as BMP or PGM of all crops, only the time tells that they were replaced.
+        """
+        return hashlib.sha256(self.meta.encode() + self.file_versions().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

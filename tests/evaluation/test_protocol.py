@@ -1,5 +1,6 @@
 """Reading the IJB layout, and the error for each way in which it can be broken."""
 
+import os
 import re
 
 import numpy as np
@@ -148,3 +149,12 @@ def test_the_fingerprint_sees_other_landmarks_and_other_images(data):
     changed = read_images(data, "IJBC").fingerprint()
     change(data, "ijbc_name_5pts_score.txt", lambda t: t.replace("38.3", "38.4", 1))
     assert len({before, changed, read_images(data, "IJBC").fingerprint()}) == 3
+
+
+def test_the_fingerprint_sees_another_image_of_the_same_size(data):
+    """As if all crops were BMP: they have one size, whatever they show."""
+    image = data / "IJBC/loose_crop/7.jpg"
+    os.utime(image, ns=(10**18, 10**18))
+    before = read_images(data, "IJBC").fingerprint()
+    image.write_bytes(image.read_bytes()[::-1])
+    assert read_images(data, "IJBC").fingerprint() != before
