@@ -8,6 +8,7 @@ pairs       <data>/pairs.npy int [P, 3]: gallery row, probe row, 1 = same subjec
 features    <version>/gallery.npy [G, d], <version>/probe.npy [Q, d]; float, or codes of signed integers
 """
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +62,12 @@ def load_names(file: Path, meaning: str) -> np.ndarray:
         raise UserError(f"{file} holds {names.max()}; expected ints below 2^63: write them as text, array.astype(str)")
     if names.dtype.kind == "S":
         try:
-            return np.char.decode(np.asarray(names), "utf-8")
+            names = np.char.decode(np.asarray(names), "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} holds bytes that are not UTF-8 ({error}); write it with array.astype(str)") from error
-    return np.asarray(names, str if names.dtype.kind == "U" else np.int64)
+    if names.dtype.kind == "U":         # macOS writes an accent as a letter of its own, others do not
+        return np.array([unicodedata.normalize("NFC", name) for name in names.tolist()])
+    return np.asarray(names, np.int64)
 
 
 def load_ids(file: Path, rows: int, labels: str) -> np.ndarray | None:
