@@ -18,7 +18,7 @@ from evaluation.versions import Versions
 from evaluation.view_files import folder_of, view_file
 from serving.upgrade import FORMAT, Upgrade
 from tools.compare.report import Comparison
-from utils.files import file_hash, write_text, written_beside
+from utils.files import disk_errors, file_hash, write_text, written_beside
 
 NAME = "upgrade.json"
 SAME = {"kind": "same"}
@@ -27,7 +27,8 @@ CONTRACT = ("fingerprint", "image_size", "input", "colours", "output", "precisio
 
 def write_upgrade(comparison: Comparison, report: dict, out: Path) -> str | None:
     """Write <out>/upgrade.json and the maps that it names; a sentence if it cannot be made, and then there is none."""
-    (out / NAME).unlink(missing_ok=True)
+    with disk_errors(out / NAME):
+        (out / NAME).unlink(missing_ok=True)
     pairs = [(comparison.versions.old,) * 2]
     pairs += [(name, entry) for name in report["upgrades"] for entry in (comparison.versions.old, name)]
     described = [pair_of(comparison, *names) for names in pairs]
