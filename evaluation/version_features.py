@@ -70,7 +70,7 @@ def read_features(version: Version, evaluation: Evaluation, args: argparse.Names
     if evaluation.source is None:
         return plain_features(version, evaluation)
     views, about = image_embeddings(version, evaluation.source, args)
-    check_finite(views, evaluation.source.names, version)
+    check_finite(views, evaluation.source.names, f"{version.name} ({version.file})")
     features = template_features(views, evaluation.source)
     out = Features(features, features, mean_norms(views, evaluation.source), about | norm_facts(norms(views[:1])))
     out.views = views
@@ -131,8 +131,11 @@ def kept_views(path: Path) -> list[np.ndarray]:
         raise UserError(f"expected embeddings in {path}, found none ({error}); write it with ijbc_eval.py -E") from error
 
 
-def check_finite(arrays: list[np.ndarray], names, version: Version) -> None:
-    """UserError if a row has no direction (NaN, infinity, only zeros); it names the first five.  names: of the rows [N]."""
+def check_finite(arrays: list[np.ndarray], names, source: str) -> None:
+    """UserError if a row has no direction (NaN, infinity, only zeros); it names the first five.
+
+    names: of the rows [N]; source: what holds them, for the error.
+    """
     for array in arrays:
         for start in range(0, len(array), ROWS_PER_BLOCK):
             with np.errstate(over="ignore", invalid="ignore"):      # a value too large for float32 becomes infinite
@@ -142,8 +145,7 @@ def check_finite(arrays: list[np.ndarray], names, version: Version) -> None:
                 rows = ", ".join(str(names[start + i]) for i in unusable[:5])
                 if len(unusable) > 5:
                     rows += " and others"
-                raise UserError(f"{version.name} ({version.file}) has NaN, infinity or only zeros for {rows}; embed these images "
-                                f"again")
+                raise UserError(f"{source} has NaN, infinity or only zeros for {rows}; embed these images again")
 
 
 def mean_norms(views: list[np.ndarray], images: Images) -> np.ndarray:
@@ -168,7 +170,7 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
         if array.ndim != 2 or len(array) != len(ids) and row_ids is None:
             raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected features [{len(ids)}, d], one row per "
                             f"label in {side}_label.npy")
-        check_finite([array], RowNames(side), version)
+        check_finite([array], RowNames(side), f"{version.name} ({version.file})")
         order = matching_rows(folder, side, row_ids, len(array))
         sides.append(array if order is None else ChosenRows(array, order))
     if sides[0].shape[1] != sides[1].shape[1]:
