@@ -2,9 +2,10 @@
 
 weight [d_in, d_out], bias [d_out], for a residual MLP also hidden_weight [d_in, h], hidden_bias [h], hidden_out [h, d_out];
 direction ("new to old" or "old to new"), kind, strength, error (squared, per held-out row of norm 1), images (number it was
-fitted on).
+fitted on); models: what is known about the "new" and the "old" model whose features it was fitted on, as JSON.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ from utils.files import written_beside
 HIDDEN = ("hidden_weight", "hidden_bias", "hidden_out")
 
 
-def save_map(path: Path, fitted: Fitted, direction: str) -> None:
-    """Write the .npz; UserError if it cannot be written."""
+def save_map(path: Path, fitted: Fitted, direction: str, models: dict[str, dict] | None = None) -> None:
+    """Write the .npz; UserError if it cannot be written.  models: {"new", "old": fingerprint and input of a model}, if known."""
     arrays = {"weight": fitted.map.weight, "bias": fitted.map.bias} | dict(zip(HIDDEN, fitted.map.hidden or (), strict=False))
     facts = {"direction": direction, "kind": fitted.kind, "strength": fitted.strength, "error": fitted.error,
-             "images": fitted.images}
+             "images": fitted.images, "models": json.dumps(models or {})}
     members = arrays | {name: np.array(value) for name, value in facts.items()}
     with written_beside(path) as part, open(part, "wb") as file:
         np.savez(file, allow_pickle=False, **members)
@@ -41,6 +42,15 @@ def load_map(path: Path) -> tuple[Map, str, float]:
     except (ValueError, KeyError, TypeError) as problem:
         raise UserError(f"{path} is not a map ({problem}); expected an .npz that tools/adapt/adapt.py wrote") from problem
     return mapping, direction, error
+
+
+def models_of(path: Path) -> dict[str, dict]:
+    """{"new", "old": what is known about the model} of a map; empty if nothing is.  UserError if it cannot be read."""
+    try:
+        models = json.loads(str(read_npz(path, ("models",)).get("models", "{}")))
+        return {side: dict(about) for side, about in models.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not say which models it belongs to ({error}); fit it again with tools/adapt") from error
 
 
 def check_shapes(mapping: Map) -> None:

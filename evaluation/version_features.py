@@ -114,12 +114,18 @@ def description_of(file: Path) -> dict:
 
 def check_same_model(file: Path, name: str, about: dict) -> None:
     """UserError if the features in ``file`` come from another model than the version ``name``, or from another input of it."""
-    made = description_of(file)
+    if other := other_model(description_of(file), about):
+        raise UserError(f"{file} was computed with another {other[0]} than {name} ({other[1]}); expected features by the same "
+                        f"model with the same input: make them again with tools/get_feature")
+
+
+def other_model(made: dict, about: dict) -> tuple[str, str] | None:
+    """(what differs and its value in ``made``, the value in ``about``) of two descriptions of a model; None if nothing does."""
     for key in ("fingerprint", *COMPARED):
         if key in made and key in about and made[key] != about[key]:
             what = "model (fingerprint " if key == "fingerprint" else f"{key.replace('_', ' ')} ("
-            raise UserError(f"{file} was computed with another {what}{short(made[key])}) than {name} ({short(about[key])}); "
-                            f"expected features by the same model with the same input: make them again with tools/get_feature")
+            return f"{what}{short(made[key])})", short(about[key])
+    return None
 
 
 def kept_views(path: Path) -> list[np.ndarray]:

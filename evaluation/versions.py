@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.evaluation_set import Evaluation
-from evaluation.map_files import fitted_files, load_map
+from evaluation.map_files import fitted_files, load_map, models_of
 from evaluation.map_forms import Map
 from evaluation.mapped import mapped_name, mapped_side
 from evaluation.maps import BACKWARD, FORWARD, Fitted, fit_maps
 from evaluation.trainings import pick
 from evaluation.verification import Rows, unit_rows
-from evaluation.version_features import Features, check_same_model, read_features
+from evaluation.version_features import Features, check_same_model, other_model, read_features
 from evaluation.version_names import Version, split_files
 from evaluation.view_files import find_view, folder_of, view_file
 from utils.errors import UserError
@@ -63,6 +63,7 @@ class Versions:
             if len(self.trainings[name]) > 1 or len(self.trainings[self.old]) > 1:
                 raise UserError(f"--fitted {name}={file}: {name} or {self.old} has several trainings, and a map belongs to two "
                                 f"models; give one file for each version, or --old-features and --new-features")
+            self.check_map(file, name)
             found = load_map(file)
             self.add_map(name, mapped, [found], file, evaluation)
             self.map_sources[mapped] = file, found[1]
@@ -100,6 +101,14 @@ class Versions:
     def equals_old(self, name: str) -> bool:
         """Whether a version is the same model as the old version."""
         return same_model(self.features[name], self.features[self.old])
+
+    def check_map(self, file: Path, name: str) -> None:
+        """UserError if a map was fitted on features of other models than this version and the old one."""
+        for side, made in models_of(file).items():
+            version = {"new": name, "old": self.old}.get(side, name)
+            if other := other_model(made, self.features[version].about):
+                raise UserError(f"{file} was fitted on features of another {other[0]} than {version} ({other[1]}); expected a "
+                                f"map between {name} and {self.old}: fit it with tools/adapt on features of both")
 
     def check_trainings(self) -> None:
         """UserError if the numbers of trainings do not fit: the k-th training of a version belongs to one old model."""

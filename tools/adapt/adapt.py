@@ -29,6 +29,7 @@ from evaluation.map_forms import Map
 from evaluation.map_onnx import map_model, model_and_map, save_onnx, session_of
 from evaluation.map_pairs import MIN_IMAGES, Pairs, read_pairs
 from evaluation.maps import BACKWARD, FORWARD, KINDS, Fitted, check_related, curve, fit_one
+from evaluation.version_features import description_of
 from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
@@ -99,7 +100,8 @@ def write_map(fitted: Fitted, args: argparse.Namespace, pairs: Pairs) -> list[st
     """Write the files of a map; their names."""
     name = fitted.kind + suffix(args)
     written = write_onnx(fitted.map, name, args, pairs.x[pairs.rows[:256]])
-    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD)
+    models = {side: description_of(file) for side, file in (("new", args.new), ("old", args.old))}
+    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD, models)
     return [*written, f"{name}.npz"]
 
 
