@@ -44,6 +44,7 @@ class Versions:
         for version in chain.from_iterable(self.files.values()):    # a wrong network is reported before hours of embedding
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
+        self.stamps = stamps_of(self.files)
         self.trainings = {name: [read_features(version, evaluation, args) for version in trainings]
                           for name, trainings in self.files.items()}
         self.check_dimensions()
@@ -133,6 +134,14 @@ class Versions:
                     one_file, other_file = (self.files[name][i].file for i in (k, m))
                     raise UserError(f"the trainings {one_file} and {other_file} of {name} have the same features; expected "
                                     f"trainings that differ in their seed: give each once")
+
+    def check_unchanged(self) -> None:
+        """UserError if a file was written again since its features were read: rows are read when they are needed."""
+        now = stamps_of(self.files)
+        changed = [str(file) for file, stamp in self.stamps.items() if now.get(file) != stamp]
+        if changed:
+            raise UserError(f"{', '.join(changed)} was written while the versions were compared, so figures may be of its new rows; "
+                            f"nothing was written: compare again when it is complete")
 
     @property
     def features(self) -> dict[str, Features]:
@@ -236,6 +245,13 @@ class Versions:
     def fits(self, query: str, gallery: str) -> bool:
         """Whether queries of one version can search the other's gallery."""
         return self.sides(query, gallery) is not None
+
+
+def stamps_of(files: dict[str, list[Version]]) -> dict[Path, tuple[int, int]]:
+    """{file: size in bytes, time of its last change in ns} of all files of the versions."""
+    paths = [Path(version.file) for trainings in files.values() for version in trainings]
+    inside = [file for path in paths for file in (path.glob("*.npy") if path.is_dir() else [path]) if file.is_file()]
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in inside}
 
 
 def same_model(one: Features, two: Features) -> bool:

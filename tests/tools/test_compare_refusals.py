@@ -8,6 +8,7 @@ import pytest
 from toy_comparison import run_compare
 
 from tools.compare import compare
+from tools.compare.report import Comparison
 from utils.errors import UserError
 from utils.locks import hold_folder
 
@@ -102,6 +103,19 @@ def test_a_folder_in_the_place_of_a_result_is_named(copy, monkeypatch):
         (copy / "out" / name).mkdir(parents=True)
         assert f"cannot write {copy / 'out' / name}: Is a directory" in refused(monkeypatch, copy, "--draws", 0)
         (copy / "out" / name).rmdir()
+
+
+def test_features_that_are_written_during_the_comparison_are_refused(copy, monkeypatch):
+    """By numpy, into the file that is mapped: its rows would be of two models."""
+    report = Comparison.report
+
+    def written(comparison):
+        found = report(comparison)
+        np.save(copy / "new/probe.npy", np.load(copy / "turned/probe.npy"))
+        return found
+    monkeypatch.setattr(Comparison, "report", written)
+    assert f"{copy / 'new/probe.npy'} was written while the versions were compared" in refused(monkeypatch, copy, "--draws", 0)
+    assert not (copy / "out/index.html").exists()
 
 
 def test_a_second_comparison_into_the_same_folder_is_refused(copy, monkeypatch):

@@ -151,6 +151,7 @@ def compare(args: argparse.Namespace) -> None:
         raise UserError("; ".join(versions.notes))
     comparison = Comparison(args, evaluation, versions)
     report, lists = comparison.report()
+    versions.check_unchanged()
     note = write_upgrade(comparison, report, args.out)
     report["notes"] += [note] if note else []
     write_all(report, lists, args.out)
