@@ -140,8 +140,8 @@ class Versions:
         now = stamps_of(self.files)
         changed = [str(file) for file, stamp in self.stamps.items() if now.get(file) != stamp]
         if changed:
-            raise UserError(f"{', '.join(changed)} was written while the versions were compared, so figures may be of its new rows; "
-                            f"nothing was written: compare again when it is complete")
+            raise UserError(f"{', '.join(changed)} was written while the versions were compared, so figures may be of its new "
+                            f"rows; nothing was written: compare again when it is complete")
 
     @property
     def features(self) -> dict[str, Features]:
