@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.backfill import Way, orders_of
 from evaluation.cells import Cell, Measure
 from evaluation.evaluation_set import read_evaluation
-from evaluation.score_maps import MAX_TAIL, MIN_TAIL, TAIL_SHARE, fit_score_map, own_impostors
+from evaluation.score_maps import MAX_TAIL, MIN_TAIL, TAIL_SHARE, fit_score_map, impostors_between
 from evaluation.version_features import Features
 from evaluation.versions import Versions
 from serving.upgrade import ScoreMap
@@ -93,10 +93,10 @@ class Resampled:
 def table(name: str, measure: Measure, old: Features, new: Features, orders: list) -> None:
     """Print the rows of one candidate."""
     evaluation = measure.evaluation
-    stored, query = new.on_old or (old.gallery, new.query)
+    stored, query = new.against(old) or (old.gallery, new.query)
     ends = measure(stored, query, True), measure(new.gallery, new.query, True)
     rows, subjects = evaluation.gallery_rows()["1:N"], evaluation.subjects[0]
-    impostors = [own_impostors(stored, new.own, rows, subjects), own_impostors(new.gallery, new.gallery, rows, subjects)]
+    impostors = [impostors_between(new, entries, rows, subjects) for entries in (old, new)]
     assert evaluation.pairs is not None, "data without pairs"
     same, scores = evaluation.pairs.same, [np.asarray(end.scores) for end in ends]
     half = same & (np.random.default_rng(0).random(subjects.max() + 1) < 0.5)[subjects[evaluation.pairs.enrol]]

@@ -162,7 +162,7 @@ def ijb_evaluation(images: Images, pairs: Pairs, search: Search, name: str) -> E
     score = np.bincount(images.templates, images.scores, len(count)) / np.maximum(count, 1)
     media = np.unique(np.stack([images.templates.astype(np.int64), images.media]), axis=1)[0]
     subjects = subjects_of_templates(len(count), pairs, search)
-    notes = search.notes
+    notes = search.notes + contradictions(subjects, pairs, search)
     if images.missing.any():
         notes += (f"{images.missing.sum():,} templates have no image; they count as never matched, which lowers TAR and TPIR but "
                   f"neither FAR nor FPIR",)
@@ -183,6 +183,18 @@ def subjects_of_templates(templates: int, pairs: Pairs, search: Search) -> np.nd
     nodes = templates + len(names)
     _, component = connected_components(coo_array((np.ones(len(start), bool), (start, end)), (nodes, nodes)), directed=False)
     return np.unique(component[:templates], return_inverse=True)[1]
+
+
+def contradictions(subjects: np.ndarray, pairs: Pairs, search: Search) -> tuple[str, ...]:
+    """What pairs and 1:N lists say against each other, as sentences without a full stop; subjects: of the templates, [T]."""
+    lists = [*search.galleries.values(), search.probes]
+    named = np.unique(np.concatenate([np.c_[people.subjects, subjects[people.templates]] for people in lists]), axis=0)
+    merged = len(named) - len(np.unique(named[:, 1]))
+    wrong = int((~pairs.same & (subjects[pairs.enrol] == subjects[pairs.verify])).sum())
+    if not merged and not wrong:
+        return ()
+    return (f"Pairs and 1:N lists contradict each other: by the genuine pairs {merged:,} subjects of the lists are the same as "
+            f"another one, and {wrong:,} impostor pairs are of one person; check whether both files belong to these templates",)
 
 
 def read_plain(data: Path) -> Evaluation:

@@ -8,12 +8,13 @@ pairs       <data>/pairs.npy int [P, 3]: gallery row, probe row, 1 = same subjec
 features    <version>/gallery.npy [G, d], <version>/probe.npy [Q, d]; float, or codes of signed integers
 """
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocol import Pairs, people_apart
+from evaluation.protocol import Pairs, check_each_once, people_apart
 from utils.arrays import open_npy
 from utils.errors import UserError
 from utils.origin import check_whole, is_ours
@@ -61,10 +62,12 @@ def load_names(file: Path, meaning: str) -> np.ndarray:
         raise UserError(f"{file} holds {names.max()}; expected ints below 2^63: write them as text, array.astype(str)")
     if names.dtype.kind == "S":
         try:
-            return np.char.decode(np.asarray(names), "utf-8")
+            names = np.char.decode(np.asarray(names), "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} holds bytes that are not UTF-8 ({error}); write it with array.astype(str)") from error
-    return np.asarray(names, str if names.dtype.kind == "U" else np.int64)
+    if names.dtype.kind == "U":         # macOS writes an accent as a letter of its own, others do not
+        return np.array([unicodedata.normalize("NFC", name) for name in names.tolist()])
+    return np.asarray(names, np.int64)
 
 
 def load_ids(file: Path, rows: int, labels: str) -> np.ndarray | None:
@@ -145,6 +148,7 @@ def read_plain_pairs(file: Path, labels: tuple[np.ndarray, np.ndarray]) -> Pairs
         raise UserError(f"{file} row {wrong[0]} labels gallery row {gallery_row} and probe row {probe_row} with {label}, but "
                         f"their subjects are {'different' if label else 'the same'}; expected 1 for the same subject and 0 for "
                         f"different ones: make it again")
+    check_each_once(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), same, file)
     return Pairs(table[:, 0].astype(np.int32), table[:, 1].astype(np.int32), same)
 
 

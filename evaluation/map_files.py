@@ -2,9 +2,10 @@
 
 weight [d_in, d_out], bias [d_out], for a residual MLP also hidden_weight [d_in, h], hidden_bias [h], hidden_out [h, d_out];
 direction ("new to old" or "old to new"), kind, strength, error (squared, per held-out row of norm 1), images (number it was
-fitted on), old_model and new_model (fingerprints of the models whose features these were; empty: unknown).
+fitted on); models: what is known about the "new" and the "old" model whose features it was fitted on, as JSON.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,15 @@ from evaluation.maps import BACKWARD, FORWARD, Fitted
 from utils.arrays import read_npz
 from utils.errors import UserError
 from utils.files import written_beside
-from utils.origin import short
 
 HIDDEN = ("hidden_weight", "hidden_bias", "hidden_out")
 
 
-def save_map(path: Path, fitted: Fitted, direction: str, old_model: str | None = None, new_model: str | None = None) -> None:
-    """Write the .npz; UserError if it cannot be written.  old_model, new_model: fingerprints, None: unknown."""
+def save_map(path: Path, fitted: Fitted, direction: str, models: dict[str, dict] | None = None) -> None:
+    """Write the .npz; UserError if it cannot be written.  models: {"new", "old": fingerprint and input of a model}, if known."""
     arrays = {"weight": fitted.map.weight, "bias": fitted.map.bias} | dict(zip(HIDDEN, fitted.map.hidden or (), strict=False))
     facts = {"direction": direction, "kind": fitted.kind, "strength": fitted.strength, "error": fitted.error,
-             "images": fitted.images, "old_model": old_model or "", "new_model": new_model or ""}
+             "images": fitted.images, "models": json.dumps(models or {})}
     members = arrays | {name: np.array(value) for name, value in facts.items()}
     with written_beside(path) as part, open(part, "wb") as file:
         np.savez(file, allow_pickle=False, **members)
@@ -44,14 +44,13 @@ def load_map(path: Path) -> tuple[Map, str, float]:
     return mapping, direction, error
 
 
-def check_models(path: Path, old: tuple[str, dict], new: tuple[str, dict]) -> None:
-    """UserError if a map was fitted on features of other models.  old, new: name of a version, and facts as in Features.about."""
-    arrays = read_npz(path, ("old_model", "new_model"))
-    for side, (name, about) in (("old_model", old), ("new_model", new)):
-        fitted, expected = str(arrays.get(side, "")), about.get("fingerprint")
-        if fitted and expected and fitted != expected:
-            raise UserError(f"{path} was fitted on features of another model (fingerprint {short(fitted)}) than {name} "
-                            f"({short(expected)}); fit it again on features of these two models")
+def models_of(path: Path) -> dict[str, dict]:
+    """{"new", "old": what is known about the model} of a map; empty if nothing is.  UserError if it cannot be read."""
+    try:
+        models = json.loads(str(read_npz(path, ("models",)).get("models", "{}")))
+        return {side: dict(about) for side, about in models.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not say which models it belongs to ({error}); fit it again with tools/adapt") from error
 
 
 def check_shapes(mapping: Map) -> None:

@@ -63,9 +63,12 @@ class Pairs:
 
     same_records = False        # whether both files say that they are of one record file: row i of both is then image i
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray):
-        """x [N, d_in], y [N, d_out]: may be mapped from files; rows: int [n], which of the N."""
-        self.x, self.y, self.rows = x, y, rows
+    def __init__(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray, first: np.ndarray | None = None):
+        """x [N, d_in], y [N, d_out]: may be mapped from files; rows: int [n], which of the N.
+
+        first: int [N], the first row with the features of each row; None: all rows differ.
+        """
+        self.x, self.y, self.rows, self.first = x, y, rows, first
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -93,27 +96,32 @@ class Pairs:
 
     def joined(self, other: "Pairs") -> "Pairs":
         """The rows of both, which are parts of the same arrays."""
-        out = Pairs(self.x, self.y, np.sort(np.concatenate([self.rows, other.rows])))
+        out = Pairs(self.x, self.y, np.sort(np.concatenate([self.rows, other.rows])), self.first)
         out.moments = self.moments + other.moments      # no second pass over the rows
         return out
 
     def reversed(self) -> "Pairs":
         """The same images with the sides exchanged."""
-        out = Pairs(self.y, self.x, self.rows)
+        out = Pairs(self.y, self.x, self.rows, self.first)
         out.same_records = self.same_records
         return out
 
     @cached_property
     def folds(self) -> Folds:
-        """(to fit: 8 of 10 rows, to choose the strength: the second of 10, to report the error: the first of 10)."""
-        place = np.arange(len(self)) % 10
-        fit, choose, report = (Pairs(self.x, self.y, self.rows[chosen]) for chosen in (place > 1, place == 1, place == 0))
+        """(to fit: 8 of 10 images, to choose the strength: the second of 10, to report the error: the first of 10).
+
+        Rows with the same features are one image: in two parts, the error would be one of an image that the fit has seen.
+        """
+        image = np.arange(len(self)) if self.first is None else np.unique(self.first[self.rows], return_inverse=True)[1]
+        place = image % 10
+        fit, choose, report = (Pairs(self.x, self.y, self.rows[chosen], self.first)
+                               for chosen in (place > 1, place == 1, place == 0))
         return fit, choose, report
 
     def sample(self, count: int, seed: int) -> "Pairs":
         """``count`` of the rows, drawn without replacement."""
         rows = np.random.default_rng(seed).choice(self.rows, count, replace=False)
-        return Pairs(self.x, self.y, np.sort(rows))
+        return Pairs(self.x, self.y, np.sort(rows), self.first)
 
 
 def read_pairs(new: Path, old: Path) -> Pairs:
@@ -130,14 +138,16 @@ def read_pairs(new: Path, old: Path) -> Pairs:
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < MIN_IMAGES or {x.dtype.kind, y.dtype.kind} != {"f"}:
         raise UserError(f"{new} holds {describe(x)}, {old} holds {describe(y)}; expected float features of the same images by "
                         f"both models, at least {MIN_IMAGES} of them: run tools/get_feature/get_feature.py with both")
-    pairs, same = Pairs(x, y, rows_of_both(new, old, len(x))), x.shape == y.shape
+    pairs, same, keys = Pairs(x, y, rows_of_both(new, old, len(x))), x.shape == y.shape, []
     for start in range(0, len(pairs), ROWS_PER_BLOCK):
         rows = pairs.rows[start:start + ROWS_PER_BLOCK]
         check_directions(x[rows], new, rows)
         check_directions(y[rows], old, rows)
         same = same and np.array_equal(x[rows], y[rows])
+        keys += [hash(one.tobytes() + two.tobytes()) for one, two in zip(x[rows], y[rows], strict=True)]
     if same:
         raise UserError(f"{new} and {old} hold the same features; expected those of two models")
+    pairs.first = first_rows(pairs.rows, np.array(keys), len(x), f"{new} and {old}")
     pairs.same_records = origins[0].get("records") == origins[1].get("records") is not None
     return pairs
 
@@ -155,6 +165,23 @@ def rows_of_both(new: Path, old: Path, images: int) -> np.ndarray:
     if len(rows) < MIN_IMAGES:
         raise UserError(f"{len(rows)} images have a vector in both {new} and {old}; expected at least {MIN_IMAGES}")
     return rows
+
+
+def first_rows(rows: np.ndarray, keys: np.ndarray, images: int, files: str) -> np.ndarray | None:
+    """The first row with the key of each row, int [images]; None if all keys differ.  rows: of the keys, int [n].
+
+    UserError if too few of them differ.
+    """
+    distinct, place, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    if len(distinct) < MIN_IMAGES:
+        raise UserError(f"{len(distinct)} of the {len(rows)} rows of {files} differ; expected at least {MIN_IMAGES} images")
+    if len(distinct) == len(rows):
+        return None
+    print(f"{len(rows) - len(distinct):,} of {len(rows):,} rows of {files} repeat the features of another row; they count as one "
+          f"image, so the error is that of images that the map was not fitted on")
+    first = np.arange(images)
+    first[rows] = rows[place[inverse]]
+    return first
 
 
 def check_directions(features: np.ndarray, file: Path, rows: np.ndarray) -> None:

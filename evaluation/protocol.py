@@ -24,6 +24,7 @@ from utils.errors import UserError
 GALLERIES = {"IJBC": ("G1", "G2"), "IJBB": ("S1", "S2")}
 TEMPLATE_ID_LIMIT = 100_000_000 # template ids are below this
 MIN_ONE_LABEL = 10              # non-mated probes: if that many, and more than half of all, have one label, it means "unknown"
+MAX_REPEATED = 0.1              # share of the pairs that may be in the file again: pairs drawn at random are, now and then
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,27 @@ class Images:
         """Which templates have no image (only if they are counted), bool [T]."""
         return np.bincount(self.templates, minlength=len(self.template_ids)) == 0
 
-    def sizes(self) -> np.ndarray:
-        """Size of each image file, int64 [N] bytes.  UserError if one is missing, before hours are spent on embedding."""
-        folder, sizes = str(self.folder), np.empty(len(self), np.int64)
+    def file_versions(self) -> np.ndarray:
+        """Size and time of the last change of each image file, int64 [N, 2] in bytes and ns.
+
+        UserError if one is missing, before hours are spent on embedding.
+        """
+        folder, versions = str(self.folder), np.empty((len(self), 2), np.int64)
         for i, name in enumerate(self.names):
             try:
-                sizes[i] = os.stat(f"{folder}/{name}").st_size
+                about = os.stat(f"{folder}/{name}")
+                versions[i] = about.st_size, about.st_mtime_ns
             except OSError as error:
                 raise UserError(f"image {folder}/{name} cannot be read ({error.strerror}), but row {i + 1} of the landmark file "
                                 f"names it; restore it") from error
-        return sizes
+        return versions
 
     def fingerprint(self) -> str:
-        """sha256 over the landmark file (names, landmarks, scores) and the sizes of the image files."""
-        return hashlib.sha256(self.meta.encode() + self.sizes().tobytes()).hexdigest()
+        """sha256 over the landmark file (names, landmarks, scores), and sizes and times of the image files.
+
+        Of files of one size, as BMP or PGM of all crops, only the time tells that they were replaced.
+        """
+        return hashlib.sha256(self.meta.encode() + self.file_versions().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -178,11 +186,28 @@ def read_pairs(data: str | Path, subset: str, images: Images) -> Pairs:
     table = read_pair_table(folder, subset)
     check_known([table[:, 0], table[:, 1]], images, meta_file(folder, subset, "template_pair_label.txt"))
     enrol, verify = (rows_of(column, images) for column in (table[:, 0], table[:, 1]))
+    check_each_once(enrol, verify, table[:, 2], meta_file(folder, subset, "template_pair_label.txt"))
     same, missing = table[:, 2] == 1, images.missing
     if not missing.any():
         return Pairs(enrol, verify, same)
     never = missing[enrol] | missing[verify]
     return Pairs(enrol, verify, same, never).chosen(same | ~never)      # who is never matched is no false accept
+
+
+def check_each_once(enrol: np.ndarray, verify: np.ndarray, same: np.ndarray, file: Path) -> None:
+    """UserError if a pair is labelled both 1 and 0, or if more than MAX_REPEATED of the pairs are in the file again.
+
+    Pairs that are in it ten times would seem to support a FAR ten times smaller than they do.  enrol, verify: rows; same: 1 or 0.
+    """
+    pairs = np.sort((enrol.astype(np.int64) * (int(verify.max()) + 1) + verify) * 2 + same)
+    again = pairs[1:] >> 1 == pairs[:-1] >> 1
+    both = again & (pairs[1:] != pairs[:-1])
+    if both.any():
+        raise UserError(f"{file}: {both.sum():,} pairs are labelled both 1 (same person) and 0; expected one label for each: "
+                        f"make it again")
+    if again.sum() > MAX_REPEATED * len(pairs):
+        raise UserError(f"{file}: {again.sum():,} of {len(pairs):,} rows are pairs that were there before, which seem to support "
+                        f"a smaller FAR than they do; expected each pair once: remove the repeated rows")
 
 
 def read_pair_table(folder: Path, subset: str) -> np.ndarray:

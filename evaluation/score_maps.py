@@ -37,12 +37,17 @@ def own_impostors(entries: Rows, queries: Rows, rows: np.ndarray, subjects: np.n
     return scores[subjects[rows][:, None] != subjects[rows]]
 
 
+def impostors_between(asking: Features, entries: Features, rows: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """:func:`own_impostors` of queries of a version with entries of the old version, or (``asking is entries``) with its own."""
+    if asking is entries:
+        return own_impostors(entries.gallery, entries.gallery, rows, subjects)
+    compared = asking.against(entries)
+    return own_impostors(compared[0] if compared else entries.gallery, asking.own_against(entries), rows, subjects)
+
+
 def score_maps(old: Features, new: Features, rows: np.ndarray, subjects: np.ndarray) -> tuple[ScoreMap, ScoreMap] | None:
     """The maps of new queries with old entries and with re-embedded ones, from the gallery's ``rows``; None: too few of them."""
-    compared = new.against(old)
-    stored = compared[0] if compared else old.gallery
-    on_old = fit_score_map(own_impostors(stored, new.own_against(old), rows, subjects))
-    on_new = fit_score_map(own_impostors(new.gallery, new.gallery, rows, subjects))
+    on_old, on_new = (fit_score_map(impostors_between(new, entries, rows, subjects)) for entries in (old, new))
     return None if on_old is None or on_new is None else (on_old, on_new)
 
 

@@ -70,7 +70,7 @@ def read_features(version: Version, evaluation: Evaluation, args: argparse.Names
     if evaluation.source is None:
         return plain_features(version, evaluation)
     views, about = image_embeddings(version, evaluation.source, args)
-    check_finite(views, evaluation.source.names, version)
+    check_finite(views, evaluation.source.names, f"{version.name} ({version.file})")
     features = template_features(views, evaluation.source)
     out = Features(features, features, mean_norms(views, evaluation.source), about | norm_facts(norms(views[:1])))
     out.views = views
@@ -114,12 +114,18 @@ def description_of(file: Path) -> dict:
 
 def check_same_model(file: Path, name: str, about: dict) -> None:
     """UserError if the features in ``file`` come from another model than the version ``name``, or from another input of it."""
-    made = description_of(file)
+    if other := other_model(description_of(file), about):
+        raise UserError(f"{file} was computed with another {other[0]} than {name} ({other[1]}); expected features by the same "
+                        f"model with the same input: make them again with tools/get_feature")
+
+
+def other_model(made: dict, about: dict) -> tuple[str, str] | None:
+    """(what differs and its value in ``made``, the value in ``about``) of two descriptions of a model; None if nothing does."""
     for key in ("fingerprint", *COMPARED):
         if key in made and key in about and made[key] != about[key]:
             what = "model (fingerprint " if key == "fingerprint" else f"{key.replace('_', ' ')} ("
-            raise UserError(f"{file} was computed with another {what}{short(made[key])}) than {name} ({short(about[key])}); "
-                            f"expected features by the same model with the same input: make them again with tools/get_feature")
+            return f"{what}{short(made[key])})", short(about[key])
+    return None
 
 
 def kept_views(path: Path) -> list[np.ndarray]:
@@ -131,8 +137,11 @@ def kept_views(path: Path) -> list[np.ndarray]:
         raise UserError(f"expected embeddings in {path}, found none ({error}); write it with ijbc_eval.py -E") from error
 
 
-def check_finite(arrays: list[np.ndarray], names, version: Version) -> None:
-    """UserError if a row has no direction (NaN, infinity, only zeros); it names the first five.  names: of the rows [N]."""
+def check_finite(arrays: list[np.ndarray], names, source: str) -> None:
+    """UserError if a row has no direction (NaN, infinity, only zeros); it names the first five.
+
+    names: of the rows [N]; source: what holds them, for the error.
+    """
     for array in arrays:
         for start in range(0, len(array), ROWS_PER_BLOCK):
             with np.errstate(over="ignore", invalid="ignore"):      # a value too large for float32 becomes infinite
@@ -142,8 +151,7 @@ def check_finite(arrays: list[np.ndarray], names, version: Version) -> None:
                 rows = ", ".join(str(names[start + i]) for i in unusable[:5])
                 if len(unusable) > 5:
                     rows += " and others"
-                raise UserError(f"{version.name} ({version.file}) has NaN, infinity or only zeros for {rows}; embed these images "
-                                f"again")
+                raise UserError(f"{source} has NaN, infinity or only zeros for {rows}; embed these images again")
 
 
 def mean_norms(views: list[np.ndarray], images: Images) -> np.ndarray:
@@ -168,7 +176,7 @@ def plain_features(version: Version, evaluation: Evaluation) -> Features:
         if array.ndim != 2 or len(array) != len(ids) and row_ids is None:
             raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected features [{len(ids)}, d], one row per "
                             f"label in {side}_label.npy")
-        check_finite([array], RowNames(side), version)
+        check_finite([array], RowNames(side), f"{version.name} ({version.file})")
         order = matching_rows(folder, side, row_ids, len(array))
         sides.append(array if order is None else ChosenRows(array, order))
     if sides[0].shape[1] != sides[1].shape[1]:

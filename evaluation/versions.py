@@ -1,24 +1,25 @@
 """The versions of a comparison (named as in version_names.py): features of each of their trainings, and maps between them."""
 
 import argparse
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.evaluation_set import Evaluation
-from evaluation.map_files import check_models, fitted_files, load_map
+from evaluation.map_files import fitted_files, load_map, models_of
 from evaluation.map_forms import Map
 from evaluation.mapped import mapped_name, mapped_side
 from evaluation.maps import BACKWARD, FORWARD, Fitted, fit_maps
 from evaluation.trainings import pick
-from evaluation.verification import Rows
-from evaluation.version_features import Features, check_same_model, read_features
+from evaluation.verification import Rows, unit_rows
+from evaluation.version_features import Features, check_same_model, other_model, read_features
 from evaluation.version_names import Version, split_files
 from evaluation.view_files import find_view, folder_of, view_file
 from utils.errors import UserError
 
-LOOKED_AT = 100         # gallery rows by which the same model is found
+LOOKED_AT = 100         # rows of each side by which the same model is found
+ROUNDED = 1e-3          # largest difference of unit rows that are the same but for their storage, for example as float16
 
 
 class Versions:
@@ -43,9 +44,11 @@ class Versions:
         for version in chain.from_iterable(self.files.values()):    # a wrong network is reported before hours of embedding
             if evaluation.source is not None and not version.is_array:
                 version.open(args)
+        self.stamps = stamps_of(self.files)
         self.trainings = {name: [read_features(version, evaluation, args) for version in trainings]
                           for name, trainings in self.files.items()}
         self.check_dimensions()
+        self.check_different()
         for name, paths in files.items():
             for k, file in enumerate(paths):
                 check_same_model(file, name, self.trainings[name][k].about)
@@ -61,8 +64,8 @@ class Versions:
             if len(self.trainings[name]) > 1 or len(self.trainings[self.old]) > 1:
                 raise UserError(f"--fitted {name}={file}: {name} or {self.old} has several trainings, and a map belongs to two "
                                 f"models; give one file for each version, or --old-features and --new-features")
+            self.check_map(file, name)
             found = load_map(file)
-            check_models(file, *((model, self.features[model].about) for model in (self.old, name)))
             self.add_map(name, mapped, [found], file, evaluation)
             self.map_sources[mapped] = file, found[1]
         for features in chain.from_iterable(self.trainings.values()):
@@ -71,7 +74,7 @@ class Versions:
         self.notes = [*self.dimension_notes(), *self.view_notes]
         self.warnings = list(dict.fromkeys(features.about["note"] for features in chain.from_iterable(self.trainings.values())
                                            if "note" in features.about))
-        self.warnings += [f"{name} is the same model as {self.old}: the first rows of their galleries are equal" for name in
+        self.warnings += [f"{name} is the same model as {self.old}: their first rows are equal" for name in
                           self.files if name != self.old and self.equals_old(name)]
 
     def add_views(self, name: str, evaluation: Evaluation) -> list[str]:
@@ -97,10 +100,16 @@ class Versions:
                 f"{' and '.join(map(str, files))}" for dim, files in found.items()]
 
     def equals_old(self, name: str) -> bool:
-        """Whether the first rows of a version's gallery are those of the old version."""
-        mine, theirs = (self.features[version].gallery for version in (name, self.old))
-        rows = np.arange(min(LOOKED_AT, len(mine), len(theirs)))
-        return mine.shape[1] == theirs.shape[1] and np.array_equal(mine[rows], theirs[rows])
+        """Whether a version is the same model as the old version."""
+        return same_model(self.features[name], self.features[self.old])
+
+    def check_map(self, file: Path, name: str) -> None:
+        """UserError if a map was fitted on features of other models than this version and the old one."""
+        for side, made in models_of(file).items():
+            version = {"new": name, "old": self.old}.get(side, name)
+            if other := other_model(made, self.features[version].about):
+                raise UserError(f"{file} was fitted on features of another {other[0]} than {version} ({other[1]}); expected a "
+                                f"map between {name} and {self.old}: fit it with tools/adapt on features of both")
 
     def check_trainings(self) -> None:
         """UserError if the numbers of trainings do not fit: the k-th training of a version belongs to one old model."""
@@ -116,6 +125,23 @@ class Versions:
             if len({features.dim for features in trainings}) > 1:
                 raise UserError(f"the trainings of {name} have {', '.join(str(f.dim) for f in trainings)} dimensions; expected "
                                 f"the same number: they are trainings of one version")
+
+    def check_different(self) -> None:
+        """UserError if two trainings of a version are the same: seeds would seem to make no difference."""
+        for name, trainings in self.trainings.items():
+            for (k, one), (m, two) in combinations(enumerate(trainings), 2):
+                if same_model(one, two):
+                    one_file, other_file = (self.files[name][i].file for i in (k, m))
+                    raise UserError(f"the trainings {one_file} and {other_file} of {name} have the same features; expected "
+                                    f"trainings that differ in their seed: give each once")
+
+    def check_unchanged(self) -> None:
+        """UserError if a file was written again since its features were read: rows are read when they are needed."""
+        now = stamps_of(self.files)
+        changed = [str(file) for file, stamp in self.stamps.items() if now.get(file) != stamp]
+        if changed:
+            raise UserError(f"{', '.join(changed)} was written while the versions were compared, so figures may be of its new "
+                            f"rows; nothing was written: compare again when it is complete")
 
     @property
     def features(self) -> dict[str, Features]:
@@ -219,3 +245,19 @@ class Versions:
     def fits(self, query: str, gallery: str) -> bool:
         """Whether queries of one version can search the other's gallery."""
         return self.sides(query, gallery) is not None
+
+
+def stamps_of(files: dict[str, list[Version]]) -> dict[Path, tuple[int, int]]:
+    """{file: size in bytes, time of its last change in ns} of all files of the versions."""
+    paths = [Path(version.file) for trainings in files.values() for version in trainings]
+    inside = [file for path in paths for file in (path.glob("*.npy") if path.is_dir() else [path]) if file.is_file()]
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in inside}
+
+
+def same_model(one: Features, two: Features) -> bool:
+    """Whether the first rows of both sides have the same directions."""
+    if one.dim != two.dim:
+        return False
+    rows = np.arange(min(LOOKED_AT, len(one.gallery), len(one.query)))
+    return all(np.abs(unit_rows(mine, rows) - unit_rows(theirs, rows)).max() < ROUNDED
+               for mine, theirs in ((one.gallery, two.gallery), (one.query, two.query)))

@@ -7,7 +7,7 @@
 
 Scores are cosines. Scores of new queries with old and with re-embedded entries have different scales; hits of both are sorted by
 ``comparable``. tools/compare/compare.py writes upgrade.json; docs/upgrade.md describes its keys. This file needs Python 3.10 and
-numpy and nothing else of this project: copy it. Every error is a ValueError with a sentence.
+numpy and nothing else of this project: copy it. Every error is a ValueError with a sentence, or an OSError of a missing file.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import numpy as np
 FORMAT = 1
 TIE = 1e-6                  # cosines that differ by less are equal: a score is accepted if it is above the threshold by more
 LARGEST_COSINE = 1.001      # float16 vectors may give a little more than 1
+LARGEST_NUMBER = 1e300      # of a file
 VERSION_KEYS = ("dimension", "similarity", "normalised", "norm", "fingerprint")
 erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -46,7 +47,8 @@ class ScoreMap:
 
     @classmethod
     def read(cls, entry: dict) -> "ScoreMap":
-        return cls(entry["scores"], entry["values"], entry["slope"])
+        scores, values = ([number(value, "a knot of a score map") for value in entry[key]] for key in ("scores", "values"))
+        return cls(scores, values, number(entry["slope"], "the slope of a score map"))
 
     def to_json(self) -> dict:
         return {"scores": self.scores.tolist(), "values": self.values.tolist(), "slope": self.slope}
@@ -90,14 +92,15 @@ class Upgrade:
         self.data, self.folder = data, folder
         self.old, self.new, self.versions = data["old"], list(data["new"]), data["versions"]
         self.pairs = {(pair["query"], pair["entry"]): pair for pair in data["pairs"]}
-        for name in (self.old, *self.new):
+        versions = [self.old, *self.new]
+        if len(versions) < 2 or len(set(versions)) < len(versions):
+            raise ValueError(f"its versions are {', '.join(map(str, versions))}; expected the old one and different new ones")
+        if len(self.pairs) < len(data["pairs"]):
+            raise ValueError("it has thresholds for a query and an entry version twice")
+        for name in versions:
             if name not in self.versions:
                 raise ValueError(f"the version {name} is not described")
-            missing = [key for key in VERSION_KEYS if key not in self.versions[name]]
-            if missing:
-                raise ValueError(f"the version {name} lacks {', '.join(missing)}")
-            if self.versions[name]["similarity"] != "cosine":
-                raise ValueError(f"the version {name} is compared by {self.versions[name]['similarity']}, expected cosine")
+            check_version(name, self.versions[name])
         expected = [(self.old, self.old), *((name, entry) for name in self.new for entry in (self.old, name))]
         for pair in expected:
             if pair not in self.pairs:
@@ -119,7 +122,7 @@ class Upgrade:
             return cls(data, Path(file).parent)
         except KeyError as error:
             raise ValueError(f"{file} lacks the key {error}; write it again with tools/compare/compare.py") from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} cannot be used: {error}; write it again with tools/compare/compare.py") from error
 
     def read_view(self, query: str, entry: str) -> dict:
@@ -191,13 +194,18 @@ class Upgrade:
     def side(self, side: str, vectors, query: str, entry: str) -> np.ndarray:
         self.pair(query, entry)
         name, view = {"query": query, "entry": entry}[side], self.views[query, entry]
-        rows = np.asarray(vectors, np.float32)
+        rows = np.asarray(vectors)
+        if rows.dtype.kind not in "fi":         # codes without a sign have an offset, complex numbers no cosine
+            raise ValueError(f"expected vectors of floats or of signed integers, found {rows.dtype}; codes without a sign have "
+                             f"an offset (the zero point, often 128): take it off first")
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.versions[name]["dimension"]:
             raise ValueError(f"expected vectors of {self.versions[name]['dimension']} numbers, made by {name}, found "
                              f"{list(rows.shape)}")
         rows = unit(rows.reshape(-1, rows.shape[-1]))
         rows = view[side](rows) if view[side] else rows[:, :view["dimension"]]
-        return unit(rows).astype(np.float32).reshape(*np.shape(vectors)[:-1], -1)
+        return unit(rows).astype(np.float32).reshape(*np.shape(vectors)[:-1], view["dimension"])
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -218,11 +226,40 @@ def cosines(score) -> np.ndarray:
     return scores
 
 
+def number(value, name: str) -> float:
+    """A number of the file; ValueError for text, true, null, or what a float cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST_NUMBER:
+        raise ValueError(f"{name} is {str(value)[:40]!r}, expected a number")
+    return float(value)
+
+
+def check_version(name: str, version: dict) -> None:
+    """ValueError unless a version is described, and compared by cosine."""
+    missing = [key for key in VERSION_KEYS if key not in version]
+    if missing:
+        raise ValueError(f"the version {name} lacks {', '.join(missing)}")
+    if version["similarity"] != "cosine":
+        raise ValueError(f"the version {name} is compared by {version['similarity']}, expected cosine")
+    dimension, normalised, norms = version["dimension"], version["normalised"], version["norm"]
+    if type(dimension) is not int or type(normalised) not in (bool, type(None)):
+        raise ValueError(f"the version {name} has the dimension {dimension!r} and normalised {normalised!r}; expected a whole "
+                         f"number, and true, false or null")
+    if norms is not None:
+        found = [number(norm, f"a norm of {name}") for norm in norms]
+        if len(found) != 3 or found != sorted(found) or found[0] < 0:
+            raise ValueError(f"the norms of {name} are {found}; expected three that ascend from 0")
+
+
 def check_thresholds(rows: list[dict], rate: str, name: str) -> None:
-    """ValueError unless thresholds fall as the rate rises and are inside their intervals."""
+    """ValueError unless thresholds are cosines that fall as the rate rises, and inside their intervals."""
+    if not isinstance(rows, list):
+        raise ValueError(f"the {name} are not a list")
+    for row in rows:
+        for key in (rate, "threshold", *(key for key in ("low", "high") if row["low"] is not None)):
+            number(row[key], f"{key} of the {name}")
     rates, thresholds = (np.array([row[key] for row in rows], float) for key in (rate, "threshold"))
-    if not (np.isfinite(thresholds).all() and ((rates > 0) & (rates < 1)).all()):
-        raise ValueError(f"the {name} are not finite, or their rates are not between 0 and 1")
+    if not ((np.abs(thresholds) <= LARGEST_COSINE).all() and ((rates > 0) & (rates < 1)).all()):
+        raise ValueError(f"the {name} are not between -1 and 1, or their rates are not between 0 and 1")
     if (np.diff(rates) <= 0).any() or (np.diff(thresholds) > 0).any():
         raise ValueError(f"the {name} do not fall while {rate} rises")
     for row in rows:

@@ -8,10 +8,10 @@ from utils.errors import UserError
 
 
 def at_least(minimum, kind) -> Callable:
-    """An argparse type: a number of ``kind`` (int or float) that is ``minimum`` or more."""
+    """An argparse type: a finite number of ``kind`` (int or float) that is ``minimum`` or more."""
     def number(text: str):
         value = kind(text)
-        if not value >= minimum:
+        if not minimum <= value < float("inf"):
             raise argparse.ArgumentTypeError(f"expected {minimum} or more, found {text}")
         return value
     return number

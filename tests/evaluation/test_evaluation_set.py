@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_evaluation import plain
 
-from evaluation.evaluation_set import ijb_evaluation, subjects_of_templates
+from evaluation.evaluation_set import contradictions, ijb_evaluation, subjects_of_templates
 from evaluation.protocol import Images, Pairs, People, Search
 
 
@@ -30,12 +30,27 @@ def test_subjects_come_from_lists_and_from_pairs():
     assert subject[0] == subject[2] and subject[3] == subject[4] and len(set(subject)) == 4
 
 
+def test_pairs_and_lists_that_contradict_each_other_are_a_warning():
+    """Templates 0 to 3 are of the persons 5, 6, 5 and 7."""
+    search = Search({"G": People(np.array([0, 1]), np.array([5, 6]))}, People(np.array([2, 3]), np.array([5, 7])))
+    for pairs, merged, wrong in (([(0, 2, 1), (1, 2, 0)], None, None), ([(0, 2, 0), (1, 3, 0), (0, 0, 1)], 0, 1),
+                                 ([(1, 2, 1), (0, 1, 0), (0, 3, 1)], 2, 1)):
+        table = np.array(pairs)
+        pairs = Pairs(table[:, 0], table[:, 1], table[:, 2] == 1)
+        found = contradictions(subjects_of_templates(4, pairs, search), pairs, search)
+        assert not found if merged is None else found[0].startswith(
+            f"Pairs and 1:N lists contradict each other: by the genuine pairs {merged} subjects of the lists are the same as "
+            f"another one, and {wrong} impostor pairs are of one person")
+
+
 def test_images_score_and_media_of_a_template_in_an_ijb_folder():
     images = Images(None, np.array(["a", "b", "c", "d"]), None, np.array([0.5, 0.7, 0.9, 0.1], np.float32),
                     np.array([0, 0, 1, 0]), np.array([3, 3, 3, 8]), np.array([10, 20]), "")
     pairs = Pairs(np.array([0, 0]), np.array([0, 1]), np.array([True, False]))
     search = Search({"G": People(np.array([0]), np.array([1]))}, People(np.array([1]), np.array([2])))
+    pairs_of_one_person = np.array([0, 0]), np.array([1, 0]), np.array([True, False])
     found = ijb_evaluation(images, pairs, search, "IJBC")
+    assert found.data_notes == () and ijb_evaluation(images, Pairs(*pairs_of_one_person), search, "IJBC").data_notes
     assert found.images.tolist() == [3, 1] and found.qualities["number of media"].tolist() == [2, 1]
     assert found.qualities["detector score"] == pytest.approx([1.3 / 3, 0.9])
     assert found.gallery_rows()["1:N"].tolist() == [0] and found.compared_subjects()[0].tolist() == [0, 1]

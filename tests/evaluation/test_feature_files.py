@@ -39,6 +39,13 @@ def test_labels_in_text_are_the_same_people(tmp_path, name):
     assert found.labels[3] == (text.decode() if isinstance(text, bytes) else text)
 
 
+def test_an_accent_in_two_forms_of_unicode_is_one_name(tmp_path):
+    """As folders of macOS and of Linux have it: the two would be two people."""
+    gallery, probe = ([f"Ren{accent} {x}" for x in rows] for accent, rows in (("e\u0301", GALLERY), ("\u00e9", PROBE)))
+    found = read_evaluation(write(tmp_path, gallery, [x.encode() for x in probe], gallery_id=gallery), "IJBC")
+    assert groups(found.subjects) == groups((GALLERY, PROBE)) and found.ids[0].tolist() == [f"Ren\u00e9 {x}" for x in GALLERY]
+
+
 @pytest.mark.parametrize("unknown", [-1, 90, "-1", "unknown", "None", "", "  Unknown ", "somebody"])
 def test_people_of_whom_nothing_is_known_are_different_people(tmp_path, unknown):
     """Twelve non-mated probes with one label: -1, a word for it, or any label that has most of them."""
@@ -157,3 +164,12 @@ def test_files_with_commas_are_trainings_and_mxnets_epoch_is_part_of_one(tmp_pat
     for text, message in (("a.npy,,b.npy", "nothing between"), ("a.npy,a.npy", "found one twice")):
         with pytest.raises(UserError, match=message):
             files(text)
+
+
+def test_pairs_that_are_repeated_are_refused_unless_they_are_few(tmp_path):
+    """50 pairs, then 5 and 6 of them again: a tenth of 55 is 5.5."""
+    gallery, probe = np.arange(5), np.arange(10)
+    pairs = np.array([(g, p, int(g == p)) for g in range(5) for p in range(10)])
+    assert len(read_evaluation(write(tmp_path / "few", gallery, probe, pairs=np.r_[pairs, pairs[:5]]), "IJBC").pairs.same) == 55
+    with pytest.raises(UserError, match="6 of 56 rows are pairs that were there before"):
+        read_evaluation(write(tmp_path / "many", gallery, probe, pairs=np.r_[pairs, pairs[:6]].astype(np.uint64)), "IJBC")

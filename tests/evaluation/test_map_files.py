@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto
 from onnx_small_model import write_model
 
-from evaluation.map_files import load_map, save_map
+from evaluation.map_files import load_map, models_of, save_map
 from evaluation.map_forms import Map
 from evaluation.map_onnx import map_model, model_and_map, save_onnx, session_of
 from evaluation.maps import BACKWARD, FORWARD, Fitted
@@ -45,6 +45,12 @@ def test_files_that_are_not_maps_are_refused(tmp_path):
     for name in ("b.npz", "missing.npz"):
         with pytest.raises(UserError, match="is not a map"):
             load_map(tmp_path / name)
+    np.savez(tmp_path / "a.npz", **good)
+    assert models_of(tmp_path / "a.npz") == {}
+    for text in ("{", "[]", '{"new": 5}'):
+        np.savez(tmp_path / "a.npz", **good, models=text)
+        with pytest.raises(UserError, match="does not say which models it belongs to"):
+            models_of(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("mapping", [LINEAR, MLP])

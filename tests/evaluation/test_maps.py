@@ -294,6 +294,23 @@ def test_features_of_other_records_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("direction", [maps.BACKWARD, FORWARD])
+def test_images_that_are_repeated_are_in_one_part(features, capsys, direction):
+    """Each image four times in a row: the errors are those of each image once, not those of images that the fit has seen."""
+    x, y = related(150, 24, 20)
+    once = fit_maps(*features(x, y), direction=direction)
+    assert "repeat" not in capsys.readouterr().out
+    again = fit_maps(*features(np.repeat(x, 4, 0), np.repeat(y, 4, 0)), direction=direction)
+    assert "450 of 600 rows of" in capsys.readouterr().out
+    for kind, fitted in once.items():
+        assert again[kind].error == pytest.approx(fitted.error, rel=1e-5) and again[kind].strength == fitted.strength
+    sample = map_pairs.read_pairs(*features(np.repeat(x, 4, 0), np.repeat(y, 4, 0))).sample(300, 0)
+    parts = [set(part.first[part.rows]) for part in (*sample.folds, *sample.folds[0].joined(sample.folds[2]).folds)]
+    assert not any(one & two for k in (0, 3) for one, two in ((parts[k], parts[k + 1]), (parts[k], parts[k + 2])))
+    with pytest.raises(UserError, match="15 of the 150 rows of .* differ; expected at least 20 images"):
+        fit_maps(*features(np.repeat(x[:15], 10, 0), np.repeat(y[:15], 10, 0)))
+
+
+@pytest.mark.parametrize("direction", [maps.BACKWARD, FORWARD])
 def test_rows_in_another_order_are_refused(features, direction):
     x, y = related(400, 6, 5)
     with pytest.raises(UserError, match="do not belong together: ridge leaves a squared error"):

@@ -1,5 +1,6 @@
 """Reading the IJB layout, and the error for each way in which it can be broken."""
 
+import os
 import re
 
 import numpy as np
@@ -73,6 +74,8 @@ BROKEN = {
     "negative pair": (PAIRS, lambda t: t + "-3 2 0\n", "1 templates have no image .*first: template -3."),
     "label": (PAIRS, lambda t: t + "1 2 7\n", r"labels \[0, 1, 7\]"),
     "one kind of pairs": (PAIRS, lambda t: "1 2 1\n", r"found the labels \[1\]"),
+    "both labels": (PAIRS, lambda t: t + "1 2 0\n1 2 1\n", "1 pairs are labelled both 1"),
+    "pairs again": (PAIRS, lambda t: t + t, "rows are pairs that were there before"),
     "probe without images": ("1N_probe_mixed.csv", lambda t: t + "77,1\n", "1 templates have no image .*first: template 77."),
     "two subjects": ("1N_gallery_G1.csv", lambda t: t + "1,5\n", "template 1 belongs to the subjects 0 and 5"),
     "one and a half": (TEMPLATES, lambda t: t.replace(" 1 ", " 1.5 ", 1), "tid_mid.txt cannot be read"),
@@ -146,3 +149,12 @@ def test_the_fingerprint_sees_other_landmarks_and_other_images(data):
     changed = read_images(data, "IJBC").fingerprint()
     change(data, "ijbc_name_5pts_score.txt", lambda t: t.replace("38.3", "38.4", 1))
     assert len({before, changed, read_images(data, "IJBC").fingerprint()}) == 3
+
+
+def test_the_fingerprint_sees_another_image_of_the_same_size(data):
+    """As if all crops were BMP: they have one size, whatever they show."""
+    image = data / "IJBC/loose_crop/7.jpg"
+    os.utime(image, ns=(10**18, 10**18))
+    before = read_images(data, "IJBC").fingerprint()
+    image.write_bytes(image.read_bytes()[::-1])
+    assert read_images(data, "IJBC").fingerprint() != before

@@ -114,7 +114,7 @@ def test_each_training_has_its_own_map_and_views(tmp_path):
     np.save(tmp_path / "old.npy", found["old"])
     np.save(tmp_path / "old_train.npy", old)
     for k, order in enumerate(orders):
-        np.save(tmp_path / f"new{k}.npy", found["new"] * (k + 1))
+        np.save(tmp_path / f"new{k}.npy", found["new"][..., order] * (k + 1))
         np.save(tmp_path / f"new{k}_train.npy", old[:, order] + draw.normal(0, 1e-3, old.shape))
     args = Namespace(old=f"old={tmp_path}/old.npy", new=[f"new={tmp_path}/new0.npy,{tmp_path}/new1.npy"], paragon=None,
                      maps=["Procrustes"], forward=False, fitted=[], old_features=f"{tmp_path}/old_train.npy",
@@ -135,4 +135,17 @@ def test_the_same_model_under_two_names_is_a_warning(tmp_path):
     args = Namespace(old=f"old={tmp_path}/old.npy", new=[f"{name}={tmp_path}/{name}.npy" for name in ("copy", "other")],
                      paragon=None, maps=[], forward=False, fitted=[], old_features=None, new_features=[])
     made = Versions(args, read_evaluation(tmp_path, "IJBC"))
-    assert made.warnings == ["copy is the same model as old: the first rows of their galleries are equal"]
+    assert made.warnings == ["copy is the same model as old: their first rows are equal"]
+
+
+def test_a_training_that_is_given_twice_is_refused(tmp_path):
+    """By two names of its file, by a copy, and by a copy with less precision: it would look as if seeds made no difference."""
+    found = two_galleries(tmp_path)
+    np.save(tmp_path / "old.npy", found["old"])
+    np.save(tmp_path / "new.npy", found["new"])
+    np.save(tmp_path / "copy.npy", (3 * found["new"]).astype(np.float16))
+    for first, second in ((f"{tmp_path}/new.npy", f"{tmp_path}/./new.npy"), (f"{tmp_path}/copy.npy", f"{tmp_path}/new.npy")):
+        args = Namespace(old=f"old={tmp_path}/old.npy", new=[f"new={first},{second}"], paragon=None, maps=[], forward=False,
+                         fitted=[], old_features=None, new_features=[])
+        with pytest.raises(UserError, match="of new have the same features"):
+            Versions(args, read_evaluation(tmp_path, "IJBC"))

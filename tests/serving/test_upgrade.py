@@ -81,6 +81,8 @@ def test_a_view_is_the_map_of_the_unit_row(data, tmp_path):
         assert found == pytest.approx(np.array(y) / math.hypot(*y), abs=1e-6)
     assert upgrade.view(x[0], "new", "new") == pytest.approx(x[0] / 13) and upgrade.view(x, "new", "new").dtype == np.float32
     assert upgrade.stored(x[:, :2], "new", "old")[0] == pytest.approx([0.6, -0.8])
+    assert upgrade.view(x[:0], "new", "old").shape == (0, 2)
+    assert upgrade.view(np.array([3, -4, 12], np.int8), "new", "new") == pytest.approx(x[0] / 13)
     data["views"]["new"]["old"]["query"] = {"kind": "first"}
     assert load(data, tmp_path).view(x[0], "new", "old") == pytest.approx([0.6, -0.8])
 
@@ -92,6 +94,8 @@ def test_a_view_is_the_map_of_the_unit_row(data, tmp_path):
     (lambda u: u.comparable([0.5, np.nan], "new", "old"), "a score is nan; expected cosines"),
     (lambda u: u.view([1.0, 2.0], "new", "old"), "expected vectors of 3 numbers, made by new, found \\[2\\]"),
     (lambda u: u.view([[1.0, 2, 3], [0, 0, 0]], "new", "new"), "vector 1 holds NaN, infinity or only zeros"),
+    (lambda u: u.view(np.array([[130, 1, 2]], np.uint8), "new", "new"), "signed integers, found uint8; codes without a sign"),
+    (lambda u: u.view([[1j, 1, 2]], "new", "new"), "found complex128"),
     (lambda u: u.threshold("new", "old"), "give either far or fpir")])
 def test_a_wrong_question_is_refused(data, tmp_path, call, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -128,6 +132,18 @@ def changed(data: dict, place: list, value) -> dict:
     (["pairs", 0, "thresholds", 0, "threshold"], 0.2, "do not fall while far rises"),
     (["pairs", 0, "thresholds", 0, "low"], 0.55, "outside its interval"),
     (["pairs", 0, "thresholds", 0, "far"], 2, "between 0 and 1"),
+    (["pairs", 0, "thresholds", 0, "far"], "0.5", "far of the thresholds of old on old is '0.5', expected a number"),
+    (["pairs", 0, "thresholds", 0, "low"], 10 ** 400, "low of the thresholds of old on old is '1000"),
+    (["pairs", 0, "thresholds", 1, "threshold"], -30, "not between -1 and 1"),
+    (["pairs", 0, "search"], {}, "search of old on old are not a list"),
+    (["pairs", 0, "score_map", "slope"], True, "slope of a score map is 'True'"),
+    (["pairs", 0, "score_map", "values", 1], "0.5", "a knot of a score map is '0.5'"),
+    (["pairs", 0], pair("new", "new", 0), "for a query and an entry version twice"),
+    (["new"], [], "its versions are old; expected"),
+    (["new"], ["new", "old"], "its versions are old, new, old; expected"),
+    (["versions", "old", "dimension"], 2.0, "the dimension 2.0"),
+    (["versions", "old", "normalised"], "no", "normalised 'no'"),
+    (["versions", "old", "norm"], [1, 3, 2], "the norms of old are \\[1.0, 3.0, 2.0\\]"),
     (["views", "new", "old", "query", "kind"], "magic", "expected same, first or map"),
     (["views", "new", "old", "query", "file"], "other.npz", "no other.npz next to it"),
     (["views", "new", "old", "query", "sha256"], "0" * 64, "another file than the one"),
@@ -142,6 +158,9 @@ def test_a_wrong_file_is_refused(data, tmp_path, place, value, sentence):
 
 def test_a_file_that_is_half_written_is_refused(tmp_path):
     (tmp_path / "upgrade.json").write_text('{"format": 1, "old')
+    with pytest.raises(ValueError, match="cannot be used"):
+        Upgrade.load(tmp_path / "upgrade.json")
+    (tmp_path / "upgrade.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="cannot be used"):
         Upgrade.load(tmp_path / "upgrade.json")
     (tmp_path / "upgrade.json").write_text("[]")

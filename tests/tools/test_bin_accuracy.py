@@ -113,6 +113,7 @@ def test_pairs_of_one_kind_say_nothing(table, tmp_path):
     (["lfw.bin", "--models", "a=short.npy"], r"short.npy holds float64 \[119, 8\]; expected the embeddings of the set's 120 im"),
     (["lfw.bin", "--models", "a=codes.npy"], "codes without a sign have an offset"),
     (["lfw.bin", "--models", "a=zero.npy"], "NaN, infinity or only zeros for image 5"),
+    (["lfw.bin", "--models", "a=large.npy"], "NaN, infinity or only zeros for image 7"),
     (["lfw.bin", "again.bin", "--models", "a=good.npy"], "one file of embeddings for 2 sets; expected a folder that"),
     (["lfw.bin", "--models", "a=."], "no file lfw.npy: expected the embeddings of the 120 images by a"),
     (["lfw.bin", "--models", "a=good.npy", "a=good.npy"], "expected a different name for each model, found a, a"),
@@ -126,9 +127,10 @@ def test_what_does_not_fit_is_refused(table, tmp_path, words, sentence):
     faces, _ = write_bin(tmp_path / "lfw.bin")
     write_bin(tmp_path / "again.bin")
     good = expected(faces=faces)[0]
-    zero = good.copy()
-    zero[5] = 0
-    for name, array in (("good", good), ("short", good[1:]), ("zero", zero), ("codes", np.zeros((120, 8), np.uint8))):
+    zero, large = good.copy(), good.copy()
+    zero[5], large[7] = 0, 1e25             # no direction; a norm that float32 cannot hold
+    codes = np.zeros((120, 8), np.uint8)
+    for name, array in (("good", good), ("short", good[1:]), ("zero", zero), ("large", large), ("codes", codes)):
         np.save(tmp_path / name, array)
     with pytest.raises(UserError, match=sentence):
         table(*words)

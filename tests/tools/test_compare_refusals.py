@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from toy_comparison import run_compare
 
+from tools.compare import compare
+from tools.compare.report import Comparison
 from utils.errors import UserError
+from utils.locks import hold_folder
 
 
 @pytest.fixture
@@ -93,3 +96,31 @@ def test_a_gallery_of_one_and_probes_without_mates(tmp_path, monkeypatch, capsys
     assert "ANSWER: no answer. The evaluation set is too small: a figure counts if it rests on 30 errors and 10 people" in text
     np.save(tmp_path / "probe_label.npy", np.array([4] + [6] * 40))
     assert "neither pairs nor a mated probe" in refused(monkeypatch, tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_result_is_named(copy, monkeypatch):
+    for name in ("upgrade.json", "flips_gone.csv"):
+        (copy / "out" / name).mkdir(parents=True)
+        assert f"cannot write {copy / 'out' / name}: Is a directory" in refused(monkeypatch, copy, "--draws", 0)
+        (copy / "out" / name).rmdir()
+
+
+def test_features_that_are_written_during_the_comparison_are_refused(copy, monkeypatch):
+    """By numpy, into the file that is mapped: its rows would be of two models."""
+    report = Comparison.report
+
+    def written(comparison):
+        found = report(comparison)
+        np.save(copy / "new/probe.npy", np.load(copy / "turned/probe.npy"))
+        return found
+    monkeypatch.setattr(Comparison, "report", written)
+    assert f"{copy / 'new/probe.npy'} was written while the versions were compared" in refused(monkeypatch, copy, "--draws", 0)
+    assert not (copy / "out/index.html").exists()
+
+
+def test_a_second_comparison_into_the_same_folder_is_refused(copy, monkeypatch):
+    """The files of two would be mixed: the page of one, the figures of the other."""
+    monkeypatch.setattr(compare, "PATIENCE", 0)
+    (copy / "out").mkdir()
+    with hold_folder(copy / "out", "", 0):
+        assert "another comparison writes into" in refused(monkeypatch, copy)

@@ -152,14 +152,22 @@ def test_embeddings_and_labels_are_kept_under_their_own_names(evaluate, three):
     assert not {"embs", "label"} & set(result("both_IJBC_11")[1])
 
 
-def test_kept_embeddings_that_are_not_finite_are_refused(evaluate, three):
-    """A probe without a cosine would count as one without a mate."""
-    for key in ("embs", "embs_f_old"):
-        with np.load("both.npz") as arrays:
-            kept = {name: array.copy() for name, array in arrays.items()}
-        kept[key][2, 1] = np.nan
-        np.savez("corrupt.npz", **kept)
-        with pytest.raises(UserError, match="corrupt.npz holds embeddings with NaN or infinity; write it again with -m FILE -E"):
+def test_kept_embeddings_without_a_direction_or_of_another_kind_are_refused(evaluate, three):
+    """A probe without a cosine would count as one without a mate, one of zeros as unlike everybody."""
+    with np.load("both.npz") as arrays:
+        both = {name: array.copy() for name, array in arrays.items()}
+    for value, row in ((np.nan, 0), (0, slice(None)), (1e25, 0)):
+        for key in ("embs", "embs_f_old"):
+            kept = both | {key: both[key].copy()}
+            kept[key][2, row] = value
+            np.savez("corrupt.npz", **kept)
+            with pytest.raises(UserError, match="corrupt.npz has NaN, infinity or only zeros for 3.png; embed"):
+                evaluate("-R", "corrupt.npz")
+    for change, sentence in ((lambda rows: (50 * rows + 128).astype(np.uint8), "codes without a sign have an offset"),
+                             (lambda rows: rows.astype(str), "expected float features"),
+                             (lambda rows: rows[:, 0], "found .*5,"), (lambda rows: rows[:, None], "found .*5, 1, ")):
+        np.savez("corrupt.npz", **(both | {key: change(array) for key, array in both.items() if key.startswith("embs")}))
+        with pytest.raises(UserError, match=sentence):
             evaluate("-R", "corrupt.npz")
 
 

@@ -123,7 +123,7 @@ def test_free_space_is_that_of_the_files_disk(tmp_path):
 def test_numbers_on_the_command_line_have_a_least_value(tmp_path):
     count = at_least(1, int)
     assert count("1") == 1 and at_least(0, float)("0.5") == 0.5
-    for text, kind in (("0", count), ("-3", count), ("nan", at_least(0, float))):
+    for text, kind in (("0", count), ("-3", count), ("nan", at_least(0, float)), ("inf", at_least(0, float))):
         with pytest.raises(argparse.ArgumentTypeError, match=f"or more, found {text}"):
             kind(text)
     make_folder(tmp_path / "a/b", "--out")

@@ -100,8 +100,8 @@ def write_map(fitted: Fitted, args: argparse.Namespace, pairs: Pairs) -> list[st
     """Write the files of a map; their names."""
     name = fitted.kind + suffix(args)
     written = write_onnx(fitted.map, name, args, pairs.x[pairs.rows[:256]])
-    models = [description_of(file).get("fingerprint") for file in (args.old, args.new)]
-    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD, *models)
+    models = {side: description_of(file) for side, file in (("new", args.new), ("old", args.old))}
+    save_map(args.out / f"{name}.npz", fitted, FORWARD if args.reverse else BACKWARD, models)
     return [*written, f"{name}.npz"]
 
 

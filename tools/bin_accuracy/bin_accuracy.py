@@ -83,7 +83,8 @@ def read_embeddings(file: Path, version: Version, images: int) -> np.ndarray:
     if not 1 <= len(views) <= 2 or any(view.ndim != 2 or len(view) != images for view in views):
         raise UserError(f"{file} holds {array.dtype} {list(array.shape)}; expected the embeddings of the set's {images} images "
                         f"in its order, [{images}, d] or [2, {images}, d]")
-    return np.sum([np.asarray(view, np.float32) for view in views], axis=0)
+    with np.errstate(over="ignore"):
+        return np.sum([np.asarray(view, np.float32) for view in views], axis=0)
 
 
 def embed(model: EmbeddingModel, images: Tensor, batch_size: int) -> np.ndarray:
@@ -94,13 +95,14 @@ def embed(model: EmbeddingModel, images: Tensor, batch_size: int) -> np.ndarray:
 
 def cell(sums: np.ndarray, same: np.ndarray, name: str, path: Path) -> str:
     """The text of the table, and a warning on the terminal if the accuracy may be one of guessing."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        features = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-    if not np.isfinite(features).all():
-        row = int((~np.isfinite(features).all(1)).argmax())
+    with np.errstate(over="ignore", invalid="ignore"):              # a norm that float32 cannot hold is infinite, too
+        norm = np.linalg.norm(sums, axis=1, keepdims=True)
+    unusable = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
+    if len(unusable):
+        row = unusable[0]
         raise UserError(f"{name} gives NaN, infinity or only zeros for image {row} of {path}; embed it again, without "
                         f"--fp16, or check whether the training diverged")
-    accuracy, deviation, threshold = ten_fold_accuracy(features, same)
+    accuracy, deviation, threshold = ten_fold_accuracy(sums / norm, same)
     guess = max(same.mean(), 1 - same.mean())           # of somebody who always gives the more frequent answer
     if guess == 1:
         print(f"warning: the pairs of {path.name} are all of one kind: its accuracy says nothing", file=sys.stderr)

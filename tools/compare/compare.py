@@ -34,7 +34,10 @@ from tools.compare.tables import tables_of
 from tools.compare.upgrade_file import write_upgrade
 from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
-from utils.files import write_text, written_beside
+from utils.files import disk_errors, write_text, written_beside
+from utils.locks import hold_folder
+
+PATIENCE = 2.0          # seconds to wait for a comparison into the same folder
 
 
 def add_versions(add) -> None:
@@ -116,7 +119,8 @@ def write_all(report: dict, lists: dict, out: Path) -> None:
     write_page(report, tables, pictures, out / "index.html")
     for pattern in ("flips_*.csv", "scatter_*.png", "matrix_*.png", "roc_*.png", "backfill_*.png", "way_*.png"):
         for earlier in set(out.glob(pattern)) - {*flipped, *pictures.values()}:
-            earlier.unlink()
+            with disk_errors(earlier):
+                earlier.unlink(missing_ok=True)
     print("\n\n".join(["", *texts[:2], first]))
     print(f"\ncompare.txt has all {len(tables)} tables; next to it are compare.json, {len(pictures)} pictures, flips of "
           f"{sum(map(bool, lists.values()))} models, and the page")
@@ -128,6 +132,13 @@ def main() -> None:
     if not 0 < args.part <= 1:
         raise UserError(f"--part {args.part}: expected a share of the gain in (0, 1], for example 0.8")
     make_folder(args.out, "--out")
+    refusal = f"another comparison writes into {args.out}; wait until it has ended, or give another folder with --out"
+    with hold_folder(args.out, refusal, PATIENCE):
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Read everything, compare, and write the files of the result.  UserError if the inputs do not fit."""
     evaluation = read_evaluation(args.data, args.subset, args.missing == "count")
     metrics = evaluation.metrics()
     if not metrics:
@@ -140,6 +151,7 @@ def main() -> None:
         raise UserError("; ".join(versions.notes))
     comparison = Comparison(args, evaluation, versions)
     report, lists = comparison.report()
+    versions.check_unchanged()
     note = write_upgrade(comparison, report, args.out)
     report["notes"] += [note] if note else []
     write_all(report, lists, args.out)

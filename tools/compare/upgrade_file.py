@@ -13,12 +13,12 @@ from evaluation.bootstrap import CONFIDENCE
 from evaluation.formats import tidy
 from evaluation.map_files import save_map
 from evaluation.maps import BACKWARD, FORWARD, Fitted
-from evaluation.score_maps import fit_score_map, own_impostors
+from evaluation.score_maps import fit_score_map, impostors_between
 from evaluation.versions import Versions
 from evaluation.view_files import folder_of, view_file
 from serving.upgrade import FORMAT, Upgrade
 from tools.compare.report import Comparison
-from utils.files import file_hash, write_text, written_beside
+from utils.files import disk_errors, file_hash, write_text, written_beside
 
 NAME = "upgrade.json"
 SAME = {"kind": "same"}
@@ -27,7 +27,8 @@ CONTRACT = ("fingerprint", "image_size", "input", "colours", "output", "precisio
 
 def write_upgrade(comparison: Comparison, report: dict, out: Path) -> str | None:
     """Write <out>/upgrade.json and the maps that it names; a sentence if it cannot be made, and then there is none."""
-    (out / NAME).unlink(missing_ok=True)
+    with disk_errors(out / NAME):
+        (out / NAME).unlink(missing_ok=True)
     pairs = [(comparison.versions.old,) * 2]
     pairs += [(name, entry) for name in report["upgrades"] for entry in (comparison.versions.old, name)]
     described = [pair_of(comparison, *names) for names in pairs]
@@ -52,12 +53,8 @@ def write_upgrade(comparison: Comparison, report: dict, out: Path) -> str | None
 def pair_of(comparison: Comparison, query: str, entry: str) -> dict | None:
     """Thresholds and score map of queries of one version on entries of another; None without a map."""
     versions, evaluation = comparison.versions, comparison.evaluation
-    asking, entries = versions.features[query], versions.features[entry]
-    stored, own = entries.gallery, asking.gallery
-    if entry == versions.old and query != entry:
-        compared, own = asking.against(entries), asking.own_against(entries)
-        stored = compared[0] if compared else stored
-    impostors = own_impostors(stored, own, evaluation.gallery_rows()["1:N"], evaluation.subjects[0])
+    rows, subjects = evaluation.gallery_rows()["1:N"], evaluation.subjects[0]
+    impostors = impostors_between(versions.features[query], versions.features[entry], rows, subjects)
     score_map = fit_score_map(impostors)
     if score_map is None:
         return None

@@ -25,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from evaluation.embed import embeddings
+from evaluation.feature_files import check_kind
 from evaluation.formats import tidy
 from evaluation.identification import one_to_many
 from evaluation.inputs import InputOptions
@@ -33,6 +34,7 @@ from evaluation.models import EmbeddingModel, describe, find_devices, open_model
 from evaluation.protocol import GALLERIES, Images, read_images, read_pairs, read_search
 from evaluation.templates import DEFAULT, MODES, template_features
 from evaluation.verification import one_to_one
+from evaluation.version_features import check_finite
 from evaluation.view_files import find_view, folder_of, view_file
 from tools.ijbc_eval.report import figures_by_name, load_result, plot_results, print_tables, save_result
 from utils.arrays import read_npz
@@ -247,14 +249,17 @@ def kept_embeddings(args: argparse.Namespace, images: Images) -> tuple:
         sides = [(arrays[f"embs{side}"], arrays[f"embs_f{side}"]) for side in ("", "_old") if f"embs_f{side}" in arrays]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{args.save_result} is not a result file ({error}); write one with -m FILE -E") from error
-    shapes = {view.shape for side in sides for view in side}
-    if len(shapes) != 1 or {len(images)} != {shape[0] for shape in shapes}:
+    views = [view for side in sides for view in side]
+    shapes = {view.shape for view in views}
+    if len(shapes) != 1 or views[0].ndim != 2 or len(views[0]) != len(images):
         raise UserError(f"{args.save_result}: expected the embeddings of {len(images)} images and of their mirror images, found "
                         f"{sorted(shapes) or 'none'}; write it with -m FILE -E")
-    if not all(np.isfinite(view).all() for side in sides for view in side):
-        raise UserError(f"{args.save_result} holds embeddings with NaN or infinity; write it again with -m FILE -E")
+    for view in views:
+        check_kind(view, args.save_result)
+    check_finite(views, images.names, args.save_result)
     settings = {"name": Path(args.save_result).stem, "new": None, "old": None} | settings
-    settings["name"] = Path(str(settings["name"])).name         # it becomes part of file names
+    name = Path(str(settings["name"])).name         # it becomes part of file names
+    settings["name"] = name if name and name.isprintable() else Path(args.save_result).stem
     return sides[0], sides[1] if len(sides) == 2 else None, settings
 
 

@@ -70,7 +70,7 @@ def check_protocol(ijb: Path, subset: str) -> None:
     images = read_images(ijb, subset)
     read_pairs(ijb, subset, images)
     read_search(ijb, subset, images)
-    images.sizes()                  # raises UserError for a missing image file
+    images.file_versions()          # raises UserError for a missing image file
 
 
 def same_people(records: Path, ijb: Path) -> list[str]:
