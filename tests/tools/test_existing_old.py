@@ -97,7 +97,8 @@ def test_the_commands_with_vectors(data, tmp_path, monkeypatch):
                   f"{data}/eval.npy")
     assert found["old_features"].command == [
         sys.executable, "tools/import_features/import_features.py", f"{data}/vectors.npy", "--ids", f"{data}/ids.txt",
-        "--dataset", f"{data}/records", "--SD", "old_class100", "--feature-save", f"{tmp_path}/feature_save", "--force"]
+        "--dataset", f"{data}/records", "--SD", "old_class100", "--feature-save", f"{tmp_path}/feature_save", "--missing",
+        "refuse", "--force"]
     page = found["compare"].command
     assert page[page.index("--old") + 1] == f"old={data}/eval.npy" and f"embedding_size={DIM}" in found["L2"].command
 
@@ -123,6 +124,8 @@ def test_new_models_may_have_other_dimensions_than_the_old_one(data, tmp_path, m
     (["--old", "gone.onnx"], "no model file gone.onnx"),
     (["--old", "model.pt"], "expected the network of model.pt after a colon"),
     (["--old", "old.onnx,brg"], "found 'brg'"),
+    (["--old", "old.onnx", "--old-missing", "refuse"], "--old-missing belongs to vectors, and --old old.onnx is a model"),
+    (["--old-missing", "refuse"], "--old-missing belongs to an old model that exists; give --old, too"),
     (["--old-eval", "eval.npy"], "--old-eval belongs to an old model that exists; give --old, too")])
 def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch, more, sentence):
     monkeypatch.chdir(data)
@@ -163,10 +166,12 @@ def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch
     said = capsys.readouterr()
     assert "72 of 72 images have a vector, compared by the path" in said.out and not said.err
     for changed, sentence in (((values, np.array([f"q{row}" for row in range(72)])), "no id of .*changed.npz is the path or"),
-                              ((values[1:], names[1:]), "1 of 72 images have no vector in .*changed.npz"),
+                              ((values[1:], names[1:]), "1 of 72 images have no vector in .*npz.* give --old-missing leave-out"),
                               ((np.c_[values, values], names), r"eval.npy holds \[48, 8\]; expected .* \[48, 16\]")):
         with pytest.raises(UserError, match=sentence):
             dry_run(monkeypatch, data, out, *vectors(*changed))
+    dry_run(monkeypatch, data, out, *vectors(values[1:], names[1:]), "--old-missing", "leave-out")
+    assert "1 images take part in training without the old side's term" in capsys.readouterr().out
     np.save(tmp_path / "short.npy", np.zeros((47, DIM), np.float32))
     with pytest.raises(UserError, match=r"short.npy holds \[47, 8\]"):
         dry_run(monkeypatch, data, out, *vectors(values, names)[:3], str(tmp_path / "short.npy"))

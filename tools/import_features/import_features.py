@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluation.protocol import GALLERIES
 from old_model.names import FEATURE_SAVE, artefact, part_of
-from old_model.present import save_present
+from old_model.present import MISSING, save_present
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
 from records.parts import refuse_other_parts, source_of
@@ -148,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository")
-    parser.add_argument("--missing", choices=["refuse", "leave-out"], default="refuse",
+    parser.add_argument("--missing", choices=MISSING, default="refuse",
                         help="images without a vector: refuse, or write zeros and mark them in <SD>_present.npy: they take "
                              "part in training without the old side's term")
     parser.add_argument("--ijb", type=Path, metavar="DIR", help="instead of --SD: the evaluation set that the vectors belong to")

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
 from old_model.names import artefact, credible_kind, part_of
+from old_model.present import MISSING
 from tools.reproduce import small
 from tools.reproduce.existing import SD, existing_old
 from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
@@ -59,6 +60,8 @@ def parse_arguments() -> argparse.Namespace:
         "of the training images with ids, as tools/import_features reads them, and --old-eval; with --seeds "
         "only the new models vary")
     add("--old-ids", type=Path, metavar="FILE.txt", help="ids of an --old FILE.npy, one a line")
+    add("--old-missing", choices=MISSING, help="training images without a vector in --old: refuse, or leave them out of the old "
+        "side's term (default: refuse)")
     add("--old-eval", type=Path, metavar="FILE", help="the old model's embeddings of the evaluation images, if --old holds "
         "vectors: .npy [N, d] in the order of the landmark file, or .npz of ijbc_eval.py -E")
     add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
