@@ -25,12 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
+from evaluation.protocol import read_images
 from old_model.names import artefact, credible_kind, part_of
 from old_model.present import MISSING
 from tools.reproduce import small
 from tools.reproduce.existing import SD, existing_old
-from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
-from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
+from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, parts_of, print_plan, same_people
+from tools.reproduce.steps import Step, hardware, on_data, refuse_other_settings, run_steps
 from utils.command_line import Parser, at_least, print_written
 from utils.config import load_config
 from utils.errors import UserError, run
@@ -215,8 +216,9 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
     else:
         old_steps = [train("old", "split"), extract("old_features", "old", recipe.sd), *old_steps]
         if recipe.number == 1 and not parts_exist(args.records):
+            missing = next(part for part in parts_of(args.records) if not part.is_file())
             old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
-                                               f"--data={args.records.resolve()}"]))
+                                               f"--data={args.records.resolve()}"], makes=missing))
     first, *others = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
     before = ("credible", "means") if args.existing else ("split",)     # nothing is trained before unusable vectors are refused
     return [*old_steps, train("paragon", *before), first, extract("paragon_features", "paragon", recipe.paragon_sd), *others]
@@ -279,6 +281,7 @@ def main() -> None:
               f"{', ...' if len(both) > 5 else ''}; if they are the same people, the figures are not those of people who are new "
               f"to the models: make the evaluation set from others", file=sys.stderr)
     steps = all_steps([recipe, *(Recipe(args, number) for number in range(2, args.seeds + 1))], launcher)
+    steps = on_data(steps, args.records, read_images(args.ijb, args.subset))
     refuse_other_settings(steps, recipe.out)
     if args.dry_run:
         for step in steps:
