@@ -64,11 +64,11 @@ def test_an_evaluation_image_without_vector_and_permuted_vectors(evaluation, cap
 
 
 def test_a_list_of_other_images_is_refused(evaluation, tmp_path):
-    for other in ("", "49\t25\t8\tq\tq8/1.jpg\n"):                 # one image less; another one in its place
+    for other, lines in (("", 47), ("49\t25\t8\tq\tq8/1.jpg\n", 48), ("1\t1\tZ\tq\tq0/49.jpg\n", 47)):     # less; another; no number
         evaluation(PICTURES, "--force")
         file = tmp_path / "ijb/images.txt"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]) + other)
-        with pytest.raises(UserError, match=f"lists {47 + bool(other)} images, the landmark file 48, or others; make both again"):
+        with pytest.raises(UserError, match=f"lists {lines} images, the landmark file 48, or others; make both again"):
             evaluation(PICTURES, "--force", listed=False)
 
 

@@ -95,7 +95,7 @@ def test_every_kind_of_file_gives_the_same_rows(imported, data):
     wanted, ids = values(), [paths()[row] for row in ORDER]
     shuffled = wanted[ORDER]
     np.save("v.npy", shuffled)
-    Path("ids.txt").write_text("\n".join(ids) + "\n")
+    Path("ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8-sig")         # Notepad's byte order mark
     cells = [[repr(float(number)) for number in row] for row in shuffled]
     Path("v.csv").write_text("id," + ",".join(f"d{k}" for k in range(DIM)) + "\n"
                              + "".join(f"{name},{','.join(row)}\n" for name, row in zip(ids, cells, strict=True)))
@@ -108,8 +108,6 @@ def test_every_kind_of_file_gives_the_same_rows(imported, data):
         assert np.array_equal(imported(file, "--force", *flags)[0], wanted), file
     half = imported("h.npz", "--force", rows=shuffled.astype(np.float16), ids=ids)[0]
     assert half.dtype == np.float32 and np.array_equal(half, wanted.astype(np.float16))
-    scaled = (shuffled * 20).astype(np.int8)
-    assert np.array_equal(imported("i.npz", "--force", rows=scaled, ids=ids)[0][ORDER], scaled)
     unit = shuffled / np.linalg.norm(shuffled, axis=1, keepdims=True)
     imported("u.npz", "--force", rows=unit, ids=ids)
     assert json.loads(Path(f"kept/EXclass/{SD}_feature.json").read_text())["normalised"] is True
@@ -177,7 +175,11 @@ def test_what_does_not_fit_is_refused(imported, data):
     broken = wanted.copy()
     broken[70] = 1e30               # its square is too large for float32
     refused("1 vectors of v.npz have NaN", broken)
-    refused(r"holds uint8 \[80, 12\]; expected vectors \[n, d\] of floats or int8", wanted.astype(np.uint8))
+    refused(r"holds bool \[80, 12\]; expected vectors \[n, d\] of floats", wanted > 0)
+    for codes in ((wanted * 20).astype(np.int8), np.round(wanted * 20)):
+        refused(r"with whole numbers only, .* for codes, .codes.astype.np.float32. - offset. \* scale", codes)
+    zeros_and_labels = np.c_[wanted * 0, np.repeat(range(10), COUNTS), wanted]
+    refused("column 13 of the 25 numbers of each vector in v.npz holds whole numbers, from 0 to 9, and others", zeros_and_labels)
     refused(r"has 79 vectors and 80 ids", wanted[:-1])
     refused("1 of the 80 ids of v.npz are empty", wanted, ["", *ids[1:]])
     refused("must end in one of", sd="f12_theirs")
@@ -185,6 +187,8 @@ def test_what_does_not_fit_is_refused(imported, data):
     refused("images.txt lists 79 images for .*train.rec, which has 80")
     (data / "dataset/images.txt").write_text("0\t0\tp\ta.jpg\n2\t0\tp\tb.jpg\n")
     refused("numbered from 0; found '2")
+    (data / "dataset/images.txt").write_bytes("0\t0\tJosé\ta.jpg\n".encode("latin-1"))
+    refused("images.txt is not a text in UTF-8 .*; save it in UTF-8")
     (data / "dataset/images.txt").unlink()
     refused("no file dataset/images.txt: expected the path of each image")
 
@@ -193,6 +197,8 @@ def test_files_that_hold_no_vectors_are_named(imported, data):
     np.save("v.npy", values())
     Path("ids.txt").write_text("\n".join(paths()))
     Path("bad.csv").write_text("a,1,2\nb,1\n")
+    Path("hole.csv").write_text("a,1.5,\nb,1.5,2.5\n")                  # its first line is not one of names
+    Path("cut.npz").write_bytes(b"PK")
     Path("text.csv").write_text("a,b\nc,d\n")
     np.savez("two.npz", a=values(), b=values())
     Path("v.txt").write_text("")
@@ -200,6 +206,7 @@ def test_files_that_hold_no_vectors_are_named(imported, data):
                                  ("two.npz", ("--ids", "ids.txt"), "a .npy needs --ids"),
                                  ("two.npz", (), r"expected one array \[n, d\] and one of n ids"),
                                  ("v.txt", (), "expected vectors as"),
+                                 ("hole.csv", (), "found ..a., .1.5., ..."), ("cut.npz", (), "does not hold .*BadZipFile"),
                                  ("bad.csv", (), "same number of numbers in each row"), ("text.csv", (), "does not hold vectors"),
                                  ("none.npz", (), "no file none.npz")]:
         with pytest.raises(UserError, match=message):

@@ -28,7 +28,7 @@ from records.split import plan
 from tools.import_features.evaluation_list import evaluation_list
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
-from utils.files import file_hash, new_array, written_beside
+from utils.files import file_hash, new_array, read_lines, written_beside
 from utils.locks import hold
 from utils.origin import save_array, save_origin
 from utils.paths import ROOT
@@ -43,7 +43,7 @@ def read_images(file: Path) -> tuple[np.ndarray, list[str]]:
     """(labels int64 [N], paths) of an images.txt; UserError if its rows are not 0, 1, ... N - 1."""
     if not file.is_file():
         raise UserError(f"no file {file}: expected the path of each image of the record file; make both with tools/make_rec")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(file)
     rows = [line.split("\t") for line in lines[lines[:1] == ["row\tlabel\tperson\tpath"]:]]
     wrong = next((number for number, row in enumerate(rows)
                   if len(row) != 4 or row[0] != str(number) or not row[1].isdecimal()), None)
