@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from records.faces import FaceRecords
 from records.split import split
 from tools.get_feature import denoise_credible, get_avg_feature
 from tools.import_features import import_features
+from tools.make_rec import make_rec
 from utils.errors import UserError
 from utils.locks import hold
 from utils.origin import save_array
@@ -211,6 +213,29 @@ def test_files_that_hold_no_vectors_are_named(imported, data):
                                  ("none.npz", (), "no file none.npz")]:
         with pytest.raises(UserError, match=message):
             imported(file, *flags)
+
+
+def test_a_list_of_another_run_is_refused(imported, data, monkeypatch):
+    """People of equal size exchanged: no label differs, and each person's vectors are still near to each other."""
+    monkeypatch.setattr(sys, "argv", ["x", "--from-rec", "dataset/train.rec", "--out", "again"])
+    make_rec.main()
+    shutil.copy("again/images.txt", "dataset/images.txt")
+    ids = [f"dataset/train.rec:{row + 1}" for row in range(80)]
+    monkeypatch.setattr(sys, "argv", ["x", "v.npz", "--SD", SD, "--dataset", "again", "--feature-save", os.path.abspath("kept")])
+    np.savez("v.npz", vectors=values(), ids=np.array(ids))
+    import_features.main()
+    good = Path("again/images.txt").read_text()
+    exchanged = good.replace("rec:1\n", "rec:?\n").replace("rec:60\n", "rec:1\n").replace("rec:?\n", "rec:60\n")
+    for listed, train in ((exchanged, "again/train"), (good, "dataset/train")):
+        Path("again/images.txt").write_text(listed)
+        for end in (".rec", ".idx"):
+            shutil.copy(f"{train}{end}", f"kept{end}")
+            shutil.copy(f"kept{end}", f"again/train{end}")
+        monkeypatch.setattr(sys, "argv", [*sys.argv[:8], "--force"])
+        with pytest.raises(UserError, match="again/images.txt is not the list that was written with again/train.rec; run tools/"):
+            import_features.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--images", "dataset/images.txt"])
+    import_features.main()
 
 
 def test_ids_of_other_vectors_are_doubted(imported, capsys):

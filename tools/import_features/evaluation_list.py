@@ -46,7 +46,8 @@ def pictures_of(images: Images, file: Path) -> tuple[list[str], np.ndarray]:
     lines = read_lines(file)
     rows = {row[0]: row for line in lines[lines[:1] == [HEADER]:] if len(row := line.split("\t")) == 5 and row[2].isdecimal()}
     numbers = [Path(str(name)).stem for name in images.names]
-    if len(rows) != len(numbers) or any(number not in rows for number in numbers):
+    if len(rows) != len(numbers) or any(rows.get(number, ["", ""])[1] != str(template)
+                                        for number, template in zip(numbers, images.template_ids[images.templates], strict=True)):
         raise UserError(f"{file} lists {len(rows)} images, the landmark file {len(numbers)}, or others; make both again with "
                         f"tools/make_ijb")
     return [rows[number][4] for number in numbers], np.array([int(rows[number][2]) for number in numbers])

@@ -23,6 +23,7 @@ from old_model.names import FEATURE_SAVE, artefact, part_of
 from old_model.present import MISSING, save_present
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
+from records.ordered import LIST, refuse_other_list
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
 from tools.import_features.evaluation_list import evaluation_list
@@ -60,6 +61,8 @@ def images_of(dataset: Path, part: str, file: Path) -> tuple[FaceRecords, np.nda
     UserError if the list does not belong to the record files.
     """
     listed, paths = read_images(file)
+    if file == dataset / LIST:
+        refuse_other_list(dataset / "train.rec")
     records = FaceRecords(dataset / part)
     refuse_other_parts([records.path])
     labels = records.labels()
@@ -197,7 +200,7 @@ def import_training(args: argparse.Namespace) -> None:
     """Write the old features of --SD."""
     target, label_target = (artefact(str(ROOT / args.feature_save), args.SD, kind) for kind in ("feature", "label"))
     refuse_existing(target, args.force)
-    records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
+    records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / LIST)
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
     present = found.rows >= 0
