@@ -154,7 +154,7 @@ def test_people_of_the_training_set_are_noticed(tmp_path, monkeypatch):
     write_people(tmp_path / "train")
     run(monkeypatch, tmp_path / "train", tmp_path / "records", module=make_rec)
     assert same_people(tmp_path / "records", tmp_path / "ijb") == []
-    (tmp_path / "train/p1").rename(tmp_path / "train/q3")
+    (tmp_path / "train/p1").rename(tmp_path / "train/Q3 ")
     run(monkeypatch, tmp_path / "train", tmp_path / "records", "--force", module=make_rec)
     assert same_people(tmp_path / "records", tmp_path / "ijb") == ["q3"]
     assert same_people(tmp_path / "none", tmp_path / "ijb") == []           # data that other programs wrote has no such lists
