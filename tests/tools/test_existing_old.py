@@ -122,6 +122,9 @@ def test_new_models_may_have_other_dimensions_than_the_old_one(data, tmp_path, m
     (["--old", "old.onnx", "L2:old_dim=4"], "old_dim is that of the old model with --old"),
     (["--old", "old.onnx", "old:lr=1"], "settings for old: expected new or one of paragon, MixBCT, L2"),
     (["--old", "gone.onnx"], "no model file gone.onnx"),
+    (["--old", ""], "expected an .onnx file, a .pt file with its network .FILE:NETWORK., or vectors as .npy, .npz, .csv"),
+    (["--old", "vectors.npz:r50", "--old-eval", "eval.npy"], "vectors have no network and no input; leave out what follows vec"),
+    (["--old", "vectors.csv,bgr", "--old-eval", "eval.npy"], "vectors have no network and no input; leave out what follows vec"),
     (["--old", "model.pt"], "expected the network of model.pt after a colon"),
     (["--old", "old.onnx,brg"], "found 'brg'"),
     (["--old", "old.onnx", "--old-missing", "refuse"], "--old-missing belongs to vectors, and --old old.onnx is a model"),
@@ -159,10 +162,13 @@ def vectors(data, tmp_path):
 @pytest.mark.long
 def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch, vectors, capsys):
     """Vectors of other images, too few, of other dimensions than the evaluation's; too few evaluation rows; permuted ids."""
-    out = tmp_path / "out"
+    out, passed = tmp_path / "out", list[tuple]()
     with np.load(data / "vectors.npz") as good:
         values, names = good["vectors"], good["ids"]
-    dry_run(monkeypatch, data, out, *vectors(values, names))
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce, "on_data", lambda steps, *rest: passed.append(rest) or steps)
+        dry_run(patch, data, out, *vectors(values, names))
+    assert (passed[0][0], passed[0][2]) == (data / "records", data / "eval.npy")
     said = capsys.readouterr()
     assert "72 of 72 images have a vector, compared by the path" in said.out and not said.err
     for changed, sentence in (((values, np.array([f"q{row}" for row in range(72)])), "no id of .*changed.npz is the path or"),

@@ -13,11 +13,13 @@ from reproduction_toys import SMALL, recipe
 from toy import write_ijb, write_records
 
 from engine import cost
+from evaluation.protocol import read_images
 from records.faces import FaceRecords
 from records.split import split
 from tools.reproduce import plan, reproduce
 from tools.reproduce.plan import parts_exist, print_plan
 from tools.reproduce.reproduce import all_steps
+from tools.reproduce.steps import Step, on_data
 from utils.errors import UserError
 
 
@@ -93,6 +95,17 @@ def test_the_first_page_is_made_again_of_another_evaluation_set(start, data):
         write_ijb(data / "ijb", subjects)
         pages.append({step.name: step.data for step in start(0, "--seeds", "2")[0]})
     assert [name for name in pages[0] if pages[0][name] != pages[1][name]] == ["first"]
+
+
+def test_the_first_page_is_made_again_of_other_embeddings_of_the_old_model(data):
+    steps, found = [Step("first", []), Step("L2", [])], set()
+    images, file = read_images(data / "ijb", "IJBC"), data / "eval.npy"
+    for embeddings in (b"", b"one", b"two"):
+        file.write_bytes(embeddings)
+        first, other = on_data(steps, data / "records", images, file if embeddings else None)
+        found.add(first.data)
+        assert other.data == FaceRecords(data / "records/train").fingerprint()
+    assert len(found) == 3
 
 
 def test_records_are_split_again_if_a_part_is_gone(start, data):

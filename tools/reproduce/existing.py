@@ -22,6 +22,7 @@ from utils.paths import ROOT
 SCENARIO = "EXclass"            # what the old model saw is not known, and the new one sees all images
 SD = "old_class100"
 VECTORS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
+MODELS = (".onnx", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,11 @@ def existing_old(args: argparse.Namespace) -> ExistingOld | None:
         raise UserError("embedding_size is that of the old model with --old; for other dimensions of the new models give "
                         "new:embedding_size=N")
     version = Version.parse_file("old", args.old, f"--old {args.old}")
-    return of_vectors(args, Path(version.file)) if version.file.lower().endswith(VECTORS) else of_model(args, version)
+    if not version.file.lower().endswith(VECTORS):
+        return of_model(args, version)
+    if version.network or version.words:
+        raise UserError(f"--old {args.old}: vectors have no network and no input; leave out what follows {version.file}")
+    return of_vectors(args, Path(version.file))
 
 
 def options_of_vectors(args: argparse.Namespace) -> list[str]:
@@ -130,6 +135,9 @@ def of_model(args: argparse.Namespace, version: Version) -> ExistingOld:
     """The old model in a model file, which is opened."""
     if given := options_of_vectors(args):
         raise UserError(f"{given[0]} belongs to vectors, and --old {args.old} is a model, which embeds all images; leave it out")
+    if version.network is None and not version.file.lower().endswith(MODELS):
+        raise UserError(f"--old {args.old}: expected an .onnx file, a .pt file with its network (FILE:NETWORK), or vectors as "
+                        f"{', '.join(VECTORS)}")
     model = version.open(argparse.Namespace(devices=[torch.device("cpu")], fp16=False, pixel_scale=127.5))
     text = str(Path(version.file).resolve()) + (f":{version.network}" if version.network else "") + (
         f",{version.words}" if version.words else "")

@@ -158,9 +158,9 @@ def method_names(text: str) -> dict[str, str]:
 def split_setting(text: str) -> tuple[str, str]:
     """(prefix, KEY=VALUE) of [PREFIX:]KEY=VALUE; values may hold colons."""
     key, equals, _ = text.partition("=")
-    if not equals:
-        raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
     prefix, colon, key = key.rpartition(":")
+    if not equals or colon and not prefix:
+        raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
     if key in SET_HERE:
         raise UserError(f"expected a setting other than {', '.join(SET_HERE)}, found '{text}'; use --records and --out")
     return prefix, text[len(prefix) + len(colon):]
@@ -281,7 +281,7 @@ def main() -> None:
               f"{', ...' if len(both) > 5 else ''}; if they are the same people, the figures are not those of people who are new "
               f"to the models: make the evaluation set from others", file=sys.stderr)
     steps = all_steps([recipe, *(Recipe(args, number) for number in range(2, args.seeds + 1))], launcher)
-    steps = on_data(steps, args.records, read_images(args.ijb, args.subset))
+    steps = on_data(steps, args.records, read_images(args.ijb, args.subset), args.existing and args.existing.evaluation)
     refuse_other_settings(steps, recipe.out)
     if args.dry_run:
         for step in steps:

@@ -18,7 +18,7 @@ from records.recordio import RecordReader
 from tools.reproduce.commands import Commands
 from utils.command_line import make_folder
 from utils.errors import UserError
-from utils.files import disk_errors, write_text
+from utils.files import disk_errors, file_hash, write_text
 from utils.locks import hold_folder
 from utils.paths import ROOT
 
@@ -142,9 +142,13 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     print(f"== all done: {time.monotonic() - begin:.0f} s since the start", flush=True)
 
 
-def on_data(steps: list[Step], records: Path, evaluated: Images) -> list[Step]:
-    """The steps with the fingerprint of what each works on: the first page of ``evaluated``, all others of train.rec."""
-    train, images = RecordReader(records / "train").fingerprint(), evaluated.fingerprint()
+def on_data(steps: list[Step], records: Path, evaluated: Images, embeddings: Path | None) -> list[Step]:
+    """The steps with the fingerprint of what each works on: train.rec, or for the first page ``evaluated``.
+
+    embeddings: of an old model that exists, of ``evaluated``; None if it embeds them itself.
+    """
+    train = RecordReader(records / "train").fingerprint()
+    images = evaluated.fingerprint() + (file_hash([embeddings]) if embeddings else "")
     return [replace(step, data=images if step.name == "first" else train) for step in steps]
 
 
