@@ -11,7 +11,7 @@ import pytest
 from toy import write_records
 
 from old_model import vectors
-from old_model.features import OldFeatures, classes_left_out, load_labels
+from old_model.features import OldFeatures, classes_left_out, load_credible, load_labels, load_prototypes
 from records.faces import FaceRecords
 from records.split import split
 from tools.get_feature import denoise_credible, get_avg_feature
@@ -300,7 +300,15 @@ def test_images_without_a_vector_are_left_out_if_asked(imported, data, capsys, m
 
     file = Path(f"kept/EXclass/{SD}_feature.npy")
     assert OldFeatures(file, images=len(ids), dim=DIM).present.tolist() == present.tolist()
+    readers = [lambda: load_credible(file.with_name(f"{SD}_credible_ratio_90_feature.npy"), images=len(ids)),
+               lambda: load_prototypes(file.with_name(f"{SD}_avg_feature.npy"), images=len(ids), num_classes=len(COUNTS), dim=DIM,
+                                       classes=slice(None))]
+    for read in readers:
+        read()
     imported("v.npz", "--force", rows=wanted, ids=ids)                      # all are there now: the marks are gone
+    for read in readers:
+        with pytest.raises(UserError, match=f"was computed from other features than {SD}_feature.npy holds now; make it again"):
+            read()
     assert OldFeatures(file, images=len(ids), dim=DIM).present is None
     save_array(Path(f"kept/EXclass/{SD}_present.npy"), present, {"features": "of others"})
     with pytest.raises(UserError, match="_present.npy belongs to other features than"):
