@@ -1,14 +1,15 @@
 """Photographs of people as the input of make_rec and make_ijb: their common options, and the people that can be used."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from evaluation.align import target
 from evaluation.detect import CHOICES, Detector, Face
-from records.folders import ALBUM, Check, Picture, Rejected, Tree, checksum, read_tree, shown
-from records.left_out import refuse_bad
+from records.folders import ALBUM, Check, Picture, Rejected, Tree, alike, checksum, read_tree, shown
+from records.left_out import EXAMPLES, refuse_bad
 from records.pictures import pixels
 from utils.command_line import at_least
 from utils.errors import UserError
@@ -59,6 +60,10 @@ def read_people(args: argparse.Namespace) -> Tree:
                     "FILE.onnx if they are photographs",
         ALBUM: f"give --albums if all pictures below a person's folder are of that person, or give such a folder as FOLDER "
                f"({shown(first)}) if the folders in it are people"})
+    if groups := alike(tree.people):
+        names = "; ".join(shown(" and ".join(group)) for group in groups[:EXAMPLES]) + "; ..." * (len(groups) > EXAMPLES)
+        print(f"warning: names of people that differ only in upper and lower case, spaces or accents: {names}; they count as "
+              f"different people: if they are one, put the pictures into one folder", file=sys.stderr)
     return tree
 
 

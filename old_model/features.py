@@ -142,6 +142,7 @@ def load_credible(path: Path, *, images: int, records: str | None = None, model:
         raise UserError(f"{path} holds {describe(mask)}, expected bool [{images}] (one mark per training image); "
                         f"make it again with: {command}")
     check_origin(path, command, records=records, model=model)
+    check_features(path, command)
     return torch.from_numpy(np.array(mask))
 
 
@@ -175,7 +176,25 @@ def load_prototypes(path: Path, *, images: int, num_classes: int, dim: int, clas
                         f"of the new model); make it for this set with: {command}, and leave "
                         f"config.num_classes unset")
     check_origin(path, command, images=images, records=records, model=model)
+    check_features(path, command)
     return F.normalize(torch.from_numpy(np.array(prototypes[classes], np.float32)))
+
+
+def origin_from(features: Path) -> dict:
+    """The origin of an array that is computed from the features in a file: theirs, and their checksum."""
+    origin = load_origin(features)
+    return origin | {"features": origin.get("sha256")}
+
+
+def check_features(path: Path, command: str) -> None:
+    """UserError if the array was computed from other features than those that are next to it now, as far as is known.
+
+    Features of the same model and images can differ, by the input that the model was given or by the list of the images.
+    """
+    features = path.with_name(f"{sd_of(path)}_feature.npy")
+    before, now = load_origin(path).get("features"), load_origin(features).get("sha256")
+    if None not in (before, now) and before != now:
+        raise UserError(f"{path} was computed from other features than {features.name} holds now; make it again with: {command}")
 
 
 def classes_left_out(path: Path) -> int:

@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.origin import describe, load_array, load_origin, save_array
 
 Rows = np.ndarray | ChosenRows
+MISSING = ("refuse", "leave-out")       # what a command can do about images without a vector
 
 
 def present_file(features: Path) -> Path:

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
+from old_model.features import ROWS_LOOKED_AT, refuse_codes
 from utils.arrays import one_line, open_npy, read_npz
 from utils.errors import UserError
+from utils.files import read_lines
 
 EXAMPLES = 5        # names in a message
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """values: float or int8 [n, d], maybe memory-mapped; ids: n texts."""
+    """values: float [n, d], maybe memory-mapped; ids: n texts."""
 
     values: np.ndarray
     ids: list[str]
@@ -55,16 +57,29 @@ def read_vectors(file: Path, ids: Path | None) -> Vectors:
         raise UserError(f"{file}: a .npy needs --ids FILE.txt, one id a line; the other kinds have their own ids")
     try:
         values, names = readers[suffix](file, ids) if ids else readers[suffix](file)        # type: ignore[operator]
-    except (ValueError, OSError, KeyError, csv.Error) as error:
+    except (ValueError, OSError, KeyError, csv.Error, zipfile.BadZipFile) as error:
         raise UserError(f"{file} does not hold vectors with ids ({one_line(error)}); export it again") from error
-    if values.ndim != 2 or values.dtype.kind not in "fi" or values.dtype.kind == "i" and values.dtype != np.int8:
-        raise UserError(f"{file} holds {values.dtype} {list(values.shape)}; expected vectors [n, d] of floats or int8")
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise UserError(f"{file} holds {values.dtype} {list(values.shape)}; expected vectors [n, d] of floats")
     if len(values) != len(names):
         raise UserError(f"{file} has {len(values)} vectors and {len(names)} ids; expected one id for each vector")
     empty = sum(not name for name in names)
     if empty:
         raise UserError(f"{empty} of the {len(names)} ids of {ids or file} are empty; give each vector an id")
+    refuse_codes(file, values, "the old model")
+    refuse_labels(file, values)
     return Vectors(values, [cleaned(name) for name in names])
+
+
+def refuse_labels(file: Path, values: np.ndarray) -> None:
+    """UserError if one column of the vectors holds whole numbers only and others do not: it would change all angles."""
+    some = np.asarray(values[np.linspace(0, len(values) - 1, min(len(values), ROWS_LOOKED_AT)).astype(np.int64)])
+    columns = np.flatnonzero((some == np.floor(some)).all(0) & some.any(0))
+    if len(columns):
+        column = some[:, columns[0]]
+        raise UserError(f"column {columns[0] + 1} of the {values.shape[1]} numbers of each vector in {file} holds whole numbers, "
+                        f"from {column.min():g} to {column.max():g}, and others do not: it is a label or the number of a row; "
+                        f"export only the id and the vector")
 
 
 def cleaned(name: str) -> str:
@@ -73,7 +88,7 @@ def cleaned(name: str) -> str:
 
 
 def read_array(file: Path, ids: Path) -> tuple[np.ndarray, list[str]]:
-    return open_npy(file), ids.read_text(encoding="utf-8").splitlines()
+    return open_npy(file), read_lines(ids)
 
 
 def read_archive(file: Path) -> tuple[np.ndarray, list[str]]:
@@ -91,7 +106,7 @@ def read_archive(file: Path) -> tuple[np.ndarray, list[str]]:
 def read_table(file: Path) -> tuple[np.ndarray, list[str]]:
     with open(file, newline="", encoding="utf-8-sig") as lines:
         rows = [row for row in csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",") if row]
-    if rows and not is_numbers(rows[0]):
+    if rows and not any(cell.startswith("[") or is_numbers(["", cell]) for cell in rows[0][1:]):        # a line of names
         rows = rows[1:]
     wrong = next((row for row in rows if not is_numbers(row) or len(row) != len(rows[0])), None)
     if not rows or wrong is not None:

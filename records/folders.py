@@ -7,8 +7,9 @@ import hashlib
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,10 +49,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be used; ``checksum``: of its file; ``found``: what the check of its pixels gave."""
+    """A picture that can be used; ``checksum``: of its file; ``pixels``: their checksum; ``found``: what their check gave."""
 
     path: Path
     checksum: bytes
+    pixels: bytes
     found: Any
 
 
@@ -78,7 +80,7 @@ Check = Callable[[bytes, np.ndarray], Any]      # (bytes of the file, pixels BGR
 
 
 def read_tree(folder: Path, check: Check, albums: bool = False, threads: int | None = None) -> Tree:
-    """Everything in ``folder``, looked at once: names, then the content of each picture, then pictures that occur twice.
+    """Everything in ``folder``, looked at once: names, then the content of each picture, then equal pictures.
 
     albums: pictures in folders inside a person's folder are that person's, too.  threads: number of them that call
     ``check`` (None: one per core).  UserError if there is no such folder.
@@ -98,7 +100,7 @@ def read_tree(folder: Path, check: Check, albums: bool = False, threads: int | N
                     tree.left_out.append(result)
                 else:
                     tree.people[name].append(result)
-                    digests.setdefault(result.checksum, []).append((name, path))
+                    digests.setdefault(result.pixels, []).append((name, path))
                 bar.update()
     leave_out_copies(tree, digests)
     for name in [name for name, pictures in tree.people.items() if not pictures]:
@@ -207,6 +209,19 @@ def bad_name(name: str) -> str:
     return "name with a tab, a line break or another control character" if CONTROL.search(name) else ""
 
 
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """The names of people that differ only in upper and lower case, in spaces, or in how their accents are encoded, by group."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(spelling(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def spelling(name: str) -> str:
+    """What two spellings of a name have in common."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
 def shown(path: Path | str) -> str:
     """A name for the terminal and for lists: what is not UTF-8 or not printable is escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -222,7 +237,7 @@ def head_of(path: Path) -> bytes:
         return b"\xff\xd8\xff"      # looked at again with the pictures
 
 
-def checksum(data: bytes) -> bytes:
+def checksum(data: bytes | memoryview) -> bytes:
     """The first 16 bytes of sha256."""
     return hashlib.sha256(data).digest()[:16]
 
@@ -242,7 +257,7 @@ def look(path: Path, check: Check) -> Picture | LeftOut:
             return LeftOut(path, "not a picture", path.suffix.lower())
         return LeftOut(path, "is not an image that OpenCV can decode", str(error), bad=True)
     try:
-        return Picture(path, checksum(data), check(data, image))
+        return Picture(path, checksum(data), checksum(np.ascontiguousarray(image).data), check(data, image))
     except Rejected as reason:
         return LeftOut(path, *reason.args)
 

@@ -9,12 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from records.faces import MAX_LABEL, FaceRecords
-from records.recordio import RecordWriter, pack
+from records.recordio import RecordReader, RecordWriter, pack
 from utils.command_line import make_folder
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import file_hash, write_text
 from utils.locks import hold_folder
+from utils.origin import load_origin
 
+LIST = "images.txt"         # row, label, person, path of each image; written with train.rec, whose .json has its checksum
 AHEAD = 256                 # images that the kernel is asked for at once
 SECONDS_FOR_LOCK = 5        # that a writer waits for another that is about to end
 
@@ -110,8 +112,23 @@ def write_ordered(source: Path, out: Path, force: bool) -> None:
                 writer.write(total + 1 + label, pack(first[label:label + 2], b"", total + 1 + label, 0))
             write_text(out / "property", f"{people},{faces.image_size},{faces.image_size}\n")
             write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))
-            write_text(out / "images.txt", "".join(lines))
+            writer.about = list_images(out, lines)
     print(f"{target}: {total} images of {people} identities; {ordered.changed or 'nothing was out of order'}")
+
+
+def list_images(out: Path, rows: list[str]) -> dict:
+    """Write <out>/images.txt; what the .json of the record file says about it.  rows: with the line of names."""
+    write_text(out / LIST, "".join(rows))
+    return {LIST: file_hash([out / LIST])}
+
+
+def refuse_other_list(train: Path) -> None:
+    """UserError if images.txt next to the record file ``train`` is not the list that was written with it, as far as is known."""
+    about, file = load_origin(train), train.with_name(LIST)
+    if LIST in about and (about[LIST] != file_hash([file]) or train.is_file()
+                          and about.get("records") != RecordReader(train).fingerprint()):
+        raise UserError(f"{file} is not the list that was written with {train}; run tools/make_rec again, or give a list that is "
+                        f"right as --images FILE")
 
 
 def names_of(ordered: Ordered) -> list[str]:

@@ -48,6 +48,14 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, with a byte order mark or without; UserError for other bytes."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text in UTF-8 ({error}); save it in UTF-8") from error
+
+
 def put_in_place(part: Path, path: Path) -> None:
     """Rename ``part`` to ``path`` after its bytes have reached the disk: a power cut leaves the old file or the new one."""
     to_disk(part)

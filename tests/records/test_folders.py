@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from photo_toys import encoded, face, turned, write_people
 
-from records.folders import LOOSE, Rejected, Tree, read_tree
+from records.folders import LOOSE, Rejected, Tree, alike, read_tree
 from records.pictures import is_turned, pixels, upright_jpeg
 
 
@@ -277,6 +277,20 @@ def test_a_picture_of_two_people_is_of_nobody(people):
     (people / "p1/9.jpg").write_bytes((people / "p0/0.jpg").read_bytes())
     tree = read(people)
     assert set(left(tree, bad=True)) == {"p0/0.jpg", "p1/9.jpg"} and names(tree)["p0"] == PLAIN["p0"][1:]
+
+
+def test_equal_pixels_are_the_same_picture(people):
+    """Whatever the tags, the format and the name of the file."""
+    jpeg = (people / "p0/0.jpg").read_bytes()
+    (people / "p1/9.jpg").write_bytes(turned(jpeg, 1))
+    (people / "p2/9.png").write_bytes(encoded(pixels((people / "p2/0.jpg").read_bytes()), ".png"))
+    tree = read(people)
+    assert set(left(tree, bad=True)) == {"p0/0.jpg", "p1/9.jpg"} and set(left(tree, bad=False)) == {"p2/9.png"}
+
+
+def test_names_that_are_spelt_alike():
+    names = ["Zo\u00eb", "ann lee", "Ann  Lee ", "Zoe", "Zoe\u0308", "anne lee", "ANN LEE"]
+    assert alike(names) == [["Zo\u00eb", "Zoe\u0308"], ["ann lee", "Ann  Lee ", "ANN LEE"]] and alike(["a", "b"]) == []
 
 
 # orientation

@@ -28,7 +28,7 @@ def test_command_line(tmp_path):
     assert mask.tolist() == slow_credible(rows, labels, 0.29, True)
     origin = json.loads((folder / "f5_r18_arc_class70_credible_ratio_29_feature.json").read_text())
     sums = {key: origin.pop(key) for key in ("bytes", "quick", "sha256")}
-    assert origin == {"model": "m", "records": "r", "T": 0.29, "column_norm": True}
+    assert origin == {"model": "m", "records": "r", "features": None, "T": 0.29, "column_norm": True}
     written = (folder / "f5_r18_arc_class70_credible_ratio_29_feature.npy").read_bytes()
     assert (sums["bytes"], sums["sha256"]) == (len(written), hashlib.sha256(written).hexdigest())
     assert command(tmp_path, "get_avg_feature.py", "--SD", "f5_r18_arc_class70").returncode == 0

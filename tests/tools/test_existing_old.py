@@ -97,7 +97,8 @@ def test_the_commands_with_vectors(data, tmp_path, monkeypatch):
                   f"{data}/eval.npy")
     assert found["old_features"].command == [
         sys.executable, "tools/import_features/import_features.py", f"{data}/vectors.npy", "--ids", f"{data}/ids.txt",
-        "--dataset", f"{data}/records", "--SD", "old_class100", "--feature-save", f"{tmp_path}/feature_save", "--force"]
+        "--dataset", f"{data}/records", "--SD", "old_class100", "--feature-save", f"{tmp_path}/feature_save", "--missing",
+        "refuse", "--force"]
     page = found["compare"].command
     assert page[page.index("--old") + 1] == f"old={data}/eval.npy" and f"embedding_size={DIM}" in found["L2"].command
 
@@ -121,8 +122,13 @@ def test_new_models_may_have_other_dimensions_than_the_old_one(data, tmp_path, m
     (["--old", "old.onnx", "L2:old_dim=4"], "old_dim is that of the old model with --old"),
     (["--old", "old.onnx", "old:lr=1"], "settings for old: expected new or one of paragon, MixBCT, L2"),
     (["--old", "gone.onnx"], "no model file gone.onnx"),
+    (["--old", ""], "expected an .onnx file, a .pt file with its network .FILE:NETWORK., or vectors as .npy, .npz, .csv"),
+    (["--old", "vectors.npz:r50", "--old-eval", "eval.npy"], "vectors have no network and no input; leave out what follows vec"),
+    (["--old", "vectors.csv,bgr", "--old-eval", "eval.npy"], "vectors have no network and no input; leave out what follows vec"),
     (["--old", "model.pt"], "expected the network of model.pt after a colon"),
     (["--old", "old.onnx,brg"], "found 'brg'"),
+    (["--old", "old.onnx", "--old-missing", "refuse"], "--old-missing belongs to vectors, and --old old.onnx is a model"),
+    (["--old-missing", "refuse"], "--old-missing belongs to an old model that exists; give --old, too"),
     (["--old-eval", "eval.npy"], "--old-eval belongs to an old model that exists; give --old, too")])
 def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch, more, sentence):
     monkeypatch.chdir(data)
@@ -156,17 +162,22 @@ def vectors(data, tmp_path):
 @pytest.mark.long
 def test_a_dry_run_names_what_would_fail_after_hours(data, tmp_path, monkeypatch, vectors, capsys):
     """Vectors of other images, too few, of other dimensions than the evaluation's; too few evaluation rows; permuted ids."""
-    out = tmp_path / "out"
+    out, passed = tmp_path / "out", list[tuple]()
     with np.load(data / "vectors.npz") as good:
         values, names = good["vectors"], good["ids"]
-    dry_run(monkeypatch, data, out, *vectors(values, names))
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce, "on_data", lambda steps, *rest: passed.append(rest) or steps)
+        dry_run(patch, data, out, *vectors(values, names))
+    assert (passed[0][0], passed[0][2]) == (data / "records", data / "eval.npy")
     said = capsys.readouterr()
     assert "72 of 72 images have a vector, compared by the path" in said.out and not said.err
     for changed, sentence in (((values, np.array([f"q{row}" for row in range(72)])), "no id of .*changed.npz is the path or"),
-                              ((values[1:], names[1:]), "1 of 72 images have no vector in .*changed.npz"),
+                              ((values[1:], names[1:]), "1 of 72 images have no vector in .*npz.* give --old-missing leave-out"),
                               ((np.c_[values, values], names), r"eval.npy holds \[48, 8\]; expected .* \[48, 16\]")):
         with pytest.raises(UserError, match=sentence):
             dry_run(monkeypatch, data, out, *vectors(*changed))
+    dry_run(monkeypatch, data, out, *vectors(values[1:], names[1:]), "--old-missing", "leave-out")
+    assert "1 images take part in training without the old side's term" in capsys.readouterr().out
     np.save(tmp_path / "short.npy", np.zeros((47, DIM), np.float32))
     with pytest.raises(UserError, match=r"short.npy holds \[47, 8\]"):
         dry_run(monkeypatch, data, out, *vectors(values, names)[:3], str(tmp_path / "short.npy"))

@@ -64,11 +64,13 @@ def test_an_evaluation_image_without_vector_and_permuted_vectors(evaluation, cap
 
 
 def test_a_list_of_other_images_is_refused(evaluation, tmp_path):
-    for other in ("", "49\t25\t8\tq\tq8/1.jpg\n"):                 # one image less; another one in its place
+    others = {"one less": "", "another": "49\t25\t8\tq\tq8/1.jpg\n", "no subject": "1\t1\tZoe\tq\tq0/49.jpg\n",
+              "another template": "1\t2\t0\tq\tq0/49.jpg\n"}
+    for (_, other), lines in zip(others.items(), (47, 48, 47, 48), strict=True):
         evaluation(PICTURES, "--force")
         file = tmp_path / "ijb/images.txt"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]) + other)
-        with pytest.raises(UserError, match=f"lists {47 + bool(other)} images, the landmark file 48, or others; make both again"):
+        with pytest.raises(UserError, match=f"lists {lines} images, the landmark file 48, or others; make both again"):
             evaluation(PICTURES, "--force", listed=False)
 
 

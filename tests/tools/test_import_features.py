@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from toy import write_records
 
 from old_model import vectors
-from old_model.features import OldFeatures, classes_left_out, load_labels
+from old_model.features import OldFeatures, classes_left_out, load_credible, load_labels, load_prototypes
 from records.faces import FaceRecords
 from records.split import split
 from tools.get_feature import denoise_credible, get_avg_feature
 from tools.import_features import import_features
+from tools.make_rec import make_rec
 from utils.errors import UserError
 from utils.locks import hold
 from utils.origin import save_array
@@ -95,7 +97,7 @@ def test_every_kind_of_file_gives_the_same_rows(imported, data):
     wanted, ids = values(), [paths()[row] for row in ORDER]
     shuffled = wanted[ORDER]
     np.save("v.npy", shuffled)
-    Path("ids.txt").write_text("\n".join(ids) + "\n")
+    Path("ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8-sig")         # Notepad's byte order mark
     cells = [[repr(float(number)) for number in row] for row in shuffled]
     Path("v.csv").write_text("id," + ",".join(f"d{k}" for k in range(DIM)) + "\n"
                              + "".join(f"{name},{','.join(row)}\n" for name, row in zip(ids, cells, strict=True)))
@@ -108,8 +110,6 @@ def test_every_kind_of_file_gives_the_same_rows(imported, data):
         assert np.array_equal(imported(file, "--force", *flags)[0], wanted), file
     half = imported("h.npz", "--force", rows=shuffled.astype(np.float16), ids=ids)[0]
     assert half.dtype == np.float32 and np.array_equal(half, wanted.astype(np.float16))
-    scaled = (shuffled * 20).astype(np.int8)
-    assert np.array_equal(imported("i.npz", "--force", rows=scaled, ids=ids)[0][ORDER], scaled)
     unit = shuffled / np.linalg.norm(shuffled, axis=1, keepdims=True)
     imported("u.npz", "--force", rows=unit, ids=ids)
     assert json.loads(Path(f"kept/EXclass/{SD}_feature.json").read_text())["normalised"] is True
@@ -177,7 +177,11 @@ def test_what_does_not_fit_is_refused(imported, data):
     broken = wanted.copy()
     broken[70] = 1e30               # its square is too large for float32
     refused("1 vectors of v.npz have NaN", broken)
-    refused(r"holds uint8 \[80, 12\]; expected vectors \[n, d\] of floats or int8", wanted.astype(np.uint8))
+    refused(r"holds bool \[80, 12\]; expected vectors \[n, d\] of floats", wanted > 0)
+    for codes in ((wanted * 20).astype(np.int8), np.round(wanted * 20)):
+        refused(r"with whole numbers only, .* for codes, .codes.astype.np.float32. - offset. \* scale", codes)
+    zeros_and_labels = np.c_[wanted * 0, np.repeat(range(10), COUNTS), wanted]
+    refused("column 13 of the 25 numbers of each vector in v.npz holds whole numbers, from 0 to 9, and others", zeros_and_labels)
     refused(r"has 79 vectors and 80 ids", wanted[:-1])
     refused("1 of the 80 ids of v.npz are empty", wanted, ["", *ids[1:]])
     refused("must end in one of", sd="f12_theirs")
@@ -185,6 +189,8 @@ def test_what_does_not_fit_is_refused(imported, data):
     refused("images.txt lists 79 images for .*train.rec, which has 80")
     (data / "dataset/images.txt").write_text("0\t0\tp\ta.jpg\n2\t0\tp\tb.jpg\n")
     refused("numbered from 0; found '2")
+    (data / "dataset/images.txt").write_bytes("0\t0\tJosé\ta.jpg\n".encode("latin-1"))
+    refused("images.txt is not a text in UTF-8 .*; save it in UTF-8")
     (data / "dataset/images.txt").unlink()
     refused("no file dataset/images.txt: expected the path of each image")
 
@@ -193,6 +199,8 @@ def test_files_that_hold_no_vectors_are_named(imported, data):
     np.save("v.npy", values())
     Path("ids.txt").write_text("\n".join(paths()))
     Path("bad.csv").write_text("a,1,2\nb,1\n")
+    Path("hole.csv").write_text("a,1.5,\nb,1.5,2.5\n")                  # its first line is not one of names
+    Path("cut.npz").write_bytes(b"PK")
     Path("text.csv").write_text("a,b\nc,d\n")
     np.savez("two.npz", a=values(), b=values())
     Path("v.txt").write_text("")
@@ -200,10 +208,34 @@ def test_files_that_hold_no_vectors_are_named(imported, data):
                                  ("two.npz", ("--ids", "ids.txt"), "a .npy needs --ids"),
                                  ("two.npz", (), r"expected one array \[n, d\] and one of n ids"),
                                  ("v.txt", (), "expected vectors as"),
+                                 ("hole.csv", (), "found ..a., .1.5., ..."), ("cut.npz", (), "does not hold .*BadZipFile"),
                                  ("bad.csv", (), "same number of numbers in each row"), ("text.csv", (), "does not hold vectors"),
                                  ("none.npz", (), "no file none.npz")]:
         with pytest.raises(UserError, match=message):
             imported(file, *flags)
+
+
+def test_a_list_of_another_run_is_refused(imported, data, monkeypatch):
+    """People of equal size exchanged: no label differs, and each person's vectors are still near to each other."""
+    monkeypatch.setattr(sys, "argv", ["x", "--from-rec", "dataset/train.rec", "--out", "again"])
+    make_rec.main()
+    shutil.copy("again/images.txt", "dataset/images.txt")
+    ids = [f"dataset/train.rec:{row + 1}" for row in range(80)]
+    monkeypatch.setattr(sys, "argv", ["x", "v.npz", "--SD", SD, "--dataset", "again", "--feature-save", os.path.abspath("kept")])
+    np.savez("v.npz", vectors=values(), ids=np.array(ids))
+    import_features.main()
+    good = Path("again/images.txt").read_text()
+    exchanged = good.replace("rec:1\n", "rec:?\n").replace("rec:60\n", "rec:1\n").replace("rec:?\n", "rec:60\n")
+    for listed, train in ((exchanged, "again/train"), (good, "dataset/train")):
+        Path("again/images.txt").write_text(listed)
+        for end in (".rec", ".idx"):
+            shutil.copy(f"{train}{end}", f"kept{end}")
+            shutil.copy(f"kept{end}", f"again/train{end}")
+        monkeypatch.setattr(sys, "argv", [*sys.argv[:8], "--force"])
+        with pytest.raises(UserError, match="again/images.txt is not the list that was written with again/train.rec; run tools/"):
+            import_features.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--images", "dataset/images.txt"])
+    import_features.main()
 
 
 def test_ids_of_other_vectors_are_doubted(imported, capsys):
@@ -268,7 +300,15 @@ def test_images_without_a_vector_are_left_out_if_asked(imported, data, capsys, m
 
     file = Path(f"kept/EXclass/{SD}_feature.npy")
     assert OldFeatures(file, images=len(ids), dim=DIM).present.tolist() == present.tolist()
+    readers = [lambda: load_credible(file.with_name(f"{SD}_credible_ratio_90_feature.npy"), images=len(ids)),
+               lambda: load_prototypes(file.with_name(f"{SD}_avg_feature.npy"), images=len(ids), num_classes=len(COUNTS), dim=DIM,
+                                       classes=slice(None))]
+    for read in readers:
+        read()
     imported("v.npz", "--force", rows=wanted, ids=ids)                      # all are there now: the marks are gone
+    for read in readers:
+        with pytest.raises(UserError, match=f"was computed from other features than {SD}_feature.npy holds now; make it again"):
+            read()
     assert OldFeatures(file, images=len(ids), dim=DIM).present is None
     save_array(Path(f"kept/EXclass/{SD}_present.npy"), present, {"features": "of others"})
     with pytest.raises(UserError, match="_present.npy belongs to other features than"):

@@ -14,6 +14,7 @@ from tools.make_ijb import make_ijb
 from tools.make_rec import make_rec
 from tools.reproduce.plan import same_people
 from utils.errors import UserError
+from utils.locks import hold_folder
 
 
 def run(monkeypatch, folder: Path, out: Path, *options, size: int | None = 16, module=make_ijb) -> None:
@@ -130,7 +131,20 @@ def test_an_evaluation_set_is_not_replaced_without_force(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="IJBC exists; give another --out, or --force"):
         run(monkeypatch, tmp_path / "in", tmp_path / "out")
     run(monkeypatch, tmp_path / "in", tmp_path / "out", "--force", "--seed", 3)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["IJBC", "images.txt"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["IJBC", "images.txt", "lock"]
+
+
+def test_two_runs_at_once_are_refused_and_a_stopped_one_leaves_no_list_of_other_images(tmp_path, monkeypatch):
+    people(tmp_path / "in")
+    run(monkeypatch, tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out/images.txt").read_text()
+    monkeypatch.setattr(make_ijb, "SECONDS_FOR_LOCK", 0)
+    with hold_folder(tmp_path / "out", "", 0), pytest.raises(UserError, match="another process writes to .*/out; wait until"):
+        run(monkeypatch, tmp_path / "in", tmp_path / "out", "--force")
+    monkeypatch.setattr(make_ijb, "write_text", lambda *_: sys.exit(3))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / "in", tmp_path / "out", "--force")
+    assert before and not (tmp_path / "out/images.txt").exists() and (tmp_path / "out/IJBC").is_dir()
 
 
 def test_people_of_the_training_set_are_noticed(tmp_path, monkeypatch):
@@ -140,7 +154,7 @@ def test_people_of_the_training_set_are_noticed(tmp_path, monkeypatch):
     write_people(tmp_path / "train")
     run(monkeypatch, tmp_path / "train", tmp_path / "records", module=make_rec)
     assert same_people(tmp_path / "records", tmp_path / "ijb") == []
-    (tmp_path / "train/p1").rename(tmp_path / "train/q3")
+    (tmp_path / "train/p1").rename(tmp_path / "train/Q3 ")
     run(monkeypatch, tmp_path / "train", tmp_path / "records", "--force", module=make_rec)
     assert same_people(tmp_path / "records", tmp_path / "ijb") == ["q3"]
     assert same_people(tmp_path / "none", tmp_path / "ijb") == []           # data that other programs wrote has no such lists

@@ -13,7 +13,7 @@ from records.faces import FaceRecords
 from utils.errors import UserError
 from utils.paths import ROOT
 
-RESULTS = ["identities.txt", "images.txt", "lock", "property", "train.idx", "train.rec"]
+RESULTS = ["identities.txt", "images.txt", "lock", "property", "train.idx", "train.json", "train.rec"]
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_images_txt_names_each_row(people, tmp_path, monkeypatch):
         assert int(row) == i and int(label) == made.labels()[i] and names[label] == person == Path(path).parts[0]
         assert made.jpeg(i) == (people / path).read_bytes()
     assert sorted(files(tmp_path / "out")) == RESULTS
+
+
+def test_a_person_in_two_spellings_is_noticed(people, tmp_path, monkeypatch, capsys):
+    run_make_rec(monkeypatch, people, tmp_path / "out")
+    assert "warning" not in capsys.readouterr().err
+    (people / "p2").rename(people / "P1")
+    run_make_rec(monkeypatch, people, tmp_path / "out", "--force")
+    assert "differ only in upper and lower case, spaces or accents: P1 and p1; they" in capsys.readouterr().err
 
 
 def test_shuffle_is_an_order_of_people(people, tmp_path, monkeypatch):
@@ -76,7 +84,7 @@ def test_dirt_changes_nothing_but_the_list(people, tmp_path, monkeypatch, capsys
     lines = [line.split("\t") for line in made.pop("left_out.txt").decode().splitlines()]
     clean = files(tmp_path / "clean")
     paths = made.pop("images.txt").replace(b"0 (1).jpg", b"0.jpg")      # of the two equal files the first by name is used
-    assert paths == clean.pop("images.txt") and made == clean
+    assert paths == clean.pop("images.txt") and made.pop("train.json") != clean.pop("train.json") and made == clean
     assert {Path(path).relative_to(people).as_posix() for path, _ in lines} == {
         ".cache", "__MACOSX", "p1/@eaDir", "p1/x.jpg", "Thumbs.db", "notes.txt", "beside.jpg", "p0/desktop.ini", "p0/._0.jpg",
         "p2/0.jpg", "nobody"}

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_other_settings_are_refused_if_an_epoch_would_be_lost(shell):
     assert shell.fails(order) == ["BCT resume=True"]
     shutil.rmtree(training.makes.parent)
     assert shell.fails(other) == ["BCT"]
+
+
+def test_other_images_are_refused_if_an_epoch_would_be_lost_and_else_everything_runs_again(shell):
+    steps = [shell.step("old"), shell.step("means", "old"), shell.training("BCT", "means", then="false")]
+    one, other = ([replace(step, data=data) for step in steps] for data in ("one", "other"))
+    assert shell.fails(*one) == ["old", "means", "BCT"] and shell.fails(*one) == ["BCT"]
+    assert shell.fails(*other) == ["old", "means", "BCT"]                   # no epoch yet
+    shell.leave_an_epoch(steps[2])
+    assert shell.fails(*one, sentence="BCT was trained on another train.rec than today's; give another --out, or") == []
+    assert shell.fails(*other) == ["BCT resume=True"]
 
 
 def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monkeypatch):

@@ -104,6 +104,7 @@ def test_settings_reach_the_trainings_that_they_are_for(monkeypatch):
 @pytest.mark.parametrize("words, sentence", [
     (["bct:lr=1"], "settings for bct: expected new or one of old, paragon, MixBCT"),
     (["lr"], "expected KEY=VALUE or NAME:KEY=VALUE, found 'lr'"),
+    ([":lr=1"], "expected KEY=VALUE or NAME:KEY=VALUE, found ':lr=1'"),
     (["L2:output=x"], "expected a setting other than dataset, .*, found 'L2:output=x'; use --records and --out"),
     (["--family", "softmax_to_arc_f64"], "no config .*OPclass_ms1mv3_r18_to_r50_MixBCT_softmax_to_arc_f64.py"),
     (["--family", "arc"], "no config .*_MixBCT_arc.py"),

@@ -64,7 +64,8 @@ def test_every_command_of_one_scenario(tmp_path, monkeypatch):
     for step, (name, needs, folder, command) in zip(found, expected, strict=True):
         assert (step.name, step.needs, step.folder, step.command) == (name, needs, folder, command), name
     made = {step.name: step.makes for step in found if step.makes}
-    assert made == {"old_features": save / f"OPclass/{sd}_feature.npy", "means": save / f"OPclass/{sd}_avg_feature.npy",
+    assert made == {"split": data / "train.rec",
+                    "old_features": save / f"OPclass/{sd}_feature.npy", "means": save / f"OPclass/{sd}_avg_feature.npy",
                     "credible": save / f"OPclass/{sd}_credible_ratio_90_feature.npy",
                     "paragon_features": save / f"OPclass/{own_sd}_feature.npy", "first": out / "first/index.html",
                     **{name: out / name / "model.pt" for name in ("old", "paragon", "MixBCT", "weak")}}

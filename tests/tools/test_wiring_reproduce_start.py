@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -12,10 +13,13 @@ from reproduction_toys import SMALL, recipe
 from toy import write_ijb, write_records
 
 from engine import cost
+from evaluation.protocol import read_images
+from records.faces import FaceRecords
 from records.split import split
 from tools.reproduce import plan, reproduce
 from tools.reproduce.plan import parts_exist, print_plan
 from tools.reproduce.reproduce import all_steps
+from tools.reproduce.steps import Step, on_data
 from utils.errors import UserError
 
 
@@ -71,9 +75,47 @@ def test_a_run_with_other_settings_is_refused_by_the_dry_run_already(start, data
     (data / "out/L2/checkpoints/7/complete.json").touch()
     (data / "out/steps").mkdir()
     step = next(step for step in steps if step.name == "L2")
-    (data / "out/steps/L2.json").write_text(json.dumps({"command": [*step.command, "lr=9"]}))
+    fingerprint = FaceRecords(data / "records/train").fingerprint()
+    record = {"command": [*step.command, "lr=9"], "data": fingerprint}
+    (data / "out/steps/L2.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="L2 was trained with other settings .then: lr=9"):
         start(0, "--dry-run")
+    (data / "out/steps/L2.json").write_text(json.dumps(record | {"command": step.command}))
+    start(0, "--dry-run")
+    assert {step.data for step in start(0)[0] if step.name != "first"} == {fingerprint}
+    write_records(data / "records/train", [4, 5, 3, 4, 6, 2, 4, 3, 4, 5])
+    with pytest.raises(UserError, match="out/L2 was trained on another train.rec than today's"):
+        start(0, "--dry-run")
+
+
+def test_the_first_page_is_made_again_of_another_evaluation_set(start, data):
+    pages = []
+    for subjects in (6, 8):
+        shutil.rmtree(data / "ijb")
+        write_ijb(data / "ijb", subjects)
+        pages.append({step.name: step.data for step in start(0, "--seeds", "2")[0]})
+    assert [name for name in pages[0] if pages[0][name] != pages[1][name]] == ["first"]
+
+
+def test_the_first_page_is_made_again_of_other_embeddings_of_the_old_model(data):
+    steps, found = [Step("first", []), Step("L2", [])], set()
+    images, file = read_images(data / "ijb", "IJBC"), data / "eval.npy"
+    for embeddings in (b"", b"one", b"two"):
+        file.write_bytes(embeddings)
+        first, other = on_data(steps, data / "records", images, file if embeddings else None)
+        found.add(first.data)
+        assert other.data == FaceRecords(data / "records/train").fingerprint()
+    assert len(found) == 3
+
+
+def test_records_are_split_again_if_a_part_is_gone(start, data):
+    """Also if the split was done before: its step makes the first part that is missing."""
+    split(data / "records/train.rec", 0.3, data / "records")
+    assert "split" not in [step.name for step in start(0)[0]]
+    for end in (".rec", ".idx", ".json"):
+        (data / f"records/train_part_70_class{end}").unlink()
+    step = start(0)[0][0]
+    assert step.name == "split" and step.makes == data / "records/train_part_70_class.rec"
 
 
 # --- the plan ----------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from old_model.features import load_features
+from old_model.features import load_features, origin_from
 from old_model.names import FEATURE_SAVE, artefact, credible_kind
 from old_model.order import warn_about_order
 from old_model.present import with_vector
 from old_model.statistics import credible
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
-from utils.origin import load_origin, save_array
+from utils.origin import save_array
 from utils.paths import ROOT
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         own = np.unique(own, return_inverse=True)[1]
     mask[rows] = credible(some, own, args.T, not args.no_column_norm, source)
     target = artefact(args.feature_save, args.SD, credible_kind(args.T))
-    save_array(target, mask, load_origin(source) | {"T": args.T, "column_norm": not args.no_column_norm})
+    save_array(target, mask, origin_from(source) | {"T": args.T, "column_norm": not args.no_column_norm})
     print(f"{mask.sum()} of {len(mask)} images ({100 * mask.mean():.1f} %) are credible")
     print_written(target)
 

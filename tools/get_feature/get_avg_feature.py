@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from old_model.features import load_features
+from old_model.features import load_features, origin_from
 from old_model.names import FEATURE_SAVE, artefact
 from old_model.order import warn_about_order
 from old_model.present import with_vector
 from old_model.statistics import class_counts, class_means
 from utils.command_line import Parser, print_written
 from utils.errors import run
-from utils.origin import load_origin, save_array
+from utils.origin import save_array
 from utils.paths import ROOT
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     features, labels, source = load_features(args.feature_save, args.SD)
     some, own, rows = with_vector(features, labels, source)
     warn_about_order(some, own, source)
-    classes, origin = slice(None), load_origin(source)
+    classes, origin = slice(None), origin_from(source)
     count = len(class_counts(labels, source))
     if len(rows) < len(labels):
         classes, own = np.unique(own, return_inverse=True)          # type: ignore[assignment]

@@ -7,6 +7,7 @@ import numpy as np
 from evaluation.protocol import Images, read_images
 from old_model.vectors import Match, match
 from utils.errors import UserError
+from utils.files import read_lines
 
 HEADER = "number\ttemplate\tsubject\tperson\tpath"      # first line of make_ijb's images.txt
 
@@ -42,10 +43,11 @@ def evaluation_list(data: Path, subset: str, ids: list[str], source: Path) -> tu
 
 def pictures_of(images: Images, file: Path) -> tuple[list[str], np.ndarray]:
     """(path of each image's picture, its subject int64 [N]) from images.txt; UserError if it lists other images."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    rows = {row[0]: row for line in lines[lines[:1] == [HEADER]:] if len(row := line.split("\t")) == 5}
+    lines = read_lines(file)
+    rows = {row[0]: row for line in lines[lines[:1] == [HEADER]:] if len(row := line.split("\t")) == 5 and row[2].isdecimal()}
     numbers = [Path(str(name)).stem for name in images.names]
-    if len(rows) != len(numbers) or any(number not in rows for number in numbers):
+    if len(rows) != len(numbers) or any(rows.get(number, ["", ""])[1] != str(template)
+                                        for number, template in zip(numbers, images.template_ids[images.templates], strict=True)):
         raise UserError(f"{file} lists {len(rows)} images, the landmark file {len(numbers)}, or others; make both again with "
                         f"tools/make_ijb")
     return [rows[number][4] for number in numbers], np.array([int(rows[number][2]) for number in numbers])

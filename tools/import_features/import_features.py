@@ -20,15 +20,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluation.protocol import GALLERIES
 from old_model.names import FEATURE_SAVE, artefact, part_of
-from old_model.present import save_present
+from old_model.present import MISSING, save_present
 from old_model.vectors import EXAMPLES, Match, Vectors, match, read_vectors
 from records.faces import FaceRecords
+from records.ordered import LIST, refuse_other_list
 from records.parts import refuse_other_parts, source_of
 from records.split import plan
 from tools.import_features.evaluation_list import evaluation_list
 from utils.command_line import Parser, print_written
 from utils.errors import UserError, run
-from utils.files import file_hash, new_array, written_beside
+from utils.files import file_hash, new_array, read_lines, written_beside
 from utils.locks import hold
 from utils.origin import save_array, save_origin
 from utils.paths import ROOT
@@ -43,7 +44,7 @@ def read_images(file: Path) -> tuple[np.ndarray, list[str]]:
     """(labels int64 [N], paths) of an images.txt; UserError if its rows are not 0, 1, ... N - 1."""
     if not file.is_file():
         raise UserError(f"no file {file}: expected the path of each image of the record file; make both with tools/make_rec")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(file)
     rows = [line.split("\t") for line in lines[lines[:1] == ["row\tlabel\tperson\tpath"]:]]
     wrong = next((number for number, row in enumerate(rows)
                   if len(row) != 4 or row[0] != str(number) or not row[1].isdecimal()), None)
@@ -60,6 +61,8 @@ def images_of(dataset: Path, part: str, file: Path) -> tuple[FaceRecords, np.nda
     UserError if the list does not belong to the record files.
     """
     listed, paths = read_images(file)
+    if file == dataset / LIST:
+        refuse_other_list(dataset / "train.rec")
     records = FaceRecords(dataset / part)
     refuse_other_parts([records.path])
     labels = records.labels()
@@ -148,7 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, metavar="FILE", help="list of the images (default: <dataset>/images.txt)")
     parser.add_argument("--feature-save", default=FEATURE_SAVE,
                         help="folder of the old features; if relative, below the repository")
-    parser.add_argument("--missing", choices=["refuse", "leave-out"], default="refuse",
+    parser.add_argument("--missing", choices=MISSING, default="refuse",
                         help="images without a vector: refuse, or write zeros and mark them in <SD>_present.npy: they take "
                              "part in training without the old side's term")
     parser.add_argument("--ijb", type=Path, metavar="DIR", help="instead of --SD: the evaluation set that the vectors belong to")
@@ -197,7 +200,7 @@ def import_training(args: argparse.Namespace) -> None:
     """Write the old features of --SD."""
     target, label_target = (artefact(str(ROOT / args.feature_save), args.SD, kind) for kind in ("feature", "label"))
     refuse_existing(target, args.force)
-    records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / "images.txt")
+    records, labels, paths = images_of(args.dataset, part_of(args.SD)[1], args.images or args.dataset / LIST)
     vectors = read_vectors(args.vectors, args.ids)
     found = match(vectors.ids, paths, args.vectors)
     present = found.rows >= 0

@@ -30,8 +30,10 @@ from records.pictures import encode, upright_jpeg
 from utils.command_line import Parser, at_least, make_folder, print_written
 from utils.errors import UserError, run
 from utils.files import write_text
+from utils.locks import hold_folder
 
 SUBSET = "IJBC"
+SECONDS_FOR_LOCK = 5        # that a run waits for another that is about to end
 
 
 def share(text: str) -> float:
@@ -82,6 +84,11 @@ def write_images(tree: Tree, crops: Path, protocol: Protocol, templates: list[li
     return rows
 
 
+def refuse_existing(args: argparse.Namespace) -> None:
+    if (args.out / SUBSET).exists() and not args.force:
+        raise UserError(f"{args.out / SUBSET} exists; give another --out, or --force to replace it")
+
+
 def report(out: Path) -> None:
     """Read what was written as the evaluator does, and print its size and the rates that it supports."""
     data = read_evaluation(out, SUBSET)
@@ -95,14 +102,17 @@ def report(out: Path) -> None:
 def main() -> None:
     args = arguments()
     check_options(args)
-    if (args.out / SUBSET).exists() and not args.force:
-        raise UserError(f"{args.out / SUBSET} exists; give another --out, or --force to replace it")
+    refuse_existing(args)
     tree = read_people(args)
     protocol, templates = protocol_of(tree, args)
     make_folder(args.out, "--out")
-    with new_subset(args.out, SUBSET) as part:
-        rows = write_images(tree, part / "loose_crop", protocol, templates, args.align, args.size)
-        write_meta(part / "meta", SUBSET, protocol)
+    with hold_folder(args.out, f"another process writes to {args.out}; wait until it has ended, or give another --out",
+                     SECONDS_FOR_LOCK):
+        refuse_existing(args)                       # another process may have written it meanwhile
+        with new_subset(args.out, SUBSET) as part:
+            rows = write_images(tree, part / "loose_crop", protocol, templates, args.align, args.size)
+            write_meta(part / "meta", SUBSET, protocol)
+            (args.out / "images.txt").unlink(missing_ok=True)       # after a stop no list, instead of that of other images
         write_text(args.out / "images.txt", "".join(f"{row}\n" for row in rows))
     if (listed := write_list(tree, args.out)) is not None:
         print(f"{listed}: {len(tree.left_out)} files and folders that are not used", file=sys.stderr)

@@ -7,7 +7,8 @@
     python tools/make_rec/make_rec.py --index old/train.rec                                         write its lost .idx again
 
 People become labels 0, 1, ... in the order of their names, or with --shuffle in a random order.  It also writes identities.txt
-(label, person), images.txt (row, label, person, path of each picture) and, if something is not used, left_out.txt (path, reason).
+(label, person), images.txt (row, label, person, path of each picture), its checksum in train.json and, if something is not used,
+left_out.txt (path, reason).
 The whole folder is checked first; everything that cannot be used is named at once.  The content of a file decides what it is,
 not its ending.  EXIF orientation is applied.  JPEGs of the right size that are upright are copied byte for byte.
 The layout is insightface's: header, images, identity records.
@@ -26,7 +27,7 @@ from evaluation.photos import add_options, check_options, read_again, read_peopl
 from records.folders import Picture, Tree
 from records.left_out import write_list
 from records.lost_index import write_index
-from records.ordered import refuse_existing, write_ordered, writing_to
+from records.ordered import list_images, refuse_existing, write_ordered, writing_to
 from records.pictures import encode, upright_jpeg
 from records.recordio import RecordWriter, pack
 from utils.command_line import Parser, at_least, print_written
@@ -64,7 +65,7 @@ def write(tree: Tree, people: dict[str, list[Picture]], out: Path, size: int, al
             key += 1
         write_text(out / "property", f"{len(people)},{size},{size}\n")
         write_text(out / "identities.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(people)))
-        write_text(out / "images.txt", "row\tlabel\tperson\tpath\n" + "".join(rows))
+        writer.about = list_images(out, ["row\tlabel\tperson\tpath\n", *rows])
     print(f"{out / 'train.rec'}: {total} images of {len(people)} identities")
 
 

@@ -22,14 +22,16 @@ from utils.paths import ROOT
 SCENARIO = "EXclass"            # what the old model saw is not known, and the new one sees all images
 SD = "old_class100"
 VECTORS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
+MODELS = (".onnx", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
 class ExistingOld:
     """The old model of --old.
 
-    model: FILE[:NETWORK][,WORDS] with an absolute path; "": there are vectors only.  vectors, ids: of the training images.
-    evaluation: its embeddings of the evaluation images.  notes: what was decided about the model, to print.
+    model: FILE[:NETWORK][,WORDS] with an absolute path; "": there are vectors only.  vectors, ids: of the training images;
+    missing: what to do about images without a vector.  evaluation: its embeddings of the evaluation images.  notes: what was
+    decided about the model, to print.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ExistingOld:
     model: str = ""
     vectors: Path | None = None
     ids: Path | None = None
+    missing: str = "refuse"
     evaluation: Path | None = None
     notes: tuple[str, ...] = ()
 
@@ -57,7 +60,7 @@ class ExistingOld:
                     "--model", self.model, *settings]
         ids = ["--ids", str(self.ids)] if self.ids else []
         return [sys.executable, "tools/import_features/import_features.py", str(self.vectors), *ids, "--dataset",
-                str(records.resolve()), "--SD", SD, "--feature-save", str(save), "--force"]
+                str(records.resolve()), "--SD", SD, "--feature-save", str(save), "--missing", self.missing, "--force"]
 
     def problems(self, args: argparse.Namespace, save: Path) -> list[str]:
         """A sentence for each thing that would end the run later."""
@@ -68,7 +71,7 @@ class ExistingOld:
             print(done.stdout, end="")
             *warnings, last = done.stderr.splitlines() or [""]
             if done.returncode:
-                found.append(last.removeprefix("error: "))
+                found.append(last.removeprefix("error: ").replace("give --missing leave-out", "give --old-missing leave-out"))
             else:
                 warnings.append(last)
             print("\n".join(filter(None, warnings)), end="\n" * any(warnings), file=sys.stderr)
@@ -103,8 +106,7 @@ class ExistingOld:
 def existing_old(args: argparse.Namespace) -> ExistingOld | None:
     """The old model of --old; None without it.  UserError if what it needs is missing or does not fit the other options."""
     if args.old is None:
-        given = [name for name in ("--old-ids", "--old-eval") if getattr(args, name[2:].replace("-", "_")) is not None]
-        if given:
+        if given := options_of_vectors(args):
             raise UserError(f"{given[0]} belongs to an old model that exists; give --old, too")
         return None
     if args.scenario != SCENARIO:
@@ -116,14 +118,26 @@ def existing_old(args: argparse.Namespace) -> ExistingOld | None:
         raise UserError("embedding_size is that of the old model with --old; for other dimensions of the new models give "
                         "new:embedding_size=N")
     version = Version.parse_file("old", args.old, f"--old {args.old}")
-    return of_vectors(args, Path(version.file)) if version.file.lower().endswith(VECTORS) else of_model(args, version)
+    if not version.file.lower().endswith(VECTORS):
+        return of_model(args, version)
+    if version.network or version.words:
+        raise UserError(f"--old {args.old}: vectors have no network and no input; leave out what follows {version.file}")
+    return of_vectors(args, Path(version.file))
+
+
+def options_of_vectors(args: argparse.Namespace) -> list[str]:
+    """Those options that were given and that only an --old of vectors has."""
+    names = "--old-ids", "--old-missing", "--old-eval"
+    return [name for name in names if getattr(args, name[2:].replace("-", "_")) is not None]
 
 
 def of_model(args: argparse.Namespace, version: Version) -> ExistingOld:
     """The old model in a model file, which is opened."""
-    given = [name for name in ("--old-ids", "--old-eval") if getattr(args, name[2:].replace("-", "_")) is not None]
-    if given:
+    if given := options_of_vectors(args):
         raise UserError(f"{given[0]} belongs to vectors, and --old {args.old} is a model, which embeds all images; leave it out")
+    if version.network is None and not version.file.lower().endswith(MODELS):
+        raise UserError(f"--old {args.old}: expected an .onnx file, a .pt file with its network (FILE:NETWORK), or vectors as "
+                        f"{', '.join(VECTORS)}")
     model = version.open(argparse.Namespace(devices=[torch.device("cpu")], fp16=False, pixel_scale=127.5))
     text = str(Path(version.file).resolve()) + (f":{version.network}" if version.network else "") + (
         f",{version.words}" if version.words else "")
@@ -146,4 +160,4 @@ def of_vectors(args: argparse.Namespace, file: Path) -> ExistingOld:
     dim = read_vectors(file, args.old_ids).values.shape[1]
     hashed = [file] if args.old_ids is None else [file, args.old_ids]
     return ExistingOld(file.name, dim, file_hash(hashed), vectors=file.resolve(), evaluation=args.old_eval.resolve(),
-                       ids=args.old_ids.resolve() if args.old_ids else None)
+                       ids=args.old_ids.resolve() if args.old_ids else None, missing=args.old_missing or "refuse")

@@ -13,6 +13,7 @@ from engine.settings import check_settings
 from evaluation.protocol import read_images, read_pairs, read_search
 from old_model.names import part_of
 from records.faces import FaceRecords
+from records.folders import spelling
 from records.parts import refuse_other_parts
 from utils.config import load_config
 from utils.errors import UserError
@@ -74,13 +75,16 @@ def check_protocol(ijb: Path, subset: str) -> None:
 
 
 def same_people(records: Path, ijb: Path) -> list[str]:
-    """Names of people who are in both sets, by the lists that make_rec and make_ijb leave; none if a list is missing."""
+    """Names in ``ijb`` of people who are in both sets, in any spelling, by the lists that make_rec and make_ijb leave.
+
+    None if a list is missing.
+    """
     lists = records / "identities.txt", ijb / "images.txt"
     if not all(file.is_file() for file in lists):
         return []
     train, evaluated = (file.read_text(encoding="utf-8", errors="replace").split("\n") for file in lists)
-    return sorted({line.split("\t")[1] for line in train if "\t" in line}
-                  & {line.split("\t")[3] for line in evaluated[1:] if line.count("\t") >= 4})
+    known = {spelling(line.split("\t")[1]) for line in train if "\t" in line}
+    return sorted({name for line in evaluated[1:] if line.count("\t") >= 4 and spelling(name := line.split("\t")[3]) in known})
 
 
 def parts_of(records: Path) -> list[Path]:

@@ -25,11 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from BCT_Methods.scenarios import SCENARIOS
+from evaluation.protocol import read_images
 from old_model.names import artefact, credible_kind, part_of
+from old_model.present import MISSING
 from tools.reproduce import small
 from tools.reproduce.existing import SD, existing_old
-from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, print_plan, same_people
-from tools.reproduce.steps import Step, hardware, refuse_other_settings, run_steps
+from tools.reproduce.plan import SEED_FOLDER, Training, check_inputs, parts_exist, parts_of, print_plan, same_people
+from tools.reproduce.steps import Step, hardware, on_data, refuse_other_settings, run_steps
 from utils.command_line import Parser, at_least, print_written
 from utils.config import load_config
 from utils.errors import UserError, run
@@ -59,6 +61,8 @@ def parse_arguments() -> argparse.Namespace:
         "of the training images with ids, as tools/import_features reads them, and --old-eval; with --seeds "
         "only the new models vary")
     add("--old-ids", type=Path, metavar="FILE.txt", help="ids of an --old FILE.npy, one a line")
+    add("--old-missing", choices=MISSING, help="training images without a vector in --old: refuse, or leave them out of the old "
+        "side's term (default: refuse)")
     add("--old-eval", type=Path, metavar="FILE", help="the old model's embeddings of the evaluation images, if --old holds "
         "vectors: .npy [N, d] in the order of the landmark file, or .npz of ijbc_eval.py -E")
     add("--seeds", type=at_least(1, int), default=1, metavar="N", help="trainings of each model, which differ in their seed")
@@ -154,9 +158,9 @@ def method_names(text: str) -> dict[str, str]:
 def split_setting(text: str) -> tuple[str, str]:
     """(prefix, KEY=VALUE) of [PREFIX:]KEY=VALUE; values may hold colons."""
     key, equals, _ = text.partition("=")
-    if not equals:
-        raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
     prefix, colon, key = key.rpartition(":")
+    if not equals or colon and not prefix:
+        raise UserError(f"expected KEY=VALUE or NAME:KEY=VALUE, found '{text}'")
     if key in SET_HERE:
         raise UserError(f"expected a setting other than {', '.join(SET_HERE)}, found '{text}'; use --records and --out")
     return prefix, text[len(prefix) + len(colon):]
@@ -212,8 +216,9 @@ def steps_of(recipe: Recipe, launcher: list[str]) -> list[Step]:
     else:
         old_steps = [train("old", "split"), extract("old_features", "old", recipe.sd), *old_steps]
         if recipe.number == 1 and not parts_exist(args.records):
+            missing = next(part for part in parts_of(args.records) if not part.is_file())
             old_steps.insert(0, Step("split", [*python, "tools/split_dataset/split_dataset_ms1mv3.py",
-                                               f"--data={args.records.resolve()}"]))
+                                               f"--data={args.records.resolve()}"], makes=missing))
     first, *others = [train(name, "credible", "means") for name in by_name if name not in ("old", "paragon")]
     before = ("credible", "means") if args.existing else ("split",)     # nothing is trained before unusable vectors are refused
     return [*old_steps, train("paragon", *before), first, extract("paragon_features", "paragon", recipe.paragon_sd), *others]
@@ -276,6 +281,7 @@ def main() -> None:
               f"{', ...' if len(both) > 5 else ''}; if they are the same people, the figures are not those of people who are new "
               f"to the models: make the evaluation set from others", file=sys.stderr)
     steps = all_steps([recipe, *(Recipe(args, number) for number in range(2, args.seeds + 1))], launcher)
+    steps = on_data(steps, args.records, read_images(args.ijb, args.subset), args.existing and args.existing.evaluation)
     refuse_other_settings(steps, recipe.out)
     if args.dry_run:
         for step in steps:

@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from evaluation.protocol import Images
+from records.recordio import RecordReader
 from tools.reproduce.commands import Commands
 from utils.command_line import make_folder
 from utils.errors import UserError
-from utils.files import disk_errors, write_text
+from utils.files import disk_errors, file_hash, write_text
 from utils.locks import hold_folder
 from utils.paths import ROOT
 
@@ -31,7 +33,7 @@ class Step:
 
     needs: names of the steps that must be done before it; a name that no step has counts as done.
     makes: a file; if it is missing the step is not done.  trains: the command leaves checkpoints next to ``makes``.
-    again: run the command even if the step is done.
+    again: run the command even if the step is done.  data: fingerprint of the images that it works on.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Step:
     makes: Path | None = None
     trains: bool = False
     again: bool = False
+    data: str = ""
 
     @property
     def made(self) -> bool:
@@ -84,8 +87,10 @@ class Records:
         return sorted(self.read(step.name).get("command", [])) == sorted(step.command)
 
     def begun(self, step: Step) -> bool:
-        """Whether the step was started with this command, on the present results of the steps that it needs."""
-        return self.same_command(step) and self.read(step.name).get("needs") == self.needs_of(step)
+        """Whether the step was started with this command, on these images and the present results of the steps that it needs."""
+        return (self.same_command(step)
+                and self.read(step.name).get("needs") == self.needs_of(step)
+                and self.read(step.name).get("data") == step.data)
 
     def done(self, step: Step) -> bool:
         return self.begun(step) and "done" in self.read(step.name) and step.made and not step.again
@@ -96,7 +101,7 @@ class Records:
 
     def write(self, step: Step, **more) -> None:
         write_text(self.folder / f"{step.name}.json",
-                   json.dumps({"command": step.command, "needs": self.needs_of(step)} | more, indent=1) + "\n")
+                   json.dumps({"command": step.command, "data": step.data, "needs": self.needs_of(step)} | more, indent=1) + "\n")
 
 
 def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
@@ -137,12 +142,27 @@ def run_steps(steps: list[Step], out: Path, gpus: int, cores: int) -> None:
     print(f"== all done: {time.monotonic() - begin:.0f} s since the start", flush=True)
 
 
+def on_data(steps: list[Step], records: Path, evaluated: Images, embeddings: Path | None) -> list[Step]:
+    """The steps with the fingerprint of what each works on: train.rec, or for the first page ``evaluated``.
+
+    embeddings: of an old model that exists, of ``evaluated``; None if it embeds them itself.
+    """
+    train = RecordReader(records / "train").fingerprint()
+    images = evaluated.fingerprint() + (file_hash([embeddings]) if embeddings else "")
+    return [replace(step, data=images if step.name == "first" else train) for step in steps]
+
+
 def refuse_other_settings(steps: list[Step], out: Path) -> None:
-    """UserError if a training with other settings has left a checkpoint in the folder of one of ``steps``."""
+    """UserError if a training with other settings or on other images has left a checkpoint in the folder of one of ``steps``."""
     records = Records(out)
     for step in steps:
         before = records.read(step.name).get("command", [])
-        if step.trains and before and not records.same_command(step) and step.has_checkpoint:
+        if not (step.trains and before and step.has_checkpoint):
+            continue
+        if records.read(step.name).get("data") != step.data:
+            raise UserError(f"{step.checkpoints.parent} was trained on another train.rec than today's; give another --out, or "
+                            f"remove {out} to train everything again")
+        if not records.same_command(step):
             was, now = ([word for word in one if word not in other]
                         for one, other in ((before, step.command), (step.command, before)))
             raise UserError(f"{step.checkpoints.parent} was trained with other settings (then: {shlex.join(was)}, now: "
