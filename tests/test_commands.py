@@ -118,7 +118,7 @@ def test_an_old_model_that_exists(project):
             for number in range(each):
                 name = f"{folder[:2]}{person}/{number}.jpg"
                 (project / folder / name).write_bytes(jpeg(person + 100 * (folder == "THEIRS"), 2000 + number, 112))
-                rows.insert(0, f"{name},{person}.5,{number}.25,1")
+                rows.insert(0, f"{name},{person}.5,{number}.25,0.5")
         (project / ("vectors.csv" if folder == "THEIRS" else "eval_vectors.csv")).write_text("\n".join(rows) + "\n")
     for line in (make_rec, make_ijb, vectors):
         line = re.sub(r" (EVAL_)?PHOTOS", r" \1THEIRS", line)
