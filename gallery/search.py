@@ -81,7 +81,7 @@ class Searcher:
         return [sorted(hits, key=lambda hit: (-hit.value, -hit.score, str(hit.id)))[:top] for hits in found]
 
     def candidates(self, place: Place, newer: list[Table], views: np.ndarray, top: int) -> list[tuple[list[Id], np.ndarray]]:
-        """Rows of a table, as they are compared, of which the best ``top`` are hits; for each view."""
+        """(ids, vectors as they are compared) for each view: entries of a table, the ``top`` nearest ones among them."""
         if place.map is None:
             return self.nearest(place.table, newer, views, top)
         asking = unit(views @ place.map.weight.T)

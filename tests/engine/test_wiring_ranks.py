@@ -167,4 +167,4 @@ def threads_at_the_end(data: Path, output: Path) -> tuple[list[str], list[str]]:
 def test_the_process_group_ends_where_the_training_leaves_it(data, tmp_path):
     """One that DDP keeps until later ends under Python's lock, and hangs once in fifty trainings."""
     for before, after in on_ranks(2, threads_at_the_end, data, tmp_path):
-        assert before and after == []
+        assert before and after == [], f"threads before {before}, after {after}"

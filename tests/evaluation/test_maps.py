@@ -298,9 +298,9 @@ def test_images_that_are_repeated_are_in_one_part(features, capsys, direction):
     """Each image four times in a row: the errors are those of each image once, not those of images that the fit has seen."""
     x, y = related(150, 24, 20)
     once = fit_maps(*features(x, y), direction=direction)
-    assert "repeat" not in capsys.readouterr().out
+    assert "repeat" not in capsys.readouterr().out, "no row is repeated"
     again = fit_maps(*features(np.repeat(x, 4, 0), np.repeat(y, 4, 0)), direction=direction)
-    assert "450 of 600 rows of" in capsys.readouterr().out
+    assert "450 of 600 rows of" in capsys.readouterr().out, "the repeated rows are counted aloud"
     for kind, fitted in once.items():
         assert again[kind].error == pytest.approx(fitted.error, rel=1e-5) and again[kind].strength == fitted.strength
     sample = map_pairs.read_pairs(*features(np.repeat(x, 4, 0), np.repeat(y, 4, 0))).sample(300, 0)
