@@ -149,6 +149,13 @@ def test_other_images_are_refused_if_an_epoch_would_be_lost_and_else_everything_
     assert shell.fails(*other) == ["BCT resume=True"]
 
 
+def test_a_training_whose_images_are_not_known_is_refused_with_that_reason(shell):
+    training = shell.training("BCT", then="false")              # as an earlier version noted it: without the images
+    assert shell.fails(training) == ["BCT"]
+    shell.leave_an_epoch(training)
+    assert shell.fails(replace(training, data="one"), sentence="was trained by an earlier version, which did not note") == []
+
+
 def test_the_running_command_of_a_killed_reproduction_is_waited_for(shell, monkeypatch):
     step = shell.step("old", then=f"echo $$ > {shell.journal}.pid; test -e fixed || exec sleep 20")
     reproduction = multiprocessing.get_context("fork").Process(target=shell.run, args=(step,))

@@ -159,9 +159,10 @@ def refuse_other_settings(steps: list[Step], out: Path) -> None:
         before = records.read(step.name).get("command", [])
         if not (step.trains and before and step.has_checkpoint):
             continue
-        if records.read(step.name).get("data") != step.data:
-            raise UserError(f"{step.checkpoints.parent} was trained on another train.rec than today's; give another --out, or "
-                            f"remove {out} to train everything again")
+        if (data := records.read(step.name).get("data")) != step.data:
+            other = "on another train.rec than today's" if data else "by an earlier version, which did not note its train.rec"
+            raise UserError(f"{step.checkpoints.parent} was trained {other}; give another --out, or remove {out} to train "
+                            f"everything again")
         if not records.same_command(step):
             was, now = ([word for word in one if word not in other]
                         for one, other in ((before, step.command), (step.command, before)))
