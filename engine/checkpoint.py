@@ -21,7 +21,7 @@ import torch
 from backbones.feature_maps import FeatureMap
 from engine.checkpoint_files import Position, changes, found_in, last_words, names_in, problem_of, refuse_another_training
 from engine.distributed import Ranks, gathered, held_by_first_rank, in_short
-from engine.feature_training import has_map, write_map
+from engine.feature_training import has_map, models_of_features, write_map
 from engine.model_files import save_model, save_whole
 from engine.signals import EXIT_AGAIN, StopSignal
 from engine.state import not_finite, own_tensors, put_back, rank_state
@@ -144,7 +144,7 @@ class Checkpoints:
         """Rank 0 writes map.npz, if the run makes one."""
         backbone = self.trainer.plain_backbone
         if self.ranks.rank == 0 and self.makes_map() and isinstance(backbone, FeatureMap):
-            write_map(self.output, backbone, self.trainer.plain_method, self.data.images)
+            write_map(self.output, backbone, self.trainer.plain_method, self.data.images, models_of_features(self.cfg))
 
     def save(self, position: Position) -> None:
         """Write a checkpoint on all ranks, then rank 0's complete.json, and only then remove an old one.  A collective.

@@ -6,7 +6,7 @@ import numpy as np
 
 from backbones.feature_maps import FeatureMap
 from engine.method import Method
-from old_model.feature_rows import FeatureRows, label_file
+from old_model.feature_rows import FeatureRows, feature_file, label_file
 from utils.errors import UserError
 from utils.origin import load_array
 from utils.paths import locate
@@ -49,8 +49,11 @@ def check_related_rows(dataset: FeatureRows, old: np.ndarray, path: Path) -> Non
         check_related(Pairs(dataset.rows, old, rows), f"{dataset.path} and {path}")
 
 
-def write_map(folder: Path, backbone: FeatureMap, method: Method, images: int) -> None:
-    """Write the trained network as ``folder``/map.npz, new to old; its error on held-out rows is not known: NaN."""
+def write_map(folder: Path, backbone: FeatureMap, method: Method, images: int, models: dict[str, dict]) -> None:
+    """Write the trained network as ``folder``/map.npz, new to old; its error on held-out rows is not known: NaN.
+
+    models: of :func:`models_of_features`.
+    """
     from evaluation.map_files import save_map
     from evaluation.map_forms import Map
     from evaluation.maps import BACKWARD, Fitted
@@ -59,7 +62,15 @@ def write_map(folder: Path, backbone: FeatureMap, method: Method, images: int) -
     hidden = (state["inner.weight"].T, state["inner.bias"], state["outer.weight"].T) if backbone.width else None
     mapping = Map(np.ascontiguousarray(state["linear.weight"].T), state["linear.bias"], hidden)
     kind = f"{type(method).__name__}-{'mlp' if backbone.width else 'linear'}"
-    save_map(folder / "map.npz", Fitted(kind, mapping, "trained", np.nan, np.nan, images, np.nan), BACKWARD)
+    save_map(folder / "map.npz", Fitted(kind, mapping, "trained", np.nan, np.nan, images, np.nan), BACKWARD, models)
+
+
+def models_of_features(cfg: Settings) -> dict[str, dict]:
+    """{"new", "old": what is known about the model that made the features of a training on features}."""
+    from evaluation.version_features import description_of
+
+    files = {"new": feature_file(cfg), "old": locate(cfg.old_feature, cfg.feature_save)}
+    return {side: description_of(file) for side, file in files.items()}
 
 
 def has_map(method: Method) -> bool:

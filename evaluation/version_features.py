@@ -119,6 +119,11 @@ def check_same_model(file: Path, name: str, about: dict) -> None:
                         f"model with the same input: make them again with tools/get_feature")
 
 
+def identity(about: dict) -> dict:
+    """The part of ``about`` by which models are compared."""
+    return {key: about[key] for key in ("fingerprint", *COMPARED) if key in about}
+
+
 def other_model(made: dict, about: dict) -> tuple[str, str] | None:
     """(what differs and its value in ``made``, the value in ``about``) of two descriptions of a model; None if nothing does."""
     for key in ("fingerprint", *COMPARED):

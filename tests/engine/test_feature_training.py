@@ -14,11 +14,12 @@ from backbones.weights import load_model
 from engine.distributed import start_ranks
 from engine.method import Clock
 from engine.parts import new_head
-from evaluation.map_files import load_map
+from evaluation.map_files import load_map, models_of
 from evaluation.maps import BACKWARD, FORWARD
 from losses import PartialFC
 from tools.adapt import adapt
 from utils.errors import UserError
+from utils.origin import save_array
 from utils.seed import generator
 
 STEPS, BATCH, LR, DECAY, MOMENTUM = 8, 12, 0.05, 0.01, 0.9
@@ -247,3 +248,13 @@ def test_maps_that_do_not_fit_are_refused(store, tmp_path):
     refused(store, tmp_path / "d", "does not hold a map of features", f"init={tmp_path / 'other.pt'}")
     torch.save({"linear.weight": torch.full((DIM, D_IN), torch.nan), "linear.bias": torch.zeros(DIM)}, tmp_path / "nan.pt")
     refused(store, tmp_path / "e", "not all finite", f"init={tmp_path / 'nan.pt'}")
+
+
+def test_a_trained_map_says_which_models_its_features_are_of(store, tmp_path):
+    """So that compare refuses it for another pair of models."""
+    for side, dim in (("new", D_IN), ("old", DIM)):
+        file = next((store / "OPclass").glob("new_feature.npy" if side == "new" else "*r18*class70_feature.npy"))
+        save_array(file, np.load(file), {"model": f"{side} model", "dim": dim})
+    out = train("L2", store, tmp_path / "out", "num_epoch=1")
+    assert models_of(out / "map.npz") == {"new": {"fingerprint": "new model", "dim": D_IN},
+                                          "old": {"fingerprint": "old model", "dim": DIM}}

@@ -154,7 +154,7 @@ def test_compare_shows_the_maps_of_two_trainings_by_the_names_of_their_folders(t
         with torch.no_grad():
             network.linear.weight += torch.eye(5)
         (tmp_path / name).mkdir()
-        write_map(tmp_path / name, network, None, 9)
+        write_map(tmp_path / name, network, None, 9, {})
         with torch.no_grad():
             views = [network(torch.nn.functional.normalize(torch.from_numpy(view))).numpy()
                      * np.linalg.norm(view, axis=1, keepdims=True) for view in arrays["new"]]

@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from toy_comparison import run_compare
 
-from evaluation.map_files import load_map
+from evaluation.map_files import load_map, models_of
+from evaluation.map_forms import affine
+from evaluation.maps import BACKWARD, Fitted
 from evaluation.score_maps import fit_score_map
+from evaluation.version_features import Features
 from serving.upgrade import Upgrade
 from tools.compare.pictures import backfill, way
+from tools.compare.upgrade_file import view_of
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -110,3 +115,13 @@ def test_a_gallery_without_score_maps_has_no_upgrade_file(tmp_path, monkeypatch)
     assert not (out / "upgrade.json").exists() and "there is no upgrade.json" in (out / "compare.txt").read_text()
     report = json.loads((out / "compare.json").read_text())
     assert "mapped" not in report["upgrades"]["new"]["backfill"]["random"]
+
+
+def test_a_map_that_is_written_says_which_models_its_features_are_of(tmp_path):
+    """So that compare refuses it for another pair of models; facts that do not identify a model are left out."""
+    rows, fitted = np.eye(4), Fitted("ridge", affine(np.eye(4)), "l = 1", 0.1, 0.9, 20, 0.0)
+    features = {"old": Features(rows, rows, about={"fingerprint": "o", "dim": 4, "file": "old.pt"}),
+                "new+ridge": Features(rows, rows, about={"fingerprint": "n", "note": "text"}, on_old=(rows, rows))}
+    versions = SimpleNamespace(old="old", features=features, map_sources={"new+ridge": (fitted, BACKWARD)})
+    view_of(SimpleNamespace(versions=versions), "new+ridge", "old", tmp_path)
+    assert models_of(tmp_path / "new+ridge.npz") == {"new": {"fingerprint": "n"}, "old": {"fingerprint": "o", "dim": 4}}

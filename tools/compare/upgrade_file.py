@@ -14,6 +14,7 @@ from evaluation.formats import tidy
 from evaluation.map_files import save_map
 from evaluation.maps import BACKWARD, FORWARD, Fitted
 from evaluation.score_maps import fit_score_map, impostors_between
+from evaluation.version_features import identity
 from evaluation.versions import Versions
 from evaluation.view_files import folder_of, view_file
 from serving.upgrade import FORMAT, Upgrade
@@ -71,7 +72,8 @@ def view_of(comparison: Comparison, query: str, entry: str, out: Path) -> dict:
     origin, direction = source
     file = out / f"{query}.npz"
     if not isinstance(origin, Path):
-        save_map(file, origin, direction)
+        abouts = {"new": versions.features[query].about, "old": versions.features[versions.old].about}
+        save_map(file, origin, direction, {side: identity(about) for side, about in abouts.items()})
     elif not (file.exists() and file.samefile(origin)):
         with written_beside(file) as part:
             shutil.copyfile(origin, part)
